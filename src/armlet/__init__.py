@@ -1,0 +1,53 @@
+"""armlet turns a neural network into a small, fast, proven program for a phone or an ARM board.
+
+The public API: `load` opens a bundle as a callable program; `run` carries a recipe the whole way; `plan` says what
+would run; `check` repeats a bundle's verdict; `Bundle` reads a bundle's manifest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from armlet.api import check, plan, run
+    from armlet.bundle import Bundle
+    from armlet.errors import ArmletError, MissingDependency, StepFailed, UsageError
+    from armlet.program import Program, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArmletError",
+    "Bundle",
+    "MissingDependency",
+    "Program",
+    "StepFailed",
+    "UsageError",
+    "__version__",
+    "check",
+    "load",
+    "plan",
+    "run",
+]
+
+_HOMES = {
+    "ArmletError": "armlet.errors",
+    "Bundle": "armlet.bundle",
+    "MissingDependency": "armlet.errors",
+    "Program": "armlet.program",
+    "StepFailed": "armlet.errors",
+    "UsageError": "armlet.errors",
+    "check": "armlet.api",
+    "load": "armlet.program",
+    "plan": "armlet.api",
+    "run": "armlet.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that `import armlet` stays instant."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'armlet' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,5 @@
+"""`python -m armlet`: the command line."""
+
+from armlet.cli.main import main
+
+main()
