@@ -1,0 +1,1 @@
+"""What users write: recipes, targets, passes and budgets as closed, immutable models."""

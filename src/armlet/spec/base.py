@@ -1,0 +1,68 @@
+"""What every model of user-written data shares: closed, immutable, with units read from text."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from armlet.units import parse_bytes, parse_fraction, parse_milliseconds
+
+
+class Spec(BaseModel):
+    """Base of recipes, targets and their parts: unknown keys and wrong types are refused, values can't be changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+T = TypeVar("T")
+
+ListOf = Annotated[tuple[T, ...], Field(strict=False)]
+"""A YAML list, held as a tuple; its items are still of the type that is meant: true is no number, nor is "5"."""
+
+_JSON = "json"
+
+Fraction = Annotated[
+    float,
+    BeforeValidator(parse_fraction),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1},
+                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$", "examples": ["90 %"]},
+            ]
+        },
+        mode="validation",
+    ),
+]
+"""A share from 0 to 1, written "90 %" or 0.9."""
+
+Milliseconds = Annotated[
+    float,
+    BeforeValidator(parse_milliseconds),
+    PlainSerializer(lambda ms: f"{ms!r} ms", return_type=str, when_used=_JSON),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\s*\d+(\.\d+)?\s*(ns|us|µs|ms|s)\s*$",
+            "examples": ["5 ms"],
+        },
+        mode="validation",
+    ),
+]
+"""A duration, written with its unit ("5 ms"); held in milliseconds."""
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_bytes),
+    PlainSerializer(lambda n: f"{n} B", return_type=str, when_used=_JSON),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\s*\d+(\.\d+)?\s*(B|KiB|MiB|GiB|kB|MB|GB)\s*$",
+            "examples": ["96 KiB"],
+        },
+        mode="validation",
+    ),
+]
+"""A size, written with its unit ("96 KiB"); held in bytes."""

@@ -1,0 +1,32 @@
+"""The `data:` section of a recipe, one closed model per data set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from armlet.spec.base import Fraction, Spec
+
+
+class _Split(Spec):
+    validation: Fraction = Field(
+        0.05, gt=0.0, lt=1.0, description="Share of the training split held out, scored after each epoch."
+    )
+    limit: PositiveInt | None = Field(None, description="Use at most this many training samples.")
+    test_limit: PositiveInt | None = Field(None, description="Use at most this many test samples.")
+
+
+class LetterRecognition(_Split):
+    """16 integer features of 20 000 printed letters, 26 classes; first 16 000 train, last 4 000 test."""
+
+    kind: Literal["letter-recognition"] = Field(description="The data set.")
+
+
+class FashionMnist(_Split):
+    """Grey 28×28 pictures of clothes, 10 classes; 60 000 train, 10 000 test."""
+
+    kind: Literal["fashion-mnist"] = Field(description="The data set.")
+
+
+DataSpec = Annotated[LetterRecognition | FashionMnist, Field(discriminator="kind")]

@@ -1,0 +1,43 @@
+"""The `model:` section of a recipe, one closed model per family."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from armlet.spec.base import ListOf, Spec
+
+Width = Annotated[int, Field(gt=0, le=65536)]
+"""Units of a layer or channels of a stage; more is a slip of the pen."""
+
+Activation = Literal["relu", "relu6", "leaky_relu", "hard_swish", "silu", "gelu", "tanh", "sigmoid"]
+
+
+class Fnn(Spec):
+    """A multilayer perceptron; input and output widths come from the data."""
+
+    kind: Literal["fnn"] = Field(description="The model family.")
+    hidden: ListOf[Width] = Field((128, 128), min_length=1, description="Units of each hidden layer.")
+    activation: Activation = Field("relu", description="After each hidden layer.")
+    norm: Literal["none", "batch"] = Field("batch", description="Normalisation after each hidden layer.")
+    dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="After each hidden layer.")
+
+
+class Cnn(Spec):
+    """A small convolutional network: stages of 3×3 blocks, global average pooling, one linear classifier."""
+
+    kind: Literal["cnn"] = Field(description="The model family.")
+    channels: ListOf[Width] = Field((16, 32, 64), min_length=1, description="Channels of each stage.")
+    block: Literal["plain", "residual", "separable"] = Field(
+        "plain", description="plain: conv; residual: two convs and an add; separable: depthwise and 1×1 conv."
+    )
+    depth: PositiveInt = Field(1, le=256, description="Blocks in each stage.")
+    downsample: Literal["stride", "max_pool"] = Field(
+        "max_pool", description="How each stage after the first halves the picture."
+    )
+    activation: Activation = Field("relu", description="After each convolution.")
+    dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="Before the classifier.")
+
+
+ModelSpec = Annotated[Fnn | Cnn, Field(discriminator="kind")]

@@ -1,0 +1,40 @@
+"""A recipe: data, model, training, passes and budgets of one network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, NonNegativeInt
+
+from armlet.spec.base import ListOf, Spec
+from armlet.spec.budget import Budgets
+from armlet.spec.data import DataSpec
+from armlet.spec.model import ModelSpec
+from armlet.spec.passes import PassSpec
+from armlet.spec.train import TrainSpec
+
+
+class Recipe(Spec):
+    """One network, from data to budgets."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=64, description="Lower case, digits, dashes."
+    )
+    description: str = Field("", description="One line, for people.")
+    seed: NonNegativeInt = Field(
+        0, lt=2**63, description="Draws the weights, the batches and the held-out samples."
+    )
+    data: DataSpec = Field(description="What the network learns from.")
+    model: ModelSpec = Field(description="The network.")
+    train: TrainSpec = Field(TrainSpec(), description="How the network is trained before any pass.")
+    passes: ListOf[PassSpec] = Field((), description="What makes it smaller, in this order.")
+    budgets: Budgets = Field(Budgets(), description="What must hold for a build to pass.")
+    profiles: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Named sets of changes; `full` is the recipe as written, `smoke` runs in seconds.",
+    )
+
+    @property
+    def symbol(self) -> str:
+        """The name as a C identifier."""
+        return self.name.replace("-", "_")

@@ -1,0 +1,122 @@
+"""A target: everything that armlet knows of a board or a machine. Data only; nothing asks for its name."""
+
+from __future__ import annotations
+
+import platform
+from typing import Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from armlet.spec.base import Bytes, Fraction, ListOf, Spec
+
+Feature = Literal["neon", "dotprod", "fp16", "i8mm", "sve", "sse4.2", "avx2", "avx512vnni"]
+"""An instruction set extension that kernels may ask for."""
+
+
+class Core(Spec):
+    """One kind of CPU core."""
+
+    llvm_cpu: str = Field(description="LLVM's name of the core that code is generated for.")
+    cost_model: str | None = Field(
+        None,
+        description="LLVM's core whose scheduling model stands for it. Left out: latency is not estimated.",
+    )
+    clock_mhz: PositiveFloat | None = Field(None, description="Clock at which latency is estimated, in MHz.")
+    count: PositiveInt = Field(1, description="Cores of this kind; programs use one.")
+
+
+class Cache(Spec):
+    """One level of data cache."""
+
+    size: Bytes = Field(description="Capacity.")
+    ways: PositiveInt = Field(description="Associativity.")
+    line: Bytes = Field(64, description="Bytes of one line.", json_schema_extra={"default": "64 B"})
+
+    @field_validator("line")
+    @classmethod
+    def _line_is_addressable(cls, line: int) -> int:
+        if line < 1 or line & (line - 1):
+            raise ValueError(f"a line of {line} bytes is no power of two")
+        return line
+
+    @model_validator(mode="after")
+    def _has_whole_sets(self) -> Self:
+        if self.size < 1 or self.size % (self.ways * self.line):
+            raise ValueError(
+                f"a cache of {self.size} bytes can't have {self.ways} ways of lines of {self.line} bytes:"
+                " its size is a multiple of ways × line"
+            )
+        return self
+
+
+class Caches(Spec):
+    """The data caches that one core sees."""
+
+    l1: Cache = Field(description="Nearest to the core.")
+    l2: Cache = Field(description="Behind it.")
+
+
+class Emulator(Spec):
+    """How programs for the target run without it."""
+
+    program: Literal["qemu-aarch64"] = Field("qemu-aarch64", description="The emulator.")
+    cpu: str = Field(description="QEMU's -cpu, so that an instruction that the board lacks is caught.")
+
+
+class Calibration(Spec):
+    """How modelled cycles become time: measured = constant × modelled cycles / clock."""
+
+    constant: PositiveFloat = Field(description="Measured time over modelled time.")
+    spread: Fraction = Field(
+        description="Largest relative error seen when the constant was fitted, below 100 %.", lt=1.0
+    )
+    source: str = Field(min_length=1, description="Where the constant comes from.")
+
+
+class Toolchain(Spec):
+    """Programs that compile, link and archive for the target."""
+
+    cc: str = Field(description="C compiler that also links.")
+    ar: str = Field(description="Archiver.")
+
+
+class Target(Spec):
+    """A board or machine that programs are compiled for."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$",
+        max_length=64,
+        description="Lower case, digits, dashes; names the bundle.",
+    )
+    description: str = Field("", description="One line, for people.")
+    triple: str = Field(description="LLVM triple, or `native` for the machine that armlet runs on.")
+    core: Core = Field(description="The core that programs run on.")
+    features: ListOf[Feature] = Field((), description="Extensions that the core has, for kernels to use.")
+    caches: Caches | None = Field(None, description="Left out: caches are not simulated.")
+    toolchain: Toolchain = Field(description="What compiles and links for the target.")
+    emulator: Emulator | None = Field(None, description="Left out: programs run on this machine itself.")
+    calibration: Calibration | None = Field(None, description="Left out: no latency can be estimated.")
+
+    @property
+    def resolved_triple(self) -> str:
+        """The triple with `native` replaced by this machine's."""
+        return f"{platform.machine()}-linux-gnu" if self.triple == "native" else self.triple
+
+    @property
+    def resolved_cpu(self) -> str:
+        """LLVM's core name with `baseline` replaced by the oldest core of the triple's architecture."""
+        if self.core.llvm_cpu != "baseline":
+            return self.core.llvm_cpu
+        return "x86-64-v2" if self.resolved_triple.startswith("x86_64") else "generic"
+
+    @property
+    def resolved_features(self) -> tuple[Feature, ...]:
+        """The features, and those that a `baseline` core of this machine's architecture always has."""
+        if self.core.llvm_cpu != "baseline":
+            return self.features
+        return ("sse4.2",) if self.resolved_triple.startswith("x86_64") else ("neon",)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether its programs run on this machine without an emulator."""
+        return self.emulator is None
