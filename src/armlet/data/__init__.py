@@ -1,0 +1,113 @@
+"""Data sets: fetched once from a real source, verified by digest, split by seed.
+
+`fetch` puts verified files into a folder, `load` reads them, `prepare` limits them and holds out a validation
+split. All data sets share one folder: each lies in the subfolder of its kind. Importing this package, and
+asking for kinds, licences and digests, loads neither numpy nor torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from armlet.artifacts import DataReady
+from armlet.data import fashion_mnist, letter_recognition
+from armlet.data.dataset import DATA_SETS
+from armlet.data.sources import fetch_files, problems
+from armlet.data.splits import Samples, Splits, hold_out, limited
+from armlet.errors import Problem
+from armlet.progress import Progress
+
+__all__ = [
+    "Samples",
+    "Splits",
+    "digests",
+    "fashion_mnist",
+    "fetch",
+    "hold_out",
+    "is_fetched",
+    "kinds",
+    "letter_recognition",
+    "licence",
+    "limited",
+    "load",
+    "prepare",
+    "verify",
+]
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the names of all data sets, sorted."""
+    return tuple(DATA_SETS)
+
+
+def licence(kind: str) -> str:
+    """Return the licence of a data set."""
+    return DATA_SETS[kind].source.licence
+
+
+def digests(kind: str) -> tuple[str, ...]:
+    """Return the SHA-256 of each file's content: what a data set is, before any of it is fetched."""
+    return tuple(file.sha256 for file in DATA_SETS[kind].source.files)
+
+
+def fetch(kind: str, folder: Path, progress: Progress) -> DataReady:
+    """Put the verified files of a data set below `folder` and describe them; what is there is kept.
+
+    Raises:
+        UsageError: no such data set.
+        CorruptedFile: a file is not the recorded one.
+        MissingDependency: no way to get the files works on this machine.
+    """
+    data_set = DATA_SETS[kind]
+    fetch_files(data_set.source, folder / kind, progress)
+    splits = data_set.read(folder / kind)
+    return DataReady(
+        kind=kind,
+        source_digests=digests(kind),
+        licence=data_set.source.licence,
+        n_train=len(splits.train),
+        n_test=len(splits.test),
+        input_shape=splits.input_shape,
+        class_names=splits.class_names,
+        preprocessing=data_set.preprocessing,
+    )
+
+
+def load(kind: str, folder: Path) -> Splits:
+    """Read a fetched data set, whole: no validation split yet.
+
+    Raises:
+        UsageError: no such data set, or a file is missing or malformed.
+    """
+    return DATA_SETS[kind].read(folder / kind)
+
+
+def verify(kind: str, folder: Path) -> list[Problem]:
+    """Return what is wrong with a data set's files; empty when all are there with the recorded digest."""
+    return problems(DATA_SETS[kind].source, folder / kind)
+
+
+def is_fetched(kind: str, folder: Path) -> bool:
+    """Return whether every file of a data set is there; its digest is not computed."""
+    return all((folder / kind / file.name).is_file() for file in DATA_SETS[kind].source.files)
+
+
+def prepare(
+    splits: Splits, *, validation: float, limit: int | None, test_limit: int | None, seed: int
+) -> Splits:
+    """Return the splits that a recipe asks for: both limited, then validation held out of training.
+
+    Args:
+        splits: a whole data set.
+        validation: share of the (limited) training samples that is held out, 0 to below 1.
+        limit: most training samples, validation included; None takes all.
+        test_limit: most test samples; None takes all.
+        seed: draws the same samples each time.
+    """
+    smaller = replace(
+        splits,
+        train=limited(splits.train, limit, splits.n_classes, seed),
+        test=limited(splits.test, test_limit, splits.n_classes, seed),
+    )
+    return hold_out(smaller, validation, seed)

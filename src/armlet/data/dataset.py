@@ -1,0 +1,28 @@
+"""What a data set is: its source, its words, and how its files are read. Light to import: no numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from armlet.data.sources import Source
+from armlet.data.splits import Splits
+from armlet.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """One data set.
+
+    Attributes:
+        preprocessing: how raw values become the network's inputs, in words that an app's author can follow.
+        read: reads the verified files of a folder; `validation` of its result is empty.
+    """
+
+    source: Source
+    preprocessing: str
+    read: Callable[[Path], Splits]
+
+
+DATA_SETS: Registry[DataSet] = Registry("data set")

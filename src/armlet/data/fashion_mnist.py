@@ -1,0 +1,97 @@
+"""Fashion-MNIST: 28×28 grey pictures of clothes in 10 classes, 60,000 to train and 10,000 to test.
+
+Source: Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
+Algorithms", arXiv:1708.07747.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from armlet.data.dataset import DATA_SETS, DataSet
+from armlet.data.sources import DebianPackage, Source, SourceFile, Upstream, gunzip
+from armlet.data.splits import Samples, Splits
+from armlet.errors import Problem, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLASS_NAMES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+SOURCE = Source(
+    kind="fashion-mnist",
+    licence="MIT (copyright 2017 Zalando SE)",
+    files=(
+        SourceFile(
+            "train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
+        ),
+        SourceFile(
+            "train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
+        ),
+        SourceFile(
+            "t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
+        ),
+        SourceFile(
+            "t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
+        ),
+    ),
+    ways=(
+        DebianPackage("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist/{name}.gz", gunzip),
+        Upstream(
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/{name}.gz", gunzip
+        ),
+    ),
+    install=(
+        "apt-get install dataset-fashion-mnist, or put its four .gz files into $ARMLET_DATA_DIR/fashion-mnist"
+    ),
+)
+
+
+def read(folder: Path) -> Splits:
+    """Read the four IDX files of `folder`; inputs [N, 1, 28, 28] from 0 to 1.
+
+    Raises:
+        UsageError: a file is missing or is not an IDX file of bytes.
+    """
+    import numpy as np
+
+    nothing = Samples(np.zeros((0, 1, 28, 28), np.float32), np.zeros(0, np.int64))
+    return Splits(_samples(folder, "train"), nothing, _samples(folder, "t10k"), CLASS_NAMES)
+
+
+def _samples(folder: Path, prefix: str) -> Samples:
+    import numpy as np
+
+    pictures = _idx(folder / f"{prefix}-images-idx3-ubyte")
+    labels = _idx(folder / f"{prefix}-labels-idx1-ubyte")
+    return Samples(pictures[:, np.newaxis].astype(np.float32) / np.float32(255), labels.astype(np.int64))
+
+
+def _idx(path: Path) -> np.ndarray:
+    """Read an IDX file of unsigned bytes: two zeros, type 8, number of axes, big-endian extents, values."""
+    import numpy as np
+
+    try:
+        data = path.read_bytes()
+        kind, n_axes = struct.unpack_from(">2xBB", data)
+        shape = struct.unpack_from(f">{n_axes}I", data, 4)
+        values = np.frombuffer(data, {8: np.uint8}[kind], offset=4 + 4 * n_axes).reshape(shape)
+    except (OSError, struct.error, KeyError, ValueError) as error:
+        raise UsageError(Problem(f"is not an IDX file of bytes: {error!r}", file=path)) from error
+    return values
+
+
+DATA_SETS.register(SOURCE.kind)(
+    DataSet(
+        source=SOURCE,
+        preprocessing=(
+            "28 rows of 28 grey pixels, 0 (background) to 255, in C order with one channel; "
+            "each value divided by 255"
+        ),
+        read=read,
+    )
+)
