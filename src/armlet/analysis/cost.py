@@ -1,0 +1,34 @@
+"""What one inference costs on paper: multiply-accumulates, parameters and bytes of weights."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from armlet.artifacts import Cost
+from armlet.models.network import Network
+
+_BYTES = {"int8": 1, "int32": 4}
+
+
+def cost_of(network: Network) -> Cost:
+    """Return the cost of a batch of one; quantised weights count one byte, their biases four.
+
+    Multiply-accumulates are those of convolutions and linear layers, zeros of the padding included.
+    """
+    module = network.module
+    inputs = torch.zeros(1, *network.architecture.input_shape)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(inputs)
+    quantization = network.quantization
+    bytes_each = (
+        {} if quantization is None else {p.parameter: _BYTES[p.dtype] for p in quantization.parameters}
+    )
+    parameters = dict(module.named_parameters())
+    return Cost(
+        macs=counter.get_total_flops() // 2,  # a multiply-accumulate is two floating point operations
+        parameters=sum(p.numel() for p in parameters.values()),
+        weight_bytes=sum(
+            p.numel() * bytes_each.get(name, p.element_size()) for name, p in parameters.items()
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Model families, and how networks are built, saved and loaded."""

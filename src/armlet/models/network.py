@@ -1,0 +1,166 @@
+"""A network as armlet holds it: a torch module with its architecture, saved as JSON and safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from armlet import artifact_json
+from armlet.errors import Problem, UsageError
+from armlet.models import cnn, fnn  # noqa: F401 - registers the families
+from armlet.models.families import FAMILIES
+from armlet.models.shapes import fit_to_shapes
+
+if TYPE_CHECKING:
+    from armlet.models.quantization import Quantization
+
+MANIFEST_FILE = "network.json"
+WEIGHTS_FILE = "network.safetensors"
+SCHEMA_VERSION = 1
+
+__all__ = [
+    "Architecture",
+    "Network",
+    "architecture_of",
+    "build",
+    "executable",
+    "fit_to_shapes",
+    "load_network",
+    "save_network",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What a network was built as; pruned sizes are in its tensors' shapes, not here.
+
+    Attributes:
+        kind: the family.
+        options: the family's own options as canonical JSON (sorted keys, no white space).
+        input_shape: of one sample, without the batch.
+        n_outputs: width of the last layer, such as the number of classes.
+    """
+
+    kind: str
+    options: str
+    input_shape: tuple[int, ...]
+    n_outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network on the CPU, in evaluation mode; treat it as immutable.
+
+    Attributes:
+        module: [N, *input_shape] float32 -> [N, n_outputs] logits.
+        quantization: what static quantisation found, None for a float network.
+    """
+
+    module: nn.Module
+    architecture: Architecture
+    quantization: Quantization | None = None
+
+
+def architecture_of(
+    kind: str, options: Mapping[str, object], input_shape: tuple[int, ...], n_outputs: int
+) -> Architecture:
+    """Describe a network of family `kind`; `options` must be JSON-able and without the kind itself."""
+    text = json.dumps(options, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return Architecture(kind, text, tuple(input_shape), n_outputs)
+
+
+def build(architecture: Architecture, seed: int) -> Network:
+    """Build a freshly initialised network; the same seed gives the same weights on every machine.
+
+    Raises:
+        UsageError: unknown family, or options that it lacks.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        module = FAMILIES[architecture.kind](
+            architecture.options, architecture.input_shape, architecture.n_outputs
+        )
+    return Network(module.eval(), architecture)
+
+
+def save_network(network: Network, folder: Path) -> None:
+    """Write `network.json` and `network.safetensors`; the same network gives the same bytes.
+
+    Raises:
+        UsageError: the module can't be rebuilt from its architecture and the shapes of its tensors.
+    """
+    tensors = {name: value.detach().contiguous() for name, value in network.module.state_dict().items()}
+    rebuilt = build(network.architecture, seed=0).module
+    fit_to_shapes(rebuilt, tensors)
+    if str(rebuilt) != str(network.module):
+        raise UsageError(
+            f"the network is not what {network.architecture} and its tensors' shapes describe, "
+            f"so it could not be loaded again:\n{network.module}\nwould become\n{rebuilt}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / WEIGHTS_FILE)
+    manifest = {
+        "schema": SCHEMA_VERSION,
+        "architecture": artifact_json.to_data(network.architecture),
+        "quantization": None if network.quantization is None else artifact_json.to_data(network.quantization),
+    }
+    text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load_network(folder: Path) -> Network:
+    """Read a network that `save_network` wrote; its outputs are the same bit for bit.
+
+    Raises:
+        UsageError: the folder has no network, one of another schema, or a damaged one.
+    """
+    manifest_file = folder / MANIFEST_FILE
+    try:
+        manifest = dict(json.loads(manifest_file.read_bytes()))
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise UsageError(Problem(f"holds no readable network: {error}", file=folder)) from None
+    if manifest.get("schema") != SCHEMA_VERSION:
+        raise UsageError(
+            Problem(
+                f"has schema {manifest.get('schema')!r}, this armlet reads {SCHEMA_VERSION}", manifest_file
+            )
+        )
+    try:
+        architecture = artifact_json.from_json(Architecture, json.dumps(manifest["architecture"]))
+        quantization = _quantization(manifest["quantization"])
+    except (KeyError, ValueError) as error:
+        raise UsageError(Problem(f"describes no network: {error}", manifest_file)) from None
+    module = build(architecture, seed=0).module
+    fit_to_shapes(module, tensors)
+    return Network(module.eval(), architecture, quantization)
+
+
+def executable(network: Network) -> nn.Module:
+    """Return what computes the network's outputs: [N, *input_shape] -> [N, n_outputs].
+
+    That is the module itself, or its graph with quantize and dequantize nodes where it is quantised.
+    """
+    if network.quantization is None:
+        return network.module
+    from armlet.models.quantization import quantized_module
+
+    # Two samples: torch.export specialises a batch of one.
+    example = torch.zeros(2, *network.architecture.input_shape)
+    return quantized_module(network.module, example, network.quantization)
+
+
+def _quantization(data: object) -> Quantization | None:
+    if data is None:
+        return None
+    from armlet.models.quantization import Quantization
+
+    return artifact_json.from_json(Quantization, json.dumps(data))

@@ -1,0 +1,136 @@
+"""How a network is quantised to INT8, as plain data, and the network that computes with it in torch.
+
+Activations are quantised per tensor, q = clamp(round(x / scale) + zero_point, -128, 127); weights per output channel,
+q = clamp(round(w / scale), -127, 127); biases are 32-bit integers whose scale is that of the layer's input times that
+of the weight. Activations are named by their node in the graph that `armlet.analysis.graph.trace` gives, weights and
+biases by their parameter.
+
+Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference"; ONNX operators QuantizeLinear and DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+
+from armlet.analysis.graph import nodes_by_name, trace
+
+ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
+WEIGHT_MAX = 127
+
+IntegerArray = npt.NDArray[np.int8] | npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationQuantization:
+    """Scale and zero point of one value of the graph.
+
+    Attributes:
+        node: name of the node whose value is quantised, `input` for the network's input.
+        scale: a positive number that float32 holds exactly.
+        zero_point: the integer that stands for 0.0, from -128 to 127.
+    """
+
+    node: str
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterQuantization:
+    """Scales of one weight or bias; the zero point is always 0.
+
+    Attributes:
+        parameter: name of the parameter in the module.
+        scales: one for each index of dimension 0, each held exactly by float32.
+        dtype: int8 for weights, int32 for biases.
+    """
+
+    parameter: str
+    scales: tuple[float, ...]
+    dtype: Literal["int8", "int32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """Everything that turns a float network into its INT8 form. What is not named here stays float."""
+
+    activations: tuple[ActivationQuantization, ...]
+    parameters: tuple[ParameterQuantization, ...]
+
+
+def quantized_values(values: npt.NDArray[np.float32], parameter: ParameterQuantization) -> IntegerArray:
+    """Return a parameter's integers, in its own shape [O, ...]; rounds half to even and saturates.
+
+    Raises:
+        ValueError: the parameter does not have one output channel for each scale.
+    """
+    if values.ndim == 0 or values.shape[0] != len(parameter.scales):
+        raise ValueError(
+            f"{parameter.parameter} has shape {values.shape}, but {len(parameter.scales)} scales"
+        )
+    limit = WEIGHT_MAX if parameter.dtype == "int8" else 2**31 - 1
+    integers = np.rint(values.astype(np.float64) / _broadcast(parameter, values.ndim).astype(np.float64))
+    return np.clip(integers, -limit, limit).astype(parameter.dtype)
+
+
+def dequantized_values(integers: IntegerArray, parameter: ParameterQuantization) -> npt.NDArray[np.float32]:
+    """Return float32(q) × scale as ONNX DequantizeLinear computes it."""
+    return integers.astype(np.float32) * _broadcast(parameter, integers.ndim)
+
+
+def quantized_module(
+    module: torch.nn.Module, example: torch.Tensor, quantization: Quantization
+) -> torch.nn.Module:
+    """Return the network that computes with the quantised values, in float arithmetic.
+
+    Its parameters hold the dequantised values, and behind each quantised node stands a pair of quantize and dequantize
+    operators. The batch size is free.
+
+    Args:
+        module: the float network, in eval mode; not changed.
+        example: an input [N, *input_shape].
+        quantization: names nodes of `module`'s graph and its parameters.
+
+    Raises:
+        ValueError: the quantisation does not belong to this module.
+    """
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in quantization.parameters:
+            tensor = module.get_parameter(parameter.parameter)
+            integers = quantized_values(tensor.detach().cpu().numpy(), parameter)
+            tensor.copy_(torch.from_numpy(dequantized_values(integers, parameter)))
+    graph_module = trace(module, tuple(example.shape[1:])).runnable()
+    nodes = nodes_by_name(graph_module.graph)
+    if unknown := [a.node for a in quantization.activations if a.node not in nodes]:
+        raise ValueError(
+            f"the network's graph has no nodes {', '.join(unknown)}: it is not the one quantised"
+        )
+    for activation in quantization.activations:
+        _insert(nodes[activation.node], activation)
+    graph_module.recompile()
+    return graph_module
+
+
+def _insert(node: torch.fx.Node, activation: ActivationQuantization) -> None:
+    operators = torch.ops.quantized_decomposed
+    arguments = (activation.scale, activation.zero_point, ACTIVATION_MIN, ACTIVATION_MAX, torch.int8)
+    users = list(node.users)
+    with node.graph.inserting_after(node):
+        quantize = node.graph.call_function(operators.quantize_per_tensor.default, (node, *arguments))
+    with node.graph.inserting_after(quantize):
+        dequantize = node.graph.call_function(operators.dequantize_per_tensor.default, (quantize, *arguments))
+    for user in users:
+        user.replace_input_with(node, dequantize)
+
+
+def _broadcast(parameter: ParameterQuantization, n_dims: int) -> npt.NDArray[np.float32]:
+    return np.array(parameter.scales, np.float32).reshape(-1, *[1] * (n_dims - 1))

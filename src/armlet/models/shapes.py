@@ -1,0 +1,123 @@
+"""Fits a freshly built module to saved tensors, whose shapes may be pruned and whose norms may be folded.
+
+Rules, by kind of module:
+
+1. Convolution: channels from the weight's shape. Grouped (depthwise too): whole groups are gone where the
+   inputs of each group stayed as many; else the number of groups stays.
+2. Linear: features from the weight's shape.
+3. Batch normalisation: features from the tensors' shape; Identity where it has no tensors (it was folded).
+4. Convolution and linear: a bias is added or removed as the tensors have one or none.
+5. Anything else must fit as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from armlet.errors import UsageError
+
+
+def fit_to_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Resize `module`'s layers in place so that `tensors` fit, then load them.
+
+    Args:
+        module: as the family builds it.
+        tensors: the whole state: parameters and buffers by name. Copied, not shared.
+
+    Raises:
+        UsageError: tensors that can't be fitted, each named; the module is then half fitted.
+    """
+    problems: list[str] = []
+    for name, layer in list(module.named_modules()):
+        own = {
+            key.rpartition(".")[2]: value for key, value in tensors.items() if key.rpartition(".")[0] == name
+        }
+        try:
+            if isinstance(layer, nn.Conv2d):
+                _fit_conv(layer, own)
+            elif isinstance(layer, nn.Linear):
+                _fit_linear(layer, own)
+            elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                if own:
+                    _fit_batch_norm(layer, own)
+                else:
+                    _replace(module, name, nn.Identity())
+        except _Misfit as error:
+            problems.append(f"{name}: {error}")
+    problems += _differences(module, tensors)
+    if problems:
+        raise UsageError("the tensors don't fit the network:\n" + "\n".join(problems))
+    module.load_state_dict(dict(tensors))
+
+
+class _Misfit(Exception):
+    """Why the tensors of one layer can't be fitted."""
+
+
+def _fit_conv(layer: nn.Conv2d, own: Mapping[str, Tensor]) -> None:
+    weight = _weight(own, n_dims=4)
+    n_outputs, n_group_inputs, *kernel = weight.shape
+    if tuple(kernel) != layer.kernel_size:
+        raise _Misfit(f"kernel of {tuple(kernel)} where the architecture has {layer.kernel_size}")
+    if layer.groups > 1:
+        n_group_outputs = layer.out_channels // layer.groups
+        if layer.in_channels // layer.groups == n_group_inputs:
+            groups, rest = divmod(n_outputs, n_group_outputs)
+        else:
+            groups, rest = layer.groups, n_outputs % layer.groups
+        if rest:
+            raise _Misfit(f"{n_outputs} outputs don't make whole groups of {n_group_outputs}")
+        layer.groups = groups
+    layer.in_channels, layer.out_channels = n_group_inputs * layer.groups, n_outputs
+    _set(layer, own)
+
+
+def _fit_linear(layer: nn.Linear, own: Mapping[str, Tensor]) -> None:
+    layer.out_features, layer.in_features = _weight(own, n_dims=2).shape
+    _set(layer, own)
+
+
+def _fit_batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: Mapping[str, Tensor]) -> None:
+    layer.num_features = _weight(own, n_dims=1).shape[0]
+    _set(layer, own)
+    for name in ("running_mean", "running_var"):
+        if name in own:
+            setattr(layer, name, torch.zeros_like(own[name]))
+
+
+def _weight(own: Mapping[str, Tensor], n_dims: int) -> Tensor:
+    if "weight" not in own:
+        raise _Misfit("has no weight")
+    if own["weight"].dim() != n_dims:
+        raise _Misfit(f"weight of shape {tuple(own['weight'].shape)} where {n_dims} dimensions are meant")
+    return own["weight"]
+
+
+def _set(layer: nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d, own: Mapping[str, Tensor]) -> None:
+    layer.weight = nn.Parameter(torch.zeros_like(own["weight"]))
+    n_outputs = own["weight"].shape[0]
+    bias = own.get("bias")
+    if bias is not None and tuple(bias.shape) != (n_outputs,):
+        raise _Misfit(f"bias of shape {tuple(bias.shape)} beside a weight with {n_outputs} outputs")
+    layer.bias = None if bias is None else nn.Parameter(torch.zeros_like(bias))
+
+
+def _replace(module: nn.Module, name: str, by: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, by)
+
+
+def _differences(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return what still differs between the module's state and `tensors`."""
+    state = module.state_dict()
+    found = [f"{name}: is missing" for name in state if name not in tensors]
+    found += [f"{name}: the network has no such tensor" for name in tensors if name not in state]
+    found += [
+        f"{name}: shape {tuple(tensors[name].shape)} where {tuple(value.shape)} is meant"
+        for name, value in state.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    return found

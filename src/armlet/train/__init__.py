@@ -1,0 +1,11 @@
+"""Training: one explicit loop, resumable and reproducible, on one or several processes."""
+
+from __future__ import annotations
+
+from armlet.train.evaluation import evaluate, predict
+from armlet.train.job import TrainingRun
+from armlet.train.losses import DistillationOptions
+from armlet.train.options import TrainOptions
+from armlet.train.train import train_network
+
+__all__ = ["DistillationOptions", "TrainOptions", "TrainingRun", "evaluate", "predict", "train_network"]

@@ -1,0 +1,91 @@
+"""The state between two epochs in one safetensors file, replaced atomically; private to one training job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from armlet import artifact_json
+from armlet.artifacts import Epoch
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+_MODULE, _BEST, _OPTIMIZER = "module.", "best.", "optimizer."
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What stands beside the tensors."""
+
+    fingerprint: str
+    history: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a checkpoint holds besides the module and the optimiser.
+
+    Attributes:
+        history: the epochs that are done.
+        best: the module's state after the epoch with the best validation score, empty where it isn't kept.
+    """
+
+    history: tuple[Epoch, ...]
+    best: Mapping[str, Tensor]
+
+
+def save_checkpoint(
+    folder: Path,
+    fingerprint: str,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    so_far: Resumed,
+) -> None:
+    """Replace the folder's checkpoint; a kill at any moment leaves the old one or the new one."""
+    tensors = {f"{_MODULE}{name}": value for name, value in module.state_dict().items()}
+    tensors |= {f"{_BEST}{name}": value for name, value in so_far.best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {
+            f"{_OPTIMIZER}{index}.{name}": value for name, value in state.items() if value is not None
+        }
+    header = artifact_json.to_json(_Header(fingerprint, so_far.history))
+    partial = folder / f"{CHECKPOINT_FILE}.partial"
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {"header": header})
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    partial.replace(folder / CHECKPOINT_FILE)
+
+
+def resume(
+    folder: Path, fingerprint: str, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> Resumed | None:
+    """Load the folder's checkpoint into the module and the optimiser.
+
+    Returns:
+        None, and nothing is changed, where there is no checkpoint or it is another job's.
+    """
+    try:
+        with safe_open(folder / CHECKPOINT_FILE, framework="pt") as file:
+            header = artifact_json.from_json(_Header, file.metadata()["header"])
+            if header.fingerprint != fingerprint:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (FileNotFoundError, SafetensorError):
+        return None
+    module.load_state_dict(_below(tensors, _MODULE))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below(tensors, _OPTIMIZER).items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Resumed(header.history, _below(tensors, _BEST))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
