@@ -1,0 +1,24 @@
+"""Passes that make a trained network smaller or faster, each a checked contract."""
+
+from __future__ import annotations
+
+from armlet.passes import distill  # noqa: F401 - registers the pass
+from armlet.passes.base import (
+    PASSES,
+    PassContext,
+    PassContractBroken,
+    PostconditionFailed,
+    PreconditionFailed,
+)
+from armlet.passes.manager import run_pass
+from armlet.passes.prune import prune_channels  # noqa: F401 - registers the pass
+from armlet.passes.quantize import quantize_static  # noqa: F401 - registers the pass
+
+__all__ = [
+    "PASSES",
+    "PassContext",
+    "PassContractBroken",
+    "PostconditionFailed",
+    "PreconditionFailed",
+    "run_pass",
+]

@@ -1,0 +1,1 @@
+"""Pruning: removing parts of a network that matter little."""

@@ -1,0 +1,129 @@
+"""Removes whole channels and units, with everything that depends on them, and trains what is left.
+
+Limits: channels are found in the graph, so they can be removed only where `armlet.analysis.groups` can follow them;
+what it can't follow is left whole and named in the notes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from armlet.analysis.graph import trace
+from armlet.analysis.groups import ChannelGroup, channel_groups
+from armlet.models.network import Network
+from armlet.passes.base import (
+    PASSES,
+    CostName,
+    Pass,
+    PassContext,
+    PassResult,
+    float_only,
+    is_named,
+    unmatched,
+)
+from armlet.passes.prune.remove import remove_channels
+from armlet.passes.prune.selection import channel_scores, select_by_layer, select_globally
+from armlet.spec.passes import PruneChannels
+from armlet.train import TrainOptions, train_network
+
+_NORM_ORDER = {"l1": 1, "l2": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelPruning:
+    """Structured pruning by magnitude.
+
+    Attributes:
+        ratio: share of the channels of each group that goes, from 0 to below 1.
+        importance: norm that ranks channels.
+        scope: whether channels are ranked within their group or over all groups.
+        round_to: groups keep a multiple of this many channels; small ones may so be left whole.
+        exclude: patterns of layers whose groups are left whole.
+        finetune: how the smaller network is trained, None for not at all.
+    """
+
+    ratio: float
+    importance: Literal["l1", "l2"]
+    scope: Literal["layer", "global"]
+    round_to: int
+    exclude: tuple[str, ...]
+    finetune: TrainOptions | None
+
+    @property
+    def never_raises(self) -> tuple[CostName, ...]:
+        """Channels only go."""
+        return ("macs", "parameters", "weight_bytes")
+
+    def requires(self, network: Network, context: PassContext) -> tuple[str, ...]:
+        """The network is float, and every pattern fits something."""
+        return (*float_only(network, "prune_channels"), *unmatched(self.exclude, network.module))
+
+    def run(self, network: Network, context: PassContext) -> PassResult:
+        """Rank, remove, train."""
+        found = channel_groups(trace(network.module, network.architecture.input_shape))
+        groups = [g for g in found.prunable if not self._excluded(g)]
+        notes = [f"{g.name} keeps its channels: {g.reason}" for g in found.fixed]
+        notes += [f"{g.name} keeps its channels: excluded" for g in found.prunable if self._excluded(g)]
+        removals = self._select(network, groups)
+        if not any(channels for _, channels in removals):
+            return PassResult(network, (*notes, "no channel was removed, so nothing was trained"))
+        notes += [_note(group, len(channels)) for group, channels in removals]
+        smaller = replace(network, module=remove_channels(network.module, removals))
+        if self.finetune is None:
+            return PassResult(smaller, tuple(notes))
+        trained, training = train_network(
+            smaller,
+            context.splits,
+            self.finetune,
+            seed=context.seed,
+            work=context.work,
+            progress=context.progress,
+        )
+        return PassResult(trained, tuple(notes), training.history)
+
+    def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
+        """Every group keeps at least one channel, and a multiple of `round_to` where it lost any."""
+        shape = before.architecture.input_shape
+        was = {g.name: g.n_channels for g in channel_groups(trace(before.module, shape)).prunable}
+        problems = []
+        for group in channel_groups(trace(after.module, shape)).prunable:
+            n = group.n_channels
+            if group.name not in was or n > was[group.name]:
+                problems.append(f"{group.name} has {n} channels, more than before")
+            elif n != was[group.name] and n % self.round_to:
+                problems.append(f"{group.name} has {n} channels, not a multiple of {self.round_to}")
+        return tuple(problems)
+
+    def _excluded(self, group: ChannelGroup) -> bool:
+        return any(is_named(layer, self.exclude) for layer in group.layers)
+
+    def _select(
+        self, network: Network, groups: list[ChannelGroup]
+    ) -> list[tuple[ChannelGroup, tuple[int, ...]]]:
+        tensors = network.module.state_dict()
+        scores = [channel_scores(group, tensors, _NORM_ORDER[self.importance]) for group in groups]
+        select = select_by_layer if self.scope == "layer" else select_globally
+        return list(zip(groups, select(scores, self.ratio, self.round_to), strict=True))
+
+
+def _note(group: ChannelGroup, n_removed: int) -> str:
+    n = group.n_channels
+    return (
+        f"{group.name}: {n} -> {n - n_removed} channels"
+        if n_removed
+        else f"{group.name} keeps all {n} channels"
+    )
+
+
+@PASSES.register("prune_channels")
+def build(options: PruneChannels) -> Pass:
+    """Build the pass from its section of a recipe."""
+    return ChannelPruning(
+        ratio=options.ratio,
+        importance=options.importance,
+        scope=options.scope,
+        round_to=options.round_to,
+        exclude=options.exclude,
+        finetune=None if options.finetune is None else TrainOptions(**options.finetune.model_dump()),
+    )

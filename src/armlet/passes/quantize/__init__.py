@@ -1,0 +1,1 @@
+"""Quantisation: computing on 8-bit integers."""
