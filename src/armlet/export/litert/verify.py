@@ -1,0 +1,82 @@
+"""Compares a .tflite file with the ONNX file that it was written from.
+
+The reference is ONNX Runtime without graph optimisations, which computes quantised layers on dequantised numbers: it
+rounds where the file says so and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from ai_edge_litert.interpreter import Interpreter
+
+from armlet.export.litert.flatbuffer import Array
+from armlet.export.litert.graph import Graph
+
+_INTEGER_LEVELS = 255
+
+
+def difference(tflite_file: Path, onnx_file: Path, samples: npt.NDArray[np.float32]) -> float:
+    """Return the largest difference; see `armlet.export.litert.verify_litert`."""
+    graph = Graph(onnx_file)
+    if len(graph.inputs) != 1:
+        raise ValueError(f"the network has {len(graph.inputs)} inputs; only one can be verified")
+    expected = _onnx_outputs(onnx_file, graph, samples)
+    found = _litert_outputs(tflite_file, graph, samples)
+    differences = []
+    for name, reference, result in zip(graph.outputs, expected, found, strict=True):
+        if reference.shape != result.shape:
+            raise ValueError(f"output {name} has shape {result.shape[1:]}, not {reference.shape[1:]}")
+        differences.append(np.abs(_in_steps(result, reference, graph, name)).max())
+    # Not Python's max, which loses NaN.
+    return float(np.max(differences))
+
+
+def _in_steps(result: Array, reference: Array, graph: Graph, output: str) -> Array:
+    """Return the differences of an output: in its steps if it is quantised, plain if the network is float."""
+    if output in graph.dequantized:
+        step = graph.scales[graph.dequantized[output]].scales[0]
+        return np.asarray(np.rint(result / step) - np.rint(reference / step))
+    spread = float(np.ptp(reference))
+    unit = spread / _INTEGER_LEVELS if graph.quantized and spread else 1.0
+    return np.asarray((result - reference) / unit)
+
+
+def _onnx_outputs(onnx_file: Path, graph: Graph, samples: npt.NDArray[np.float32]) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
+    rows = [session.run(list(graph.outputs), {graph.inputs[0]: sample[None]}) for sample in samples]
+    return [np.stack(column) for column in zip(*rows, strict=True)]
+
+
+def _litert_outputs(tflite_file: Path, graph: Graph, samples: npt.NDArray[np.float32]) -> list[Array]:
+    interpreter = Interpreter(model_path=str(tflite_file), num_threads=1)
+    with _quiet():
+        interpreter.allocate_tensors()
+    run = interpreter.get_signature_runner()
+    rows = []
+    for sample in samples:
+        results = run(**{graph.inputs[0]: sample[None]})
+        rows.append([results[name] for name in graph.outputs])
+    return [np.stack(column) for column in zip(*rows, strict=True)]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the line off stderr with which LiteRT says which kernels it chose: it has no setting for that."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

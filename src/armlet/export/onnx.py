@@ -1,0 +1,170 @@
+"""A network as an ONNX file: batch of one, static shapes, QDQ nodes when quantised.
+
+Input -> Output: torch graph -> ONNX, in these steps:
+1. torch's exporter translates the graph, in which quantised activations already stand between quantize and
+   dequantize operators;
+2. quantised weights and biases become integer initializers behind a DequantizeLinear each, found by their name;
+3. nodes and values are named after the layers, and what depends on the machine is removed, so that the same network
+   gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Set
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as ir_passes
+import torch
+
+from armlet.errors import UnsupportedOperator
+from armlet.models.network import Network, executable
+from armlet.models.quantization import ParameterQuantization, dequantized_values, quantized_values
+
+OPSET = 18
+INPUT_NAME, OUTPUT_NAME = "input", "output"
+
+
+def to_onnx(network: Network) -> ir.Model:
+    """Translate a network.
+
+    Raises:
+        UnsupportedOperator: the exporter has no translation, or a quantised parameter did not survive it.
+    """
+    module = executable(network)
+    example = torch.zeros(1, *network.architecture.input_shape)
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(module, (example,))
+            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+            if exported is None:
+                raise UnsupportedOperator("the exporter returned nothing")
+        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UnsupportedOperator(f"the network has no ONNX form: {reason}") from error
+    model: ir.Model = exported.model
+    if network.quantization is not None:
+        for parameter in network.quantization.parameters:
+            values = network.module.get_parameter(parameter.parameter).detach().numpy()
+            _store_as_integers(model.graph, parameter, values)
+    _name(model.graph, {name for name, part in network.module.named_modules() if not any(part.children())})
+    _tidy(model)
+    return model
+
+
+def write_onnx(model: ir.Model, path: Path) -> None:
+    """Write a model with its weights inside; the same model gives the same bytes."""
+    proto = ir.to_proto(model)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _store_as_integers(graph: ir.Graph, parameter: ParameterQuantization, values: np.ndarray) -> None:
+    """Put an integer initializer and a DequantizeLinear in the place of a float initializer."""
+    name = parameter.parameter
+    integers = quantized_values(values, parameter)
+    value = graph.initializers.get(name)
+    if value is None or value.const_value is None:
+        raise UnsupportedOperator(
+            f"the exporter rewrote {name}, so that it can't be stored as {parameter.dtype}"
+        )
+    if not np.array_equal(value.const_value.numpy(), dequantized_values(integers, parameter)):
+        raise UnsupportedOperator(f"the exporter changed the values of {name}")
+    inputs = [
+        _initializer(graph, f"{name}.quantized", integers),
+        _initializer(graph, f"{name}.scale", np.array(parameter.scales, np.float32)),
+        _initializer(graph, f"{name}.zero_point", np.zeros(len(parameter.scales), integers.dtype)),
+    ]
+    node = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.dequantize")
+    result = node.outputs[0]
+    result.type, result.shape = value.type, value.shape
+    users = list(value.uses())
+    graph.insert_before(min((u.node for u in users), key=list(graph).index), node)
+    for use in users:
+        use.node.replace_input_with(use.idx, result)
+    del graph.initializers[name]
+    result.name = name
+
+
+def _initializer(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(values, name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _name(graph: ir.Graph, leaves: Set[str]) -> None:
+    """Name nodes after the module they come from, and a node's value after the node.
+
+    Args:
+        graph: with the exporter's metadata.
+        leaves: names of the modules that have no modules in them.
+    """
+    for position, value in enumerate(graph.inputs):
+        value.name = INPUT_NAME if len(graph.inputs) == 1 else f"{INPUT_NAME}_{position}"
+    taken = {name for value in graph.initializers for name in (value, value.removesuffix(".quantized"))}
+    for node in graph:
+        result = node.outputs[0]
+        if result.name in taken:
+            continue  # a dequantised weight
+        name = _readable(node, leaves)
+        name = name if name not in taken else f"{name}.{result.name}"
+        taken.add(name)
+        node.name = result.name = name
+    for position, value in enumerate(graph.outputs):
+        value.name = OUTPUT_NAME if len(graph.outputs) == 1 else f"{OUTPUT_NAME}_{position}"
+
+
+def _readable(node: ir.Node, leaves: Set[str]) -> str:
+    source = node.inputs[0].name if node.inputs and node.inputs[0] is not None else ""
+    if node.op_type == "QuantizeLinear":
+        return f"{source}.quantize"
+    if node.op_type == "DequantizeLinear":
+        return f"{(source or '').removesuffix('.quantize')}.dequantize"
+    for value in node.inputs[1:]:
+        # The exporter fuses a float layer with its normalisation; the layer's name is the one to keep.
+        if value is not None and (value.name or "").endswith(".weight"):
+            return (value.name or "").removesuffix(".weight")
+    # Names of the modules around the operator from the outside in, then of the operator itself.
+    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    module = scopes[-2] if len(scopes) > 1 else ""
+    own = node.outputs[0].name or node.op_type.lower()
+    if module in leaves:
+        return str(module)
+    return f"{module}.{own}" if module else own
+
+
+def _tidy(model: ir.Model) -> None:
+    """Remove what is unused and what tells of the machine: source lines, stack traces, versions."""
+    ir_passes.RemoveUnusedNodesPass()(model)
+    ir_passes.ClearMetadataAndDocStringPass()(model)
+    graph = model.graph
+    in_order = sorted(graph.initializers.values(), key=lambda value: value.name or "")
+    graph.initializers.clear()
+    for value in in_order:
+        if value.const_value is not None:
+            # Parameters of torch keep their module alive and are slow to write.
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+        graph.register_initializer(value)
+    model.producer_name, model.producer_version = "armlet", ""
+    graph.name = "network"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about optional packages and its own deprecations from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)

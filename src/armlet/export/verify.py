@@ -1,0 +1,99 @@
+"""Proves that an ONNX file computes what the torch network computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from armlet.analysis.graph import trace, value_name
+from armlet.errors import VerificationFailed
+from armlet.models.network import Network, executable
+
+FloatArray = npt.NDArray[np.float32]
+
+# Float: both sum the same products in float32, in another order.
+_RELATIVE = 1e-5
+# Quantised: rounding of a value that lies between two integers may go either way where the sum before it differs in
+# its last bit, and one such step can be carried to the output.
+_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far two forms of a network are apart on `n_samples` inputs."""
+
+    n_samples: int
+    max_abs_difference: float
+    tolerance: float
+    reason: str
+
+
+def verify(network: Network, onnx_file: Path, inputs: FloatArray) -> Comparison:
+    """Compare ONNX Runtime with torch.
+
+    ONNX Runtime runs without graph optimisation, so that QDQ nodes are computed as they stand, in float: its own
+    integer kernels saturate on some machines.
+
+    Args:
+        network: what the file was made from.
+        onnx_file: takes one input of a batch of one.
+        inputs: [N, *input_shape].
+
+    Raises:
+        VerificationFailed: an output differs by more than the tolerance.
+    """
+    with torch.no_grad():
+        expected = executable(network)(torch.from_numpy(inputs)).numpy()
+    session = _session(onnx_file)
+    name = session.get_inputs()[0].name
+    found = np.concatenate([session.run(None, {name: sample[None]})[0] for sample in inputs])
+    difference = float(np.abs(found - expected).max())
+    tolerance, reason = _tolerance(network, expected)
+    # Not `difference > tolerance`, which holds for no NaN.
+    if found.shape != expected.shape or not difference <= tolerance:
+        raise VerificationFailed(
+            f"{onnx_file.name} differs from torch by {difference:.3g} on {len(inputs)} samples, allowed are "
+            f"{tolerance:.3g}: {reason}"
+        )
+    return Comparison(len(inputs), difference, tolerance, reason)
+
+
+def _session(onnx_file: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
+
+
+def _tolerance(network: Network, expected: FloatArray) -> tuple[float, str]:
+    largest = float(np.abs(expected).max())
+    float_tolerance = _RELATIVE * max(largest, 1.0)
+    if network.quantization is None:
+        return (
+            float_tolerance,
+            f"{_RELATIVE:g} of the largest output; float32 sums are taken in another order",
+        )
+    step = _output_step(network)
+    if step is None:
+        # The float layers behind the last quantised value amplify its steps by an unknown factor.
+        return 0.05 * max(
+            largest, 1.0
+        ), "5 % of the largest output; the last layers are float behind rounded values"
+    return (
+        _STEPS * step + float_tolerance,
+        f"{_STEPS} steps of the output's scale; halves may round either way",
+    )
+
+
+def _output_step(network: Network) -> float | None:
+    """Return the scale of the network's output, None if that is float."""
+    if network.quantization is None:
+        return None
+    (output,) = trace(network.module, network.architecture.input_shape).outputs
+    scales = {a.node: a.scale for a in network.quantization.activations}
+    return scales.get(value_name(output))
