@@ -1,0 +1,226 @@
+"""Reads a lowered program as a straight list of C calls whose arguments all have a place.
+
+Input: the Relax function `main` of a `LoweredProgram`. Output: `CallList`, which knows no TVM types. Rules:
+
+1. A parameter of `main` lives in the caller's inputs, and is never written.
+2. A variable that the program returns lives in the caller's outputs from the call that writes it.
+3. A reshape shares its argument's place.
+4. A result that is an input, a constant, or already another result is copied to its output at the end.
+5. Every other variable, and every working buffer of a kernel, gets a place in the arena while it is alive.
+6. Constants go into one read-only block; equal bytes are stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from armlet.artifacts import TensorInfo
+from armlet.compile.emit.kernels import PlainKernel
+from armlet.compile.lowered import LoweredProgram
+from armlet.compile.memory import ALIGNMENT, ArenaPlan, Lifetime, plan_arena
+from armlet.errors import ArmletError
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm import relax
+
+SMALL_CONSTANT = 64
+"""Constants below this many bytes are aligned to a vector, not to a cache line."""
+VECTOR = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a buffer is.
+
+    Attributes:
+        at: index of the input or output, or offset in bytes into the constants or the arena.
+    """
+
+    kind: Literal["input", "output", "constant", "arena"]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a kernel.
+
+    Attributes:
+        inputs: what the kernel reads.
+        outputs: what it writes: its result, then its working buffers.
+    """
+
+    kernel: PlainKernel
+    inputs: tuple[Place, ...]
+    outputs: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copies a result that no kernel writes to its output."""
+
+    source: Place
+    output: Place
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallList:
+    """A program as the C entry runs it."""
+
+    calls: tuple[Call, ...]
+    copies: tuple[Copy, ...]
+    constants: bytes
+    arena: ArenaPlan
+
+
+@dataclass(slots=True)
+class _Value:
+    """A buffer while the program is read: `place` is None until the arena is planned."""
+
+    n_bytes: int
+    first: int
+    last: int
+    place: Place | None
+
+
+@dataclass(slots=True)
+class _Constants:
+    """The block of constants while it grows."""
+
+    block: bytearray = field(default_factory=bytearray)
+    known: dict[bytes, int] = field(default_factory=dict)
+
+    def place(self, data: bytes) -> Place:
+        if data not in self.known:
+            alignment = ALIGNMENT if len(data) >= SMALL_CONSTANT else VECTOR
+            self.block += bytes(-len(self.block) % alignment)
+            self.known[data] = len(self.block)
+            self.block += data
+        return Place("constant", self.known[data])
+
+
+def read_calls(program: LoweredProgram, kernels: Sequence[PlainKernel]) -> CallList:
+    """Read the calls of `main`, plan the arena, and give every argument its place.
+
+    Raises:
+        ArmletError: `main` is not in the form that `LoweredProgram` promises.
+    """
+    return _Reader(program, kernels).read()
+
+
+class _Reader:
+    """Walks the bindings of `main` once; see the rules at the top."""
+
+    def __init__(self, program: LoweredProgram, kernels: Sequence[PlainKernel]) -> None:
+        self._program = program
+        self._kernels = {kernel.name: kernel for kernel in kernels}
+        self._values: dict[tvm.ir.Expr, _Value] = {}
+        self._tuples: dict[tvm.ir.Expr, relax.Tuple] = {}
+        self._calls: list[tuple[PlainKernel, list[_Value], list[_Value]]] = []
+        self._constants = _Constants()
+
+    def read(self) -> CallList:
+        main = self._program.module["main"]
+        _check_tensors("input", self._program.inputs, [p.ty for p in main.params])
+        for index, parameter in enumerate(main.params):
+            self._values[parameter] = _Value(_n_bytes(parameter.ty), 0, 0, Place("input", index))
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                self._bind(binding)
+        copies = self._place_outputs(main.body.body)
+        arena = self._plan()
+        calls = tuple(
+            Call(kernel, tuple(map(_placed, inputs)), tuple(map(_placed, outputs)))
+            for kernel, inputs, outputs in self._calls
+        )
+        return CallList(calls, copies, bytes(self._constants.block), arena)
+
+    def _bind(self, binding: relax.Binding) -> None:
+        import tvm
+        from tvm import relax
+
+        variable, value = binding.var, binding.value
+        operator = value.op.name if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) else ""
+        if operator == "relax.call_tir":
+            self._values[variable] = self._call(value.args[0].name_hint, value.args[1].fields, variable.ty)
+        elif operator == "relax.reshape":
+            self._values[variable] = self._value(value.args[0])
+        elif isinstance(value, relax.Var):
+            self._values[variable] = self._value(value)
+        elif isinstance(value, relax.Tuple):
+            self._tuples[variable] = value
+        else:
+            raise ArmletError(
+                f"the lowered program binds {variable.name} to {value}, which is no kernel call"
+            )
+
+    def _call(self, name: str, arguments: Sequence[tvm.ir.Expr], type_: relax.TensorType) -> _Value:
+        at, kernel = len(self._calls), self._kernels[name]
+        if len(arguments) + 1 != kernel.n_parameters:
+            raise ArmletError(
+                f"kernel {name} is called with {len(arguments) + 1} buffers, but has {kernel.n_parameters}"
+            )
+        inputs = [self._value(argument) for argument in arguments]
+        for value in inputs:
+            value.last = at
+        result, *scratch = (_Value(n, at, at, None) for n in (_n_bytes(type_), *kernel.scratch_bytes))
+        self._calls.append((kernel, inputs, [result, *scratch]))
+        return result
+
+    def _value(self, expression: tvm.ir.Expr) -> _Value:
+        import tvm
+
+        if isinstance(expression, tvm.ir.GenericConst):
+            data = expression.value.numpy().tobytes()
+            return _Value(len(data), 0, 0, self._constants.place(data))
+        if expression not in self._values:
+            raise ArmletError(
+                f"the lowered program uses {expression}, which is neither an input nor a result"
+            )
+        return self._values[expression]
+
+    def _place_outputs(self, result: tvm.ir.Expr) -> tuple[Copy, ...]:
+        from tvm import relax
+
+        result = self._tuples.get(result, result)
+        fields = list(result.fields) if isinstance(result, relax.Tuple) else [result]
+        _check_tensors("output", self._program.outputs, [f.ty for f in fields])
+        copies: list[Copy] = []
+        for index, expression in enumerate(fields):
+            value, output = self._value(expression), Place("output", index)
+            if value.place is None:
+                value.place = output
+            else:
+                copies.append(Copy(value.place, output, value.n_bytes))
+        return tuple(copies)
+
+    def _plan(self) -> ArenaPlan:
+        written = [v for _, _, outputs in self._calls for v in outputs if v.place is None]
+        plan = plan_arena([Lifetime(v.n_bytes, v.first, v.last) for v in written])
+        for value, offset in zip(written, plan.offsets, strict=True):
+            value.place = Place("arena", offset)
+        return plan
+
+
+def _placed(value: _Value) -> Place:
+    if value.place is None:
+        raise ArmletError("a buffer of the program has no place")
+    return value.place
+
+
+def _n_bytes(type_: relax.TensorType) -> int:
+    return TensorInfo("", *_shape_and_dtype(type_)).n_bytes
+
+
+def _shape_and_dtype(type_: relax.TensorType) -> tuple[tuple[int, ...], str]:
+    return tuple(int(extent) for extent in type_.shape.values), str(type_.dtype)
+
+
+def _check_tensors(what: str, promised: Sequence[TensorInfo], types: Sequence[relax.TensorType]) -> None:
+    found = [_shape_and_dtype(t) for t in types]
+    expected = [(t.shape, t.dtype) for t in promised]
+    if found != expected:
+        raise ArmletError(f"the lowered program promises the {what}s {expected}, but has {found}")

@@ -1,0 +1,251 @@
+"""Writes the C entry of a program: header, source, parameters.
+
+The entry is a straight list of calls over the caller's inputs, outputs and arena. It has no state, takes nothing from
+the heap, and is C11 that compiles without warnings under `-Wall -Wextra -pedantic`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+import armlet
+from armlet.artifacts import TensorInfo
+from armlet.compile.emit.calls import CallList, Place
+from armlet.compile.memory import ALIGNMENT
+from armlet.errors import UsageError
+
+_C_TYPES = {"float32": "float", "int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "int64": "int64_t"}
+
+
+_TAKEN = frozenset({
+    "runner", "main", "c", "m", "dl", "rt", "gcc", "pthread", "assert", "complex", "ctype", "errno",
+    "features", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math", "setjmp", "signal",
+    "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio", "stdlib", "stdnoreturn",
+    "string", "tgmath", "threads", "time", "uchar", "unistd", "wchar", "wctype",
+})  # fmt: skip
+"""Names whose `<name>.h`, `lib<name>` or `<name>.c` would hide one of the C library's, or one beside it in a bundle."""
+
+
+def check_symbol(symbol: str) -> None:
+    """Refuse a prefix that can't begin C identifiers, or whose files would hide others.
+
+    Raises:
+        UsageError: it isn't lower case letters, digits and underscores after a letter, or it is taken.
+    """
+    if symbol in _TAKEN:
+        raise UsageError(
+            f"{symbol!r} can't be a program's name: its files would hide the C library's or the bundle's own"
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", symbol):
+        raise UsageError(
+            f"{symbol!r} can't be a program's name in C: use lower-case letters, digits and underscores after a letter"
+        )
+
+
+def render_header(
+    symbol: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], calls: CallList
+) -> str:
+    """Return the header that an app includes."""
+    return _HEADER.substitute(
+        symbol=symbol,
+        SYMBOL=symbol.upper(),
+        version=armlet.__version__,
+        inputs=_describe("inputs", inputs),
+        outputs=_describe("outputs", outputs),
+        arena_bytes=calls.arena.arena_bytes,
+        alignment=ALIGNMENT,
+        tensors="\n".join(_defines(symbol, "INPUT", inputs) + _defines(symbol, "OUTPUT", outputs)),
+    )
+
+
+def render_source(
+    symbol: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], calls: CallList
+) -> str:
+    """Return the C source of `<symbol>_run`."""
+    prototypes = {}
+    for call in calls.calls:
+        arguments = ["const void *"] * len(call.inputs) + ["void *"] * len(call.outputs)
+        prototypes[call.kernel.symbol] = f"HIDDEN void {call.kernel.symbol}({', '.join(arguments)});"
+    body = []
+    for call in calls.calls:
+        arguments = [_expression(symbol, place) for place in (*call.inputs, *call.outputs)]
+        body.append(f"    {call.kernel.symbol}({', '.join(arguments)});")
+    body += [
+        f"    memcpy({_expression(symbol, c.output)}, {_expression(symbol, c.source)}, {c.n_bytes}u);"
+        for c in calls.copies
+    ]
+    parameters = f"HIDDEN extern const unsigned char {symbol}_params[];\n" if calls.constants else ""
+    return _SOURCE.substitute(
+        symbol=symbol,
+        SYMBOL=symbol.upper(),
+        prototypes="\n".join(prototypes[name] for name in sorted(prototypes)),
+        parameters=parameters,
+        arena=_ARENA.substitute(SYMBOL=symbol.upper()) if calls.arena.arena_bytes else _NO_ARENA,
+        null_checks=" || ".join(
+            [f"inputs[{i}] == NULL" for i in range(len(inputs))]
+            + [f"outputs[{i}] == NULL" for i in range(len(outputs))]
+        ),
+        body="\n".join(body),
+    )
+
+
+def write_parameters(symbol: str, constants: bytes, folder: Path) -> Path:
+    """Write the constants and the assembler file that includes them; return the latter."""
+    (folder / f"{symbol}_params.bin").write_bytes(constants)
+    source = folder / f"{symbol}_params.S"
+    text = _PARAMETERS.substitute(symbol=symbol, n_bytes=len(constants), alignment=ALIGNMENT)
+    source.write_text(text, encoding="utf-8")
+    return source
+
+
+def _expression(symbol: str, place: Place) -> str:
+    match place.kind:
+        case "input":
+            return f"inputs[{place.at}]"
+        case "output":
+            return f"outputs[{place.at}]"
+        case "constant":
+            return f"{symbol}_params + {place.at}"
+        case "arena":
+            return f"base + {place.at}"
+
+
+def _describe(what: str, tensors: Sequence[TensorInfo]) -> str:
+    lines = []
+    for i, tensor in enumerate(tensors):
+        shape = " x ".join(map(str, tensor.shape)) or "scalar"
+        lines.append(f" *   {what}[{i}]  {_c_text(tensor.name)}: {_C_TYPES[tensor.dtype]}, shape {shape}")
+        if tensor.scale is not None:
+            lines.append(
+                f" *       inside the program INT8: value = {tensor.scale!r} * (q - {tensor.zero_point})"
+            )
+    return "\n".join(lines)
+
+
+def _c_text(name: str) -> str:
+    """Return a name from an ONNX file in a form that can't end a C comment."""
+    return re.sub(r"[^A-Za-z0-9_.:/-]", "_", name).replace("*/", "__").replace("/*", "__")
+
+
+def _defines(symbol: str, what: str, tensors: Sequence[TensorInfo]) -> list[str]:
+    prefix = f"{symbol.upper()}_{what}"
+    lines = [f"#define {prefix}_COUNT {len(tensors)}"]
+    for i, tensor in enumerate(tensors):
+        elements = 1
+        for extent in tensor.shape:
+            elements *= extent
+        lines += [
+            f"#define {prefix}_{i}_TYPE {_C_TYPES[tensor.dtype]}",
+            f"#define {prefix}_{i}_ELEMENTS {elements}u",
+            f"#define {prefix}_{i}_BYTES {tensor.n_bytes}u",
+        ]
+    sizes = ", ".join(f"{prefix}_{i}_BYTES" for i in range(len(tensors)))
+    return [*lines, f"#define {prefix}_SIZES {{{sizes}}} /* bytes of each */"]
+
+
+_HEADER = Template("""\
+/* $symbol: a neural network compiled by armlet $version. Written by a program: do not edit.
+ *
+ * Link lib$symbol.a (and -lm) or lib$symbol.so; nothing else is needed.
+ *
+$inputs
+$outputs
+ */
+#ifndef ${SYMBOL}_H
+#define ${SYMBOL}_H
+
+#include <stdint.h>
+
+#define ${SYMBOL}_COMPILER "armlet $version"
+
+/* Working memory for one call: the caller provides it, aligned, and may reuse it once the call is over. */
+#define ${SYMBOL}_ARENA_BYTES ${arena_bytes}u
+#define ${SYMBOL}_ARENA_ALIGN ${alignment}u
+
+$tensors
+
+#if defined(__GNUC__)
+#define ${SYMBOL}_API __attribute__((visibility("default")))
+#else
+#define ${SYMBOL}_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Runs the network once, on one sample.
+ *
+ * inputs   ${SYMBOL}_INPUT_COUNT pointers, each to that input's values, row-major; only read.
+ * outputs  ${SYMBOL}_OUTPUT_COUNT pointers, each to room for that output's values. Outputs must not overlap
+ *          each other, an input or the arena.
+ * arena    ${SYMBOL}_ARENA_BYTES bytes aligned to ${SYMBOL}_ARENA_ALIGN; may be NULL if that is 0. What it holds
+ *          before and after a call is of no meaning.
+ *
+ * Inputs and outputs need the alignment of their type only. Returns 0 if it ran, 1 if a pointer is NULL, 2 if the
+ * arena is not aligned. Takes nothing from the heap and has no state: any number of threads may call it at the same
+ * time, each with outputs and an arena of its own.
+ */
+${SYMBOL}_API int ${symbol}_run(const void *const inputs[], void *const outputs[], void *arena);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+""")
+
+_SOURCE = Template("""\
+/* Entry of $symbol. Written by a program: do not edit. */
+#include "$symbol.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#if defined(__GNUC__)
+#define HIDDEN __attribute__((visibility("hidden")))
+#else
+#define HIDDEN
+#endif
+
+$prototypes
+$parameters
+int ${symbol}_run(const void *const inputs[], void *const outputs[], void *arena)
+{
+    if (inputs == NULL || outputs == NULL)
+        return 1;
+    if ($null_checks)
+        return 1;
+$arena
+$body
+    return 0;
+}
+""")
+
+_ARENA = Template("""\
+    if (arena == NULL)
+        return 1;
+    if ((uintptr_t)arena % ${SYMBOL}_ARENA_ALIGN != 0)
+        return 2;
+    unsigned char *const base = (unsigned char *)arena;
+""")
+
+_NO_ARENA = """\
+    (void)arena;
+"""
+
+_PARAMETERS = Template("""\
+/* Constants of $symbol. Written by a program: do not edit. */
+    .section .rodata.${symbol}_params,"a",%progbits
+    .balign $alignment
+    .globl ${symbol}_params
+    .hidden ${symbol}_params
+    .type ${symbol}_params, %object
+    .size ${symbol}_params, $n_bytes
+${symbol}_params:
+    .incbin "${symbol}_params.bin"
+    .section .note.GNU-stack,"",%progbits
+""")

@@ -1,0 +1,42 @@
+"""Writes the examples of a bundle: the least C, CMake and Python that runs the compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from armlet.artifacts import Compiled, TensorInfo
+from armlet.compile.emit.templates import RUNTIME, render
+from armlet.compile.memory import ALIGNMENT
+
+
+def write_examples(compiled: Compiled, folder: Path) -> tuple[Path, ...]:
+    """Write `examples/` below `folder`, beside its `lib/`; return the files.
+
+    Args:
+        compiled: the program that lies in `folder`.
+        folder: the bundle.
+    """
+    upper = compiled.symbol.upper()
+    values = {
+        "symbol": compiled.symbol,
+        "SYMBOL": upper,
+        "arena_bytes": str(compiled.arena_bytes),
+        "alignment": str(ALIGNMENT),
+        "buffers": "\n".join(
+            _buffers(upper, "INPUT", compiled.inputs) + _buffers(upper, "OUTPUT", compiled.outputs)
+        ),
+        "inputs": ", ".join(f"input_{i}" for i in range(len(compiled.inputs))),
+        "outputs": ", ".join(f"output_{i}" for i in range(len(compiled.outputs))),
+        "input_list": repr([(t.shape, t.dtype) for t in compiled.inputs]),
+        "output_list": repr([(t.shape, t.dtype) for t in compiled.outputs]),
+    }
+    sources = sorted((RUNTIME / "examples").glob("*.in"))
+    return tuple(render(source, folder / "examples", values) for source in sources)
+
+
+def _buffers(upper: str, what: str, tensors: Sequence[TensorInfo]) -> list[str]:
+    return [
+        f"static {upper}_{what}_{i}_TYPE {what.lower()}_{i}[{upper}_{what}_{i}_ELEMENTS];"
+        for i in range(len(tensors))
+    ]

@@ -1,0 +1,282 @@
+"""ONNX nodes to layers, one function for each kind of operator. A function refuses what it can't express exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from armlet.compile.frontend.graph import (
+    Add,
+    Clamp,
+    Concat,
+    Constant,
+    Conv2d,
+    Dense,
+    Dequantize,
+    Generic,
+    Layer,
+    Limit,
+    Op,
+    Pool,
+    Quantize,
+    QuantizedTensor,
+    Reshape,
+    Tensor,
+    Transpose,
+)
+from armlet.compile.frontend.load import Reader, RefusedNode, attributes
+
+if TYPE_CHECKING:
+    import onnx
+
+ELEMENTWISE = frozenset(
+    {
+        "Sigmoid",
+        "Tanh",
+        "HardSigmoid",
+        "HardSwish",
+        "Elu",
+        "LeakyRelu",
+        "Softplus",
+        "Erf",
+        "Gelu",
+        "Exp",
+        "Log",
+    }
+    | {"Sqrt", "Neg", "Abs", "Reciprocal", "Add", "Sub", "Mul", "Div", "Pow", "Min", "Max"}
+)
+"""Operators without a layer type of their own that work element by element."""
+
+OTHER = frozenset({"Softmax", "LogSoftmax", "ReduceMean", "ReduceSum", "ReduceMax", "MatMul"}) | frozenset(
+    {"BatchNormalization", "LayerNormalization", "Slice"}
+)
+"""Other operators without a layer type of their own."""
+
+
+def convert_generic(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    """Keep the node as it is, for the generic kernels."""
+    values = [n for n in node.input if n]
+    for value in [*(v for v in values if v not in reader.constants), node.output[0]]:
+        if reader.tensor(value).dtype != "float32":
+            raise RefusedNode(f"{value} is {reader.tensor(value).dtype}, not float32")
+    if any(node.output[1:]):
+        raise RefusedNode("it has more than one output")
+    constants = {}
+    for value in values:
+        if value in reader.constants:
+            constant = reader.constants[value]
+            real = constant.values if constant.scale is None else constant.real().astype(np.float32)
+            constants[value] = real
+    op = Generic(node, MappingProxyType(constants), node.op_type in ELEMENTWISE, reader.opset)
+    _append(reader, node, name, op, tuple(v for v in values if v not in constants))
+
+
+def _append(reader: Reader, node: onnx.NodeProto, name: str, op: Op, inputs: tuple[str, ...]) -> None:
+    for value in (*inputs, node.output[0]):
+        reader.tensor(value)
+    reader.layers.append(Layer(name, node.op_type, op, inputs, node.output[0]))
+
+
+def _shape4(reader: Reader, value: str) -> tuple[int, int, int, int]:
+    tensor = reader.tensor(value)
+    if len(tensor.shape) != 4 or tensor.shape[0] != 1:
+        raise RefusedNode(f"its input has the shape {list(tensor.shape)}, not [1, C, H, W]")
+    return tensor.shape[0], tensor.shape[1], tensor.shape[2], tensor.shape[3]
+
+
+def _window(
+    node: onnx.NodeProto, shape: tuple[int, ...], kernel: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return stride and padding (top, left, bottom, right) of a convolution or pooling node."""
+    given = attributes(node)
+    if any(d != 1 for d in given.get("dilations", [])):
+        raise RefusedNode("it is dilated")
+    if given.get("ceil_mode", 0):
+        raise RefusedNode("its windows go beyond the input (ceil_mode)")
+    stride = tuple(given.get("strides", [1, 1]))
+    mode = given.get("auto_pad", b"NOTSET").decode()
+    if mode == "NOTSET":
+        padding = tuple(given.get("pads", [0, 0, 0, 0]))
+    elif mode == "VALID":
+        padding = (0, 0, 0, 0)
+    else:
+        total = [
+            max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(shape[2:], kernel, stride, strict=True)
+        ]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        padding = (*small, *large) if mode == "SAME_UPPER" else (*large, *small)
+    return (stride[0], stride[1]), (padding[0], padding[1], padding[2], padding[3])
+
+
+def _zero_bias(n: int) -> Constant:
+    return Constant(np.zeros(n, np.float32))
+
+
+def _conv(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    shape = _shape4(reader, node.input[0])
+    weight = reader.constant(node, 1)
+    if weight is None or weight.values.ndim != 4:
+        raise RefusedNode("only two-dimensional convolutions are known")
+    stride, padding = _window(node, shape, (weight.values.shape[2], weight.values.shape[3]))
+    bias = reader.constant(node, 2) or _zero_bias(weight.values.shape[0])
+    op = Conv2d(weight, bias, stride, padding, attributes(node).get("group", 1))
+    _append(reader, node, name, op, (node.input[0],))
+
+
+def _transposed(weight: Constant) -> Constant:
+    return Constant(weight.values.T, weight.scale, weight.zero, 1 - weight.axis)
+
+
+def _gemm(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    given = attributes(node)
+    if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
+        raise RefusedNode("it scales or transposes")
+    weight = reader.constant(node, 1)
+    if weight is None:
+        raise RefusedNode("it has no weight")
+    weight = weight if given.get("transB", 0) else _transposed(weight)
+    outputs = weight.values.shape[0]
+    bias = reader.constant(node, 2) or _zero_bias(outputs)
+    if bias.values.size not in (1, outputs):
+        raise RefusedNode("its bias differs from row to row")
+    if bias.values.size != outputs:
+        bias = Constant(np.full(outputs, bias.real().reshape(-1)[0], np.float32))
+    bias = Constant(bias.values.reshape(-1), bias.scale, bias.zero, 0)
+    _append(reader, node, name, Dense(weight, bias), (node.input[0],))
+
+
+def _matmul(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    right = reader.constants.get(node.input[1])
+    if right is None or right.values.ndim != 2 or len(reader.tensor(node.input[0]).shape) < 2:
+        convert_generic(node, name, reader)
+        return
+    op = Dense(_transposed(right), _zero_bias(right.values.shape[1]))
+    _append(reader, node, name, op, (node.input[0],))
+
+
+def _add(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    shapes = {reader.tensor(v).shape for v in node.input if v not in reader.constants}
+    if any(v in reader.constants for v in node.input) or len(shapes) > 1:
+        convert_generic(node, name, reader)
+    else:
+        _append(reader, node, name, Add(), tuple(node.input))
+
+
+def _relu(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    _append(reader, node, name, Limit(Clamp(0.0, None)), (node.input[0],))
+
+
+def _clip(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    limits = [reader.constant(node, position) for position in (1, 2)]
+    low, high = (None if c is None else float(c.values.reshape(-1)[0]) for c in limits)
+    _append(reader, node, name, Limit(Clamp(low, high)), (node.input[0],))
+
+
+def _pool(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    given = attributes(node)
+    shape = _shape4(reader, node.input[0])
+    if len(given["kernel_shape"]) != 2 or any(node.output[1:]):
+        raise RefusedNode("only two-dimensional pooling with one output is known")
+    kernel = (given["kernel_shape"][0], given["kernel_shape"][1])
+    stride, padding = _window(node, shape, kernel)
+    kind = "max_pool2d" if node.op_type == "MaxPool" else "avg_pool2d"
+    if kind == "avg_pool2d" and any(padding) and not given.get("count_include_pad", 0):
+        raise RefusedNode("its mean leaves out the padding (count_include_pad = 0)")
+    _append(reader, node, name, Pool(kind, kernel, stride, padding), (node.input[0],))
+
+
+def _global_pool(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    shape = _shape4(reader, node.input[0])
+    kind = "max_pool2d" if node.op_type == "GlobalMaxPool" else "avg_pool2d"
+    _append(reader, node, name, Pool(kind, shape[2:], (1, 1), (0, 0, 0, 0)), (node.input[0],))
+
+
+def _reduce_mean(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    shape = reader.tensor(node.input[0]).shape
+    axes = reader.constant(node, 1)
+    chosen = attributes(node).get("axes", []) if axes is None else axes.values.reshape(-1).tolist()
+    if len(shape) != 4 or shape[0] != 1 or sorted(a % 4 for a in chosen) != [2, 3]:
+        convert_generic(node, name, reader)
+        return
+    pool = Pool("avg_pool2d", (shape[2], shape[3]), (1, 1), (0, 0, 0, 0))
+    if attributes(node).get("keepdims", 1):
+        _append(reader, node, name, pool, (node.input[0],))
+        return
+    pooled = f"{node.output[0]}:pooled"
+    reader.tensors[pooled] = Tensor((1, shape[1], 1, 1), reader.tensor(node.input[0]).dtype)
+    reader.layers.append(Layer(name, node.op_type, pool, (node.input[0],), pooled))
+    _append(reader, node, name, Reshape(), (pooled,))
+
+
+def _reshape(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    _append(reader, node, name, Reshape(), (node.input[0],))
+
+
+def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    if reader.tensor(node.input[0]).dtype != reader.tensor(node.output[0]).dtype:
+        raise RefusedNode("it changes the element type")
+    _reshape(node, name, reader)
+
+
+def _transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    rank = len(reader.tensor(node.input[0]).shape)
+    order = tuple(attributes(node).get("perm", reversed(range(rank))))
+    _append(reader, node, name, Transpose(order), (node.input[0],))
+
+
+def _concat(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    if any(v in reader.constants for v in node.input):
+        raise RefusedNode("one of its inputs is a constant")
+    axis = attributes(node)["axis"] % len(reader.tensor(node.output[0]).shape)
+    _append(reader, node, name, Concat(axis), tuple(node.input))
+
+
+def _quantization(node: onnx.NodeProto, reader: Reader) -> QuantizedTensor:
+    scale, zero = reader.constant(node, 1), reader.constant(node, 2)
+    if scale is None or scale.values.size != 1:
+        raise RefusedNode("an activation has more than one scale")
+    if scale.values.dtype != np.float32 or not 0 < scale.values.reshape(-1)[0] < np.inf:
+        raise RefusedNode("its scale is not a positive float32 number")
+    if zero is None or zero.values.dtype != np.int8:
+        raise RefusedNode(f"it is quantized to {'uint8' if zero is None else zero.values.dtype}, not int8")
+    return QuantizedTensor(float(scale.values.reshape(-1)[0]), int(zero.values.reshape(-1)[0]))
+
+
+def _quantize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    _append(reader, node, name, Quantize(_quantization(node, reader)), (node.input[0],))
+
+
+def _dequantize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    _append(reader, node, name, Dequantize(_quantization(node, reader)), (node.input[0],))
+
+
+CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = MappingProxyType(
+    {
+        "Conv": _conv,
+        "Gemm": _gemm,
+        "MatMul": _matmul,
+        "Add": _add,
+        "Relu": _relu,
+        "Clip": _clip,
+        "MaxPool": _pool,
+        "AveragePool": _pool,
+        "GlobalMaxPool": _global_pool,
+        "GlobalAveragePool": _global_pool,
+        "ReduceMean": _reduce_mean,
+        "Reshape": _reshape,
+        "Flatten": _reshape,
+        "Squeeze": _reshape,
+        "Unsqueeze": _reshape,
+        "Identity": _reshape,
+        "Dropout": _reshape,
+        "Cast": _cast,
+        "Transpose": _transpose,
+        "Concat": _concat,
+        "QuantizeLinear": _quantize,
+        "DequantizeLinear": _dequantize,
+    }
+)
+"""The function that reads each operator."""

@@ -1,0 +1,261 @@
+"""armlet's normal form of a network: a straight list of typed layers, under the names of the ONNX graph.
+
+Relax is not the form that layers are recognized in, because TVM's ONNX import drops the nodes' names, and every later
+report speaks of layers by name. Operators without a kernel of their own go through that import one by one
+(`armlet.compile.kernels.generic`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import onnx
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Shape and element type of a value, in the order of dimensions that ONNX gives."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedTensor:
+    """How an int8 tensor stands for real numbers: real = scale × (stored - zero).
+
+    Attributes:
+        scale: a float32 number.
+        zero: the zero point, within int8.
+    """
+
+    scale: float
+    zero: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """A constant, possibly stored as integers with a scale.
+
+    Attributes:
+        values: as stored.
+        scale: float32, one for the tensor or one for each index along `axis`; None for a plain constant.
+        zero: zero points, like `scale`.
+        axis: the axis of `scale`; meaningless when it has one element.
+    """
+
+    values: Array
+    scale: Array | None = None
+    zero: Array | None = None
+    axis: int = 0
+
+    def real(self) -> npt.NDArray[np.float64]:
+        """Return the numbers that it stands for, exactly (ONNX DequantizeLinear before its rounding)."""
+        if self.scale is None or self.zero is None:
+            return self.values.astype(np.float64)
+        shape = [1] * self.values.ndim
+        if self.scale.size > 1:
+            shape[self.axis] = -1
+        shifted = self.values.astype(np.int64) - self.zero.astype(np.int64).reshape(shape)
+        return shifted * self.scale.astype(np.float64).reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp:
+    """An activation that only limits its input: ReLU is (0, None), ReLU6 is (0, 6)."""
+
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it limits anything."""
+        return self.low is not None or self.high is not None
+
+    def then(self, other: Clamp) -> Clamp:
+        """Return one clamp that does what this and then `other` do."""
+        lows = [c for c in (self.low, other.low) if c is not None]
+        highs = [c for c in (self.high, other.high) if c is not None]
+        low = max(lows, default=None)
+        high = min(highs, default=None)
+        if low is not None and high is not None and low > high:  # clip(clip(x, 0, 6), 7, 9) is 7, not [7, 6]
+            raise ValueError(f"clamps {self} and {other} do not overlap")
+        return Clamp(low, high)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conv2d:
+    """Convolution over the last two of four dimensions.
+
+    Attributes:
+        weight: [outputs, inputs / groups, kernel height, kernel width].
+        bias: [outputs].
+        padding: top, left, bottom, right.
+    """
+
+    weight: Constant
+    bias: Constant
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    groups: int
+    clamp: Clamp = Clamp()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """Matrix product with a constant: weight [outputs, inputs], bias [outputs]."""
+
+    weight: Constant
+    bias: Constant
+    clamp: Clamp = Clamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Sum of two values of one shape."""
+
+    clamp: Clamp = Clamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A clamp that stands alone."""
+
+    clamp: Clamp
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Maximum or mean over windows of the last two of four dimensions.
+
+    Attributes:
+        kind: "max_pool2d" or "avg_pool2d"; the mean counts padded elements.
+        padding: top, left, bottom, right.
+    """
+
+    kind: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """ONNX QuantizeLinear to int8, one scale for the tensor."""
+
+    to: QuantizedTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantize:
+    """ONNX DequantizeLinear from int8, one scale for the tensor."""
+
+    origin: QuantizedTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """The same elements in the same order under another shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """Dimensions in another order: output dimension i is input dimension order[i]."""
+
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Values one after the other along `axis` (not negative)."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generic:
+    """An operator without a kernel of its own.
+
+    Attributes:
+        node: the ONNX node.
+        constants: its constant inputs by name.
+        elementwise: whether each output element depends only on the input elements at its place, up to broadcasting.
+        opset: version of the ONNX operators that `node` follows.
+    """
+
+    node: onnx.NodeProto
+    constants: Mapping[str, Array]
+    elementwise: bool
+    opset: int
+
+
+Op: TypeAlias = (
+    Conv2d | Dense | Add | Limit | Pool | Quantize | Dequantize | Reshape | Transpose | Concat | Generic
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """How a layer's tensors are quantized, for a layer that computes in integers."""
+
+    inputs: tuple[QuantizedTensor, ...]
+    output: QuantizedTensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One operation on named values.
+
+    Attributes:
+        name: the ONNX node's.
+        kind: the ONNX operator, for messages.
+        integer: set where the layer computes in integers.
+    """
+
+    name: str
+    kind: str
+    op: Op
+    inputs: tuple[str, ...]
+    output: str
+    integer: Integer | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """A network: layers in an order in which they can run, and the values between them."""
+
+    layers: tuple[Layer, ...]
+    tensors: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def uses(self) -> dict[str, int]:
+        """Return how many layers and outputs read each value."""
+        count: dict[str, int] = dict.fromkeys(self.tensors, 0)
+        for name in [n for layer in self.layers for n in layer.inputs] + list(self.outputs):
+            count[name] = count.get(name, 0) + 1
+        return count
+
+
+def without_dead_layers(graph: Graph) -> Graph:
+    """Return the graph without layers that no output depends on."""
+    needed = set(graph.outputs)
+    kept = []
+    for layer in reversed(graph.layers):
+        if layer.output in needed:
+            kept.append(layer)
+            needed.update(layer.inputs)
+    return Graph(tuple(reversed(kept)), graph.tensors, graph.inputs, graph.outputs)

@@ -1,0 +1,184 @@
+"""Reads an ONNX file into armlet's normal form, or says in one error everything that it can't read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from armlet.compile.frontend.graph import Array, Constant, Graph, Layer, Tensor
+from armlet.errors import Problem, UnsupportedOperator, UsageError
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSETS = range(13, 22)
+"""Versions of the ONNX operators that are read."""
+
+
+class RefusedNode(Exception):
+    """One node can't be read; the message says why. Never leaves this package: `read_onnx` gathers them."""
+
+
+@dataclass(slots=True)
+class Reader:
+    """What is known while the nodes are read one after the other.
+
+    Attributes:
+        constants: values known at compile time.
+        tensors: shape and type of every value.
+        layers: what has been read.
+        opset: version of the ONNX operators.
+    """
+
+    constants: dict[str, Constant]
+    tensors: dict[str, Tensor]
+    opset: int
+    layers: list[Layer] = field(default_factory=list)
+
+    def constant(self, node: onnx.NodeProto, position: int) -> Constant | None:
+        """Return the constant that is the node's input at `position`, None if it is left out.
+
+        Raises:
+            RefusedNode: the input is there, but is not a constant.
+        """
+        if position >= len(node.input) or not node.input[position]:
+            return None
+        if node.input[position] not in self.constants:
+            raise RefusedNode(f"its input {position} is not a constant")
+        return self.constants[node.input[position]]
+
+    def tensor(self, name: str) -> Tensor:
+        """Return shape and type of a value.
+
+        Raises:
+            RefusedNode: they are not known at compile time.
+        """
+        if name not in self.tensors:
+            raise RefusedNode(f"the shape of {name} is not static")
+        return self.tensors[name]
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return the node's attributes by name."""
+    import onnx
+
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def read_onnx(file: Path) -> Graph:
+    """Read an ONNX file with static shapes.
+
+    Raises:
+        UsageError: the file is not ONNX, or follows an unknown version of the operators.
+        UnsupportedOperator: lists every node that can't be read, with the reason.
+    """
+    model, opset = _checked_model(file)
+    reader = Reader(_initializers(model), _tensors(model), opset)
+    refused = []
+    for node in model.graph.node:
+        name = node.name or node.output[0]
+        try:
+            _read_node(node, name, reader)
+        except RefusedNode as reason:
+            refused.append(f"{name} ({node.op_type}): {reason}")
+    if refused:
+        raise UnsupportedOperator(f"{file.name} has nodes that can't be compiled:\n  " + "\n  ".join(refused))
+    inputs = tuple(i.name for i in model.graph.input if i.name not in reader.constants)
+    return Graph(tuple(reader.layers), reader.tensors, inputs, tuple(o.name for o in model.graph.output))
+
+
+def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    from armlet.compile.frontend.convert import CONVERTERS, ELEMENTWISE, OTHER, convert_generic
+
+    if node.domain not in ("", "ai.onnx"):
+        raise RefusedNode(f"its domain is {node.domain}")
+    if _fold(node, reader):
+        return
+    if node.op_type in CONVERTERS:
+        CONVERTERS[node.op_type](node, name, reader)
+    elif node.op_type in ELEMENTWISE or node.op_type in OTHER:
+        convert_generic(node, name, reader)
+    else:
+        raise RefusedNode("no such operator is known")
+
+
+def _checked_model(file: Path) -> tuple[onnx.ModelProto, int]:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(file)
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        onnx.checker.check_model(model)  # afterwards: a file need not say its outputs' shapes
+    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, OSError) as error:
+        raise UsageError(Problem(f"can't be read as ONNX: {error}", file=file)) from error
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset not in OPSETS:
+        raise UsageError(
+            Problem(
+                f"has operators of version {opset}", file=file, hint=f"{OPSETS[0]} to {OPSETS[-1]} are read"
+            )
+        )
+    return model, opset
+
+
+def _initializers(model: onnx.ModelProto) -> dict[str, Constant]:
+    import onnx
+
+    return {i.name: Constant(onnx.numpy_helper.to_array(i)) for i in model.graph.initializer}
+
+
+def _tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
+    """Return every value whose shape is static."""
+    import onnx
+
+    found = {}
+    for info in [*model.graph.input, *model.graph.value_info, *model.graph.output]:
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+            found[info.name] = Tensor(tuple(d.dim_value for d in dims), dtype.name)
+    return found
+
+
+def _fold(node: onnx.NodeProto, reader: Reader) -> bool:
+    """Evaluate a node whose inputs are all constants; quantized ones stay quantized where that is exact."""
+    given = [name for name in node.input if name]
+    if not all(name in reader.constants for name in given):
+        return False
+    operands = [reader.constants[name] for name in given]
+    if node.op_type == "DequantizeLinear" and operands[0].scale is None:
+        values, scale = operands[0].values, operands[1].values.reshape(-1)
+        zero = operands[2].values.reshape(-1) if len(operands) > 2 else np.zeros(scale.size, values.dtype)
+        axis = attributes(node).get("axis", 1) % max(values.ndim, 1)
+        result = Constant(values, scale, zero, axis)
+    elif node.op_type == "Transpose" and operands[0].scale is not None:
+        order = attributes(node).get("perm", list(reversed(range(operands[0].values.ndim))))
+        quantized = operands[0]
+        result = Constant(
+            quantized.values.transpose(order), quantized.scale, quantized.zero, order.index(quantized.axis)
+        )
+    else:
+        result = Constant(_evaluate(node, [_plain(o) for o in operands], reader.opset))
+    reader.constants[node.output[0]] = result
+    return True
+
+
+def _plain(constant: Constant) -> Array:
+    return constant.values if constant.scale is None else constant.real().astype(np.float32)
+
+
+def _evaluate(node: onnx.NodeProto, operands: list[Array], opset: int) -> Array:
+    """Run one node by ONNX's own reference implementation."""
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(node, opsets={"": opset})
+    feeds: Mapping[str, Array] = dict(zip([n for n in node.input if n], operands, strict=True))
+    results = evaluator.run(None, feeds)
+    if len(node.output) != 1 or not isinstance(results[0], np.ndarray | np.generic):
+        raise RefusedNode("a constant node must have one tensor as its output")
+    return np.asarray(results[0])

@@ -1,0 +1,75 @@
+"""Joins layers that one kernel does together: batch normalization and bias into weights, clamps into what they follow.
+
+Exact in real numbers; in float32 the folded weights round once more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import numpy as np
+
+from armlet.compile.frontend.graph import Add, Constant, Conv2d, Dense, Generic, Graph, Layer, Limit
+
+
+def simplify(graph: Graph) -> Graph:
+    """Return the graph with every joinable layer joined into the one before it."""
+    uses = graph.uses()
+    layers: list[Layer] = []
+    place: dict[str, int] = {}
+    for layer in graph.layers:
+        before = layers[place[layer.inputs[0]]] if layer.inputs and layer.inputs[0] in place else None
+        joined = _joined(before, layer, graph) if before is not None and uses[before.output] == 1 else None
+        if joined is None:
+            place[layer.output] = len(layers)
+            layers.append(layer)
+        else:
+            position = place.pop(layer.inputs[0])
+            layers[position] = joined
+            place[layer.output] = position
+    return dataclasses.replace(graph, layers=tuple(layers))
+
+
+def _joined(before: Layer, layer: Layer, graph: Graph) -> Layer | None:
+    """Return one layer that does `before`, then `layer`; None where there is none."""
+    op = before.op
+    if isinstance(layer.op, Limit) and isinstance(op, Conv2d | Dense | Add | Limit):
+        try:
+            return replace(before, op=replace(op, clamp=op.clamp.then(layer.op.clamp)), output=layer.output)
+        except ValueError:
+            return None
+    if not isinstance(op, Conv2d | Dense) or not isinstance(layer.op, Generic) or op.clamp.is_active:
+        return None
+    affine = _affine(layer.op, graph.tensors[layer.output].shape, isinstance(op, Conv2d))
+    if affine is None or (op.weight.scale is not None and np.any(affine[0] != 1)):
+        return None  # integer weights keep their scales: only a bias may be added to them
+    factor, shift = affine
+    weight = op.weight
+    if np.any(factor != 1):
+        shape = (-1,) + (1,) * (weight.values.ndim - 1)
+        weight = Constant((weight.real() * factor.reshape(shape)).astype(np.float32))
+    bias = Constant((op.bias.real() * factor + shift).astype(np.float32))
+    return replace(before, op=replace(op, weight=weight, bias=bias), output=layer.output)
+
+
+def _affine(
+    op: Generic, shape: tuple[int, ...], channels_second: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return (factor, shift) for each channel when the operator is one affine map for each channel."""
+    channels = shape[1] if channels_second else shape[-1]
+    kind = op.node.op_type
+    if kind == "BatchNormalization" and (channels_second or len(shape) == 2):
+        scale, shift, mean, variance = (op.constants[n].astype(np.float64) for n in op.node.input[1:5])
+        epsilon = next((a.f for a in op.node.attribute if a.name == "epsilon"), 1e-5)
+        factor = scale / np.sqrt(variance + epsilon)
+        return factor, shift - mean * factor
+    if kind not in ("Add", "Mul") or len(op.constants) != 1:
+        return None
+    constant = next(iter(op.constants.values())).astype(np.float64)
+    axis = len(shape) - 1 if not channels_second else 1
+    aligned = constant.reshape((1,) * (len(shape) - constant.ndim) + constant.shape)
+    if any(extent != 1 for i, extent in enumerate(aligned.shape) if i != axis):
+        return None
+    vector = np.broadcast_to(aligned.reshape(-1), (channels,))
+    return (vector, np.zeros(channels)) if kind == "Mul" else (np.ones(channels), vector)

@@ -1,0 +1,261 @@
+"""Convolution over channels-last tensors, normal and grouped, in int8 or float32; a dense layer is its 1 × 1 case.
+
+A tile of pixels × output channels stays in registers while the reduction runs. Weights are packed in the order in
+which they are read. One reduction step of the int8 kernel is
+
+- `pairs`: two products in int16, added there, then added to int32 (smull, smlal, saddw on Armv8.0). Two products fit
+  because |w0| + |w1| ≤ 254 and |x| ≤ 128 give at most 32,512; `singles` where a weight is -128;
+- `sdot`: four products at once, where the core has it;
+- `pmaddwd`: two int16 products at once, on x86.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.loops import (
+    Buffer,
+    Expr,
+    Parameter,
+    Vector,
+    cast,
+    ceil_div,
+    lanes_for,
+    load,
+    loop,
+    minimum,
+    prim_func,
+    registers,
+    splat,
+    store,
+    tiles,
+)
+
+if TYPE_CHECKING:
+    import tvm
+
+Step = Literal["singles", "pairs", "sdot", "pmaddwd"]
+_UNITS: Mapping[Step, int] = MappingProxyType({"singles": 1, "pairs": 2, "sdot": 4, "pmaddwd": 2})
+"""Input elements of each reduction step."""
+Place: TypeAlias = tuple[Buffer, Expr]
+"""A buffer and where in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conv2d:
+    """One convolution kernel: everything that its code depends on.
+
+    Attributes:
+        height, width, channels: of the padded input.
+        outputs: output channels.
+        kernel, stride: height and width.
+        weights_reach_minus_128: whether two products may overflow int16.
+    """
+
+    height: int
+    width: int
+    channels: int
+    outputs: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    groups: int
+    epilogue: ep.Epilogue
+    weights_reach_minus_128: bool = False
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output."""
+        return (self.height - self.kernel[0]) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        return (self.width - self.kernel[1]) // self.stride[1] + 1
+
+    @property
+    def runs(self) -> int:
+        """How many contiguous runs of the input one output pixel reads: kernel rows, or single taps in groups."""
+        return self.kernel[0] * (self.kernel[1] if self.groups > 1 else 1)
+
+    @property
+    def run_length(self) -> int:
+        """Elements of one run."""
+        return self.channels // self.groups * (1 if self.groups > 1 else self.kernel[1])
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that the layer asks for."""
+        return self.out_height * self.out_width * self.outputs * self.runs * self.run_length
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How a convolution is cut up, and so how its weights are packed.
+
+    Attributes:
+        channels: output channels of one block; the last block of a group ends at its last channel.
+        packed: output channels whose weights lie together: those of one block, or all of the group's where blocks
+            overlap, so that no weight is stored twice.
+        pixels: output pixels of one row that are computed together.
+        lanes: output channels of one vector operation.
+        step: what one reduction step is.
+        unit: input elements of one reduction step.
+    """
+
+    channels: int
+    packed: int
+    pixels: int
+    lanes: int
+    step: Step
+    unit: int
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether the weights of one step lie as (channel, unit) and not as (unit, channel)."""
+        return self.step in ("sdot", "pmaddwd")
+
+    def steps(self, spec: Conv2d) -> int:
+        """Return the reduction steps of one run; the last one ends at the run's last element."""
+        return ceil_div(spec.run_length, self.unit)
+
+
+def tile_of(spec: Conv2d, vector: Vector) -> Tile:
+    """Choose the tile: half the registers hold accumulators, and as little as possible is computed twice."""
+    outputs = spec.outputs // spec.groups
+    step = _step_of(spec, vector)
+    native = vector.lanes("int32") if step in ("sdot", "pmaddwd") else ep.width(spec.epilogue, vector)
+    lanes = lanes_for(outputs, native)
+    budget = vector.n_registers // 2 * vector.lanes("int32")
+    most_pixels = spec.out_width
+    widths = [w for w in (lanes, 2 * lanes, 4 * lanes, 8 * lanes) if w <= min(outputs, budget)]
+    if most_pixels > 1:  # two channels' worth of accumulators for each pixel still leave room for pixels
+        widths = [w for w in widths if w <= max(lanes, budget // min(most_pixels, 4))]
+    channels = min(widths, key=lambda w: (ceil_div(outputs, w) * w, -w))
+    pixels = min(
+        range(1, min(most_pixels, max(budget // channels, 1)) + 1),
+        key=lambda p: (ceil_div(most_pixels, p) * (p + 1), -p),
+    )
+    return Tile(channels, outputs if outputs % channels else channels, pixels, lanes, step, _UNITS[step])
+
+
+def _step_of(spec: Conv2d, vector: Vector) -> Step:
+    """Choose the reduction step: the widest that the vector unit has and that one run and the outputs fill."""
+    outputs = spec.outputs // spec.groups
+    if isinstance(spec.epilogue, ep.FloatClamp):
+        return "singles"
+    if vector.products != "widening":
+        full = outputs >= vector.lanes("int32") and spec.run_length >= _UNITS[vector.products]
+        if full:
+            return vector.products
+    return "pairs" if spec.run_length >= 2 and not spec.weights_reach_minus_128 else "singles"
+
+
+def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, weight, bias, [multipliers], y); `layout.packing` packs the weights."""
+    tile = tile_of(spec, vector)
+    element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
+    integer = isinstance(spec.epilogue, ep.Requantize)
+    outputs = spec.outputs // spec.groups
+
+    def body(x: Buffer, weight: Buffer, bias: Buffer, *rest: Buffer) -> None:
+        acc = registers(tile.pixels * tile.channels, acc_type)
+        with (
+            loop(spec.groups) as group,
+            tiles(outputs, tile.channels) as (_, channel),
+            loop(spec.out_height) as row,
+            tiles(spec.out_width, tile.pixels) as (_, column),
+        ):
+            first = group * outputs + channel
+            for pixel in range(tile.pixels):
+                for at in range(0, tile.channels, tile.lanes):
+                    store(acc, pixel * tile.channels + at, tile.lanes, load(bias, first + at, tile.lanes))
+            _reduce(spec, tile, (x, weight, acc), (group, channel, row, column))
+            out = (row * spec.out_width + column) * spec.outputs + first
+            for at in range(0, tile.channels, tile.lanes):
+                for pixel in range(tile.pixels):
+                    place = (acc, pixel * tile.channels + at)
+                    value = ep.finished(
+                        spec.epilogue, place, tile.lanes, multipliers(first + at, rest), vector
+                    )
+                    store(rest[-1], out + pixel * spec.outputs + at, tile.lanes, value)
+
+    return prim_func(
+        [
+            Parameter("x", spec.height * spec.width * spec.channels, element),
+            Parameter("weight", spec.outputs * spec.runs * tile.steps(spec) * tile.unit, element),
+            Parameter("bias", spec.outputs, acc_type),
+            *([Parameter("multipliers", spec.outputs, "int32")] if integer else []),
+            Parameter("y", spec.out_height * spec.out_width * spec.outputs, element),
+        ],
+        body,
+    )
+
+
+def multipliers(channel: Expr, rest: Sequence[Buffer]) -> ep.Multipliers:
+    """Return the loads of multipliers from `channel` on, from the first of the remaining parameters."""
+    return lambda first, lanes: load(rest[0], channel + first, lanes)
+
+
+def _reduce(
+    spec: Conv2d, tile: Tile, buffers: tuple[Buffer, Buffer, Buffer], place: tuple[Expr, Expr, Expr, Expr]
+) -> None:
+    """Write the reduction loops of one tile."""
+    x, weight, acc = buffers
+    group, channel, row, column = place
+    steps = tile.steps(spec)
+    columns = spec.kernel[1] if spec.groups > 1 else 1
+    run_weights = steps * tile.unit * tile.packed
+    if tile.packed == tile.channels:
+        block = (group * (spec.outputs // spec.groups) + channel) * spec.runs * steps * tile.unit
+    else:
+        block = group * spec.runs * run_weights + channel * (tile.unit if tile.interleaved else 1)
+    with loop(spec.kernel[0]) as ky, loop(columns) as kx, loop(steps) as number:
+        start = number * tile.unit
+        if spec.run_length % tile.unit:
+            start = minimum(start, spec.run_length - tile.unit)
+        pixel = (row * spec.stride[0] + ky) * spec.width + column * spec.stride[1] + kx
+        source = pixel * spec.channels + group * (spec.channels // spec.groups) + start
+        weights = block + (ky * columns + kx) * run_weights + number * tile.unit * tile.packed
+        for at in range(0, tile.channels, tile.lanes):
+            for p in range(tile.pixels):
+                where = p * tile.channels + at
+                read = source + p * spec.stride[1] * spec.channels
+                value = _step(tile, load(acc, where, tile.lanes), (x, read), (weight, weights), at)
+                store(acc, where, tile.lanes, value)
+
+
+def _step(tile: Tile, acc: Expr, x: Place, weight: Place, at: int) -> Expr:
+    """Return the accumulators of the channels from `at` on after one reduction step."""
+    lanes = tile.lanes
+    (inputs, source), (weights, start) = x, weight
+    if tile.interleaved:
+        return _horizontal(tile, acc, x, (weights, start + at * tile.unit))
+    if str(inputs.dtype) == "float32":
+        return acc + load(weights, start + at, lanes) * splat(inputs[source], lanes)
+    total: Expr = None
+    for k in range(tile.unit):
+        factor = splat(cast(inputs[source + k], "int16", 1), lanes)
+        product = load(weights, start + k * tile.packed + at, lanes, "int16") * factor
+        total = product if total is None else total + product
+    return acc + cast(total, "int32", lanes)
+
+
+def _horizontal(tile: Tile, acc: Expr, x: Place, weight: Place) -> Expr:
+    """Return acc[i] + Σ_k weight[unit × i + k] × x[k] for the lanes i, by one instruction."""
+    from tvm.script.ir_builder import tirx as t
+
+    lanes, operands = tile.lanes, tile.lanes * tile.unit
+    if tile.step == "sdot":
+        one = t.reinterpret("int32", load(*x, 4))
+        many = t.reinterpret(f"int8x{operands}", splat(one, lanes))
+        return t.call_llvm_pure_intrin(
+            "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, load(*weight, operands), many
+        )
+    one = t.reinterpret("int32", load(*x, 2, "int16"))
+    many = t.reinterpret(f"int16x{operands}", splat(one, lanes))
+    name = "llvm.x86.sse2.pmadd.wd" if lanes == 4 else "llvm.x86.avx2.pmadd.wd"
+    return acc + t.call_llvm_pure_intrin(f"int32x{lanes}", name, load(*weight, operands, "int16"), many)

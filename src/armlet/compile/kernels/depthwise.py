@@ -1,0 +1,117 @@
+"""Depthwise convolution over channels-last tensors, in int8 or float32: vectors of channels, a few pixels at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.conv2d import multipliers
+from armlet.compile.kernels.loops import (
+    Buffer,
+    Expr,
+    Parameter,
+    Vector,
+    cast,
+    lanes_for,
+    load,
+    loop,
+    prim_func,
+    registers,
+    store,
+    tiles,
+)
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True, slots=True)
+class Depthwise:
+    """One depthwise kernel: everything that its code depends on.
+
+    Attributes:
+        height, width, channels: of the padded input.
+        kernel, stride: height and width.
+        weights_reach_minus_128: whether two products may overflow int16.
+    """
+
+    height: int
+    width: int
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    epilogue: ep.Epilogue
+    weights_reach_minus_128: bool = False
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output."""
+        return (self.height - self.kernel[0]) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        return (self.width - self.kernel[1]) // self.stride[1] + 1
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that the layer asks for."""
+        return self.out_height * self.out_width * self.channels * self.kernel[0] * self.kernel[1]
+
+
+def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, weight, bias, [multipliers], y); weights are [kernel height, kernel width, channels]."""
+    element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
+    integer = isinstance(spec.epilogue, ep.Requantize)
+    lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
+    pixels = min(spec.out_width, 4 if vector.n_registers >= 32 else 2)
+
+    def body(x: Buffer, weight: Buffer, bias: Buffer, *rest: Buffer) -> None:
+        acc = registers(lanes, acc_type)
+        with (
+            loop(spec.out_height) as row,
+            tiles(spec.out_width, pixels) as (_, column),
+            tiles(spec.channels, lanes) as (_, channel),
+        ):
+            for pixel in range(pixels):
+                total = load(bias, channel, lanes)
+                corner = (row * spec.stride[0]) * spec.width + (column + pixel) * spec.stride[1]
+                for part in _products(spec, x, weight, corner, channel, lanes):
+                    total = total + part
+                store(acc, 0, lanes, total)
+                value = ep.finished(spec.epilogue, (acc, 0), lanes, multipliers(channel, rest), vector)
+                out = (row * spec.out_width + column + pixel) * spec.channels + channel
+                store(rest[-1], out, lanes, value)
+
+    return prim_func(
+        [
+            Parameter("x", spec.height * spec.width * spec.channels, element),
+            Parameter("weight", spec.kernel[0] * spec.kernel[1] * spec.channels, element),
+            Parameter("bias", spec.channels, acc_type),
+            *([Parameter("multipliers", spec.channels, "int32")] if integer else []),
+            Parameter("y", spec.out_height * spec.out_width * spec.channels, element),
+        ],
+        body,
+    )
+
+
+def _products(
+    spec: Depthwise, x: Buffer, weight: Buffer, corner: Expr, channel: Expr, lanes: int
+) -> list[Expr]:
+    """Return the products of all taps; for int8 two at a time, added in int16 where that can't overflow."""
+    taps = [(ky, kx) for ky in range(spec.kernel[0]) for kx in range(spec.kernel[1])]
+    wide = "int16" if isinstance(spec.epilogue, ep.Requantize) else None
+    products = [
+        load(x, (corner + ky * spec.width + kx) * spec.channels + channel, lanes, wide)
+        * load(weight, (ky * spec.kernel[1] + kx) * spec.channels + channel, lanes, wide)
+        for ky, kx in taps
+    ]
+    if wide is None:
+        return products
+    size = 1 if spec.weights_reach_minus_128 else 2
+    sums = []
+    for at in range(0, len(products), size):
+        pair = products[at : at + size]
+        sums.append(cast(pair[0] if len(pair) == 1 else pair[0] + pair[1], "int32", lanes))
+    return sums

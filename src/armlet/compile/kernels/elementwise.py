@@ -1,0 +1,134 @@
+"""Kernels that work element by element on flat tensors: quantize, dequantize, and int8 sums and changes of scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from armlet.compile.kernels.epilogue import FloatClamp, to_int8
+from armlet.compile.kernels.loops import (
+    Buffer,
+    Expr,
+    Parameter,
+    Vector,
+    cast,
+    clamped,
+    constant,
+    lanes_for,
+    load,
+    prim_func,
+    store,
+    tiles,
+)
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """float32 to int8: clamp(round(x / scale) + zero), round half to even, NaN to -128."""
+
+    size: int
+    scale: float
+    zero: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantize:
+    """int8 to float32: (q - zero) × scale."""
+
+    size: int
+    scale: float
+    zero: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """int8 operands to int8: clamp(zero + floor((Σ multiplier × operand + offset) / 2^shift)).
+
+    One operand changes the scale, two add.
+
+    Attributes:
+        offset: 2^(shift - 1) less the multipliers times the operands' zero points.
+    """
+
+    size: int
+    multipliers: tuple[int, ...]
+    offset: int
+    shift: int
+    zero: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class FloatSum:
+    """float32 operands: clamp(Σ operand); one operand only clamps."""
+
+    size: int
+    operands: int
+    clamp: FloatClamp
+
+
+def build_quantize(spec: Quantize, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, q). The division is IEEE float32 division, not a product with 1 / scale."""
+    from tvm import tirx
+
+    def value(lanes: int, x: Expr) -> Expr:
+        scaled = tirx.nearbyint(x / constant(spec.scale, "float32", lanes))
+        limited = clamped(scaled, -128 - spec.zero, 127 - spec.zero, "float32", lanes)
+        integer = cast(limited, "int32", lanes) + constant(spec.zero, "int32", lanes)
+        return cast(integer, "int8", lanes)
+
+    return _flat(spec.size, ("float32",), "int8", 2 * vector.lanes("float32"), value)
+
+
+def build_dequantize(spec: Dequantize, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (q, x)."""
+
+    def value(lanes: int, q: Expr) -> Expr:
+        shifted = cast(q, "int32", lanes) - constant(spec.zero, "int32", lanes)
+        return cast(shifted, "float32", lanes) * constant(spec.scale, "float32", lanes)
+
+    return _flat(spec.size, ("int8",), "float32", 2 * vector.lanes("float32"), value)
+
+
+def build_sum(spec: Sum, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (operand, ..., y). Everything fits in int32 (`quantized.arithmetic.addition`)."""
+
+    def value(lanes: int, *operands: Expr) -> Expr:
+        total = constant(spec.offset, "int32", lanes)
+        for operand, multiplier in zip(operands, spec.multipliers, strict=True):
+            total = total + cast(operand, "int32", lanes) * constant(multiplier, "int32", lanes)
+        scaled = total >> constant(spec.shift, "int32", lanes)
+        return to_int8(scaled, spec.zero, (spec.low, spec.high), lanes)
+
+    operands = ("int8",) * len(spec.multipliers)
+    return _flat(spec.size, operands, "int8", vector.lanes("int16"), value)
+
+
+def build_float_sum(spec: FloatSum, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (operand, ..., y)."""
+
+    def value(lanes: int, *operands: Expr) -> Expr:
+        total = operands[0]
+        for operand in operands[1:]:
+            total = total + operand
+        return clamped(total, spec.clamp.low, spec.clamp.high, "float32", lanes)
+
+    return _flat(spec.size, ("float32",) * spec.operands, "float32", 2 * vector.lanes("float32"), value)
+
+
+def _flat(
+    size: int, operands: tuple[str, ...], result: str, width: int, value: Callable[..., Expr]
+) -> tvm.tirx.PrimFunc:
+    lanes = lanes_for(size, width)
+
+    def body(*buffers: Buffer) -> None:
+        with tiles(size, lanes) as (_, at):
+            store(buffers[-1], at, lanes, value(lanes, *(load(b, at, lanes) for b in buffers[:-1])))
+
+    inputs = [Parameter(f"x{i}", size, dtype) for i, dtype in enumerate(operands)]
+    return prim_func([*inputs, Parameter("y", size, result)], body)

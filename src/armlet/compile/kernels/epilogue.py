@@ -1,0 +1,103 @@
+"""What a kernel does with an accumulator before it stores it: requantize to int8, or limit a float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, constant, load
+
+Multipliers: TypeAlias = Callable[[int, int], Expr]
+"""Gives the int32 multipliers of (first channel of the vector, lanes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requantize:
+    """int32 accumulator to int8: clamp(zero + floor(acc × multiplier / 2^shift + 1/2)), the multiplier by channel."""
+
+    shift: int
+    zero: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class FloatClamp:
+    """Limits of a float32 result; None where there is none."""
+
+    low: float | None
+    high: float | None
+
+
+Epilogue = Requantize | FloatClamp
+
+
+def accumulator(epilogue: Epilogue) -> str:
+    """Return the type that a kernel with this epilogue accumulates in."""
+    return "int32" if isinstance(epilogue, Requantize) else "float32"
+
+
+def element(epilogue: Epilogue) -> str:
+    """Return the type of the input, weights and output of a kernel with this epilogue."""
+    return "int8" if isinstance(epilogue, Requantize) else "float32"
+
+
+def width(epilogue: Epilogue, vector: Vector) -> int:
+    """Return how many channels one step of the inner loop works on.
+
+    For int8, one register of int16 products: they are added in pairs before they widen to int32.
+    """
+    return vector.lanes("int16" if isinstance(epilogue, Requantize) else "float32")
+
+
+def finished(
+    epilogue: Epilogue, acc: tuple[Buffer, int], lanes: int, multipliers: Multipliers, vector: Vector
+) -> Expr:
+    """Return what is stored for `lanes` accumulators, given as a buffer and where in it."""
+    buffer, start = acc
+    if isinstance(epilogue, FloatClamp):
+        return clamped(load(buffer, start, lanes), epilogue.low, epilogue.high, "float32", lanes)
+    limits = (epilogue.low, epilogue.high)
+    if not vector.high_product or lanes % 4 or epilogue.shift < 32:
+        wide = load(buffer, start, lanes, "int64") * cast(multipliers(0, lanes), "int64", lanes)
+        wide = wide + constant(1 << (epilogue.shift - 1), "int64", lanes)
+        scaled = cast(wide >> constant(epilogue.shift, "int64", lanes), "int32", lanes)
+        return to_int8(scaled, epilogue.zero, limits, lanes)
+    parts = [
+        _high_product(load(buffer, start + i, 4), multipliers(i, 4), epilogue.shift)
+        for i in range(0, lanes, 4)
+    ]
+    return to_int8(_combined(parts), epilogue.zero, limits, lanes)
+
+
+def _high_product(acc: Expr, multiplier: Expr, shift: int) -> Expr:
+    """Return floor((acc × multiplier + 2^(shift - 1)) / 2^shift) of four lanes without int64.
+
+    sqdmulh gives h = floor(acc × multiplier / 2^31). What it drops is less than one unit of h, and the rounding term
+    is a whole number of them for shift ≥ 32, so that floor((h + 2^(shift - 32)) / 2^(shift - 31)) is the same number.
+    """
+    from tvm.script.ir_builder import tirx as t
+
+    high = t.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", acc, multiplier)
+    return (high + constant(1 << (shift - 32), "int32", 4)) >> constant(shift - 31, "int32", 4)
+
+
+def _combined(parts: list[Expr]) -> Expr:
+    """Return one vector of several, which are a power of two of vectors of four int32."""
+    from tvm.script.ir_builder import tirx as t
+
+    while len(parts) > 1:
+        lanes = 4 * len(parts)
+        half = len(parts) // 2
+        return t.vectorcombine(f"int32x{lanes}", _combined(parts[:half]), _combined(parts[half:]))
+    return parts[0]
+
+
+def to_int8(scaled: Expr, zero: int, limits: tuple[int, int], lanes: int) -> Expr:
+    """Return clamp(scaled + zero) of int32 as int8; by way of int16, which takes half the registers."""
+    value = cast(clamped(scaled, -(2**15), 2**15 - 1, "int32", lanes), "int16", lanes)
+    value = clamped(value, limits[0] - zero, limits[1] - zero, "int16", lanes)
+    if zero:
+        value = value + constant(zero, "int16", lanes)
+    return cast(value, "int8", lanes)

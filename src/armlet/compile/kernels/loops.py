@@ -1,0 +1,185 @@
+"""The few words that all kernels are written in: vectors, tiles and loop nests of TVM's TIR.
+
+Kernels are written as loops over flat buffers and not as TE compute with a schedule, because two things that keep them
+small have no such form: a tile that does not fit is moved back so that it ends at the edge (the overlap is computed
+twice, with equal results), and a convolution reads (kernel column, channel) as one contiguous run of memory. So no
+kernel has a scalar tail or a bounds check, for any number of channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from armlet.spec.target import Target
+
+if TYPE_CHECKING:
+    import tvm
+
+Expr: TypeAlias = Any
+"""A TIR expression or a Python int: TVM's Python classes have no static types."""
+Buffer: TypeAlias = Any
+"""A TIR buffer of one dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """The vector unit that kernels are written for.
+
+    Attributes:
+        n_bytes: width of one register.
+        n_registers: how many there are.
+        products: how it multiplies int8: "widening" to int16 (Armv8.0 smull), "sdot" of four products into int32
+            (Armv8.2), "pmaddwd" of two int16 products into int32 (x86).
+        high_product: whether it gives the high half of a doubled int32 product (NEON's sqdmulh).
+    """
+
+    n_bytes: int
+    n_registers: int
+    products: Literal["widening", "sdot", "pmaddwd"]
+    high_product: bool = False
+
+    def lanes(self, dtype: str) -> int:
+        """Return how many elements one register holds."""
+        return self.n_bytes // n_bytes(dtype)
+
+
+def vector_of(target: Target) -> Vector:
+    """Return the vector unit that the target's features give."""
+    features = target.resolved_features
+    if "neon" in features:
+        return Vector(16, 32, "sdot" if "dotprod" in features else "widening", high_product=True)
+    if "avx2" in features or "sse4.2" in features:
+        return Vector(32 if "avx2" in features else 16, 16, "pmaddwd")
+    return Vector(16, 16, "widening")
+
+
+def n_bytes(dtype: str) -> int:
+    """Return the size of one element."""
+    return {"int8": 1, "int16": 2, "int32": 4, "float32": 4, "int64": 8}[dtype]
+
+
+def lanes_for(extent: int, most: int) -> int:
+    """Return the largest power of two that neither `extent` nor `most` falls short of."""
+    lanes = 1
+    while lanes * 2 <= min(extent, most):
+        lanes *= 2
+    return lanes
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Return a / b rounded up."""
+    return -(-a // b)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A flat buffer that a kernel reads or writes."""
+
+    name: str
+    size: int
+    dtype: str
+
+
+def prim_func(
+    parameters: Sequence[Parameter], body: Callable[..., None], attributes: dict[str, str] | None = None
+) -> tvm.tirx.PrimFunc:
+    """Return the PrimFunc whose loops `body` writes, given one buffer for each parameter."""
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as t
+
+    with IRBuilder() as builder, t.prim_func(s_tir=True):
+        t.func_name("kernel")
+        body(*(t.arg(p.name, t.buffer((p.size,), p.dtype)) for p in parameters))
+        t.func_attr({"tirx.noalias": True, **(attributes or {})})
+    return builder.get()
+
+
+def registers(size: int, dtype: str) -> Buffer:
+    """Return a small local buffer that is only indexed by constants, so that LLVM keeps it in registers."""
+    from tvm.script.ir_builder import tirx as t
+
+    return t.alloc_buffer((size,), dtype, scope="local")
+
+
+@contextmanager
+def loop(extent: int) -> Iterator[Expr]:
+    """Loop from 0 to `extent`; no loop is written when that is one turn."""
+    from tvm.script.ir_builder import tirx as t
+
+    if extent == 1:
+        yield 0
+    else:
+        with t.serial(0, extent) as index:
+            yield index
+
+
+@contextmanager
+def tiles(extent: int, size: int) -> Iterator[tuple[Expr, Expr]]:
+    """Loop over tiles of `size` in `extent`, giving (number, start); the last one ends at the edge."""
+    with loop(ceil_div(extent, size)) as number:
+        yield number, minimum(number * size, extent - size) if extent % size else number * size
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    """Return the smaller of two scalars."""
+    from tvm import tirx
+
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else tirx.min(a, b)
+
+
+def span(start: Expr, lanes: int) -> Expr:
+    """Return the index of `lanes` consecutive elements."""
+    from tvm.script.ir_builder import tirx as t
+
+    return start if lanes == 1 else t.ramp(start, 1, lanes)
+
+
+def load(buffer: Buffer, start: Expr, lanes: int, dtype: str | None = None) -> Expr:
+    """Load `lanes` consecutive elements, converted to `dtype` if given."""
+    value = buffer[span(start, lanes)]
+    return value if dtype is None else cast(value, dtype, lanes)
+
+
+def store(buffer: Buffer, start: Expr, lanes: int, value: Expr) -> None:
+    """Store `lanes` consecutive elements."""
+    from tvm.script.ir_builder import tirx as t
+
+    t.buffer_store(buffer, value, [span(start, lanes)])
+
+
+def cast(value: Expr, dtype: str, lanes: int) -> Expr:
+    """Convert a vector's elements."""
+    from tvm import tirx
+
+    return tirx.Cast(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """Return a vector of one scalar repeated."""
+    from tvm.script.ir_builder import tirx as t
+
+    return value if lanes == 1 else t.broadcast(value, lanes)
+
+
+def constant(value: float, dtype: str, lanes: int) -> Expr:
+    """Return a vector of one constant repeated."""
+    from tvm import tirx
+
+    return splat(tirx.const(value, dtype), lanes)
+
+
+def clamped(value: Expr, low: float | None, high: float | None, dtype: str, lanes: int) -> Expr:
+    """Limit a vector's elements; where the value is NaN the lower limit comes out."""
+    from tvm import tirx
+
+    if low is not None:
+        value = tirx.max(value, constant(low, dtype, lanes))
+    return value if high is None else tirx.min(value, constant(high, dtype, lanes))
+
+
+def smallest(dtype: str) -> float:
+    """Return the value that never wins a maximum."""
+    return -128 if dtype == "int8" else float("-inf")

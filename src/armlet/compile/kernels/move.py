@@ -1,0 +1,131 @@
+"""Kernels that only move elements: padding, transposition and concatenation of flat tensors of any element type.
+
+Copies and fills are plain loops: LLVM turns them into vector moves, or into memcpy and memset where they are long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from armlet.compile.kernels.loops import (
+    Buffer,
+    Expr,
+    Parameter,
+    Vector,
+    constant,
+    load,
+    loop,
+    prim_func,
+    store,
+)
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """A channels-last tensor with a border.
+
+    Attributes:
+        height, width, channels: of the input.
+        padding: top, left, bottom, right.
+        value: of the border.
+    """
+
+    height: int
+    width: int
+    channels: int
+    padding: tuple[int, int, int, int]
+    value: float
+    dtype: str
+
+    @property
+    def out_size(self) -> int:
+        """Elements of the output."""
+        top, left, bottom, right = self.padding
+        return (self.height + top + bottom) * (self.width + left + right) * self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """Dimensions of a row-major tensor in another order: output dimension i is input dimension order[i]."""
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """For each of `rows`, the operands' runs of `lengths` elements one after the other."""
+
+    rows: int
+    lengths: tuple[int, ...]
+    dtype: str
+
+
+def build_pad(spec: Pad, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, y)."""
+    del vector
+    top, left, bottom, right = spec.padding
+    run, row = spec.width * spec.channels, (left + spec.width + right) * spec.channels
+
+    def fill(y: Buffer, start: Expr, size: int) -> None:
+        if size:
+            with loop(size) as at:
+                store(y, start + at, 1, constant(spec.value, spec.dtype, 1))
+
+    def body(x: Buffer, y: Buffer) -> None:
+        fill(y, 0, top * row)
+        with loop(spec.height) as number:
+            start = (number + top) * row
+            fill(y, start, left * spec.channels)
+            _copy(y, start + left * spec.channels, x, number * run, run)
+            fill(y, start + left * spec.channels + run, right * spec.channels)
+        fill(y, (top + spec.height) * row, bottom * row)
+
+    size = spec.height * run
+    return prim_func([Parameter("x", size, spec.dtype), Parameter("y", spec.out_size, spec.dtype)], body)
+
+
+def build_transpose(spec: Transpose, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, y); it writes in order and reads with strides, one element at a time."""
+    del vector
+    strides = [prod(spec.shape[i + 1 :]) for i in range(len(spec.shape))]
+    extents = [spec.shape[i] for i in spec.order]
+
+    def nest(x: Buffer, y: Buffer, depth: int, source: Expr, target: Expr) -> None:
+        if depth == len(extents):
+            store(y, target, 1, load(x, source, 1))
+            return
+        with loop(extents[depth]) as index:
+            stride = strides[spec.order[depth]]
+            nest(x, y, depth + 1, source + index * stride, target * extents[depth] + index)
+
+    size = prod(spec.shape)
+    parameters = [Parameter("x", size, spec.dtype), Parameter("y", size, spec.dtype)]
+    return prim_func(parameters, lambda x, y: nest(x, y, 0, 0, 0))
+
+
+def build_concat(spec: Concat, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (operand, ..., y)."""
+    del vector
+    total = sum(spec.lengths)
+
+    def body(*buffers: Buffer) -> None:
+        with loop(spec.rows) as row:
+            start = row * total
+            for x, length in zip(buffers[:-1], spec.lengths, strict=True):
+                _copy(buffers[-1], start, x, row * length, length)
+                start = start + length
+
+    operands = [Parameter(f"x{i}", spec.rows * n, spec.dtype) for i, n in enumerate(spec.lengths)]
+    return prim_func([*operands, Parameter("y", spec.rows * total, spec.dtype)], body)
+
+
+def _copy(y: Buffer, target: Expr, x: Buffer, source: Expr, size: int) -> None:
+    with loop(size) as at:
+        store(y, target + at, 1, load(x, source + at, 1))

@@ -1,0 +1,134 @@
+"""Maximum and mean over windows of channels-last tensors, in int8 or float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.loops import (
+    Buffer,
+    Parameter,
+    Vector,
+    constant,
+    lanes_for,
+    load,
+    loop,
+    prim_func,
+    registers,
+    smallest,
+    store,
+    tiles,
+)
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """Maximum over windows; `height`, `width` are of the padded input."""
+
+    height: int
+    width: int
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dtype: str
+
+    @property
+    def out_size(self) -> int:
+        """Elements of the output."""
+        return _out_size(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Mean over windows; int8 takes the multiplier 1 / n and the input's zero point from its epilogue and bias.
+
+    Attributes:
+        height, width, channels: of the padded input.
+        bias: what the accumulator starts from: minus n times the input's zero point.
+        multiplier: of the requantization; 0 for float32, which divides by n.
+    """
+
+    height: int
+    width: int
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    epilogue: ep.Epilogue
+    bias: int = 0
+    multiplier: int = 0
+
+    @property
+    def out_size(self) -> int:
+        """Elements of the output."""
+        return _out_size(self)
+
+
+def _out_extent(spec: MaxPool | Mean) -> tuple[int, int]:
+    return (
+        (spec.height - spec.kernel[0]) // spec.stride[0] + 1,
+        (spec.width - spec.kernel[1]) // spec.stride[1] + 1,
+    )
+
+
+def _out_size(spec: MaxPool | Mean) -> int:
+    rows, columns = _out_extent(spec)
+    return rows * columns * spec.channels
+
+
+def build_max(spec: MaxPool, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, y)."""
+    from tvm import tirx
+
+    lanes = lanes_for(spec.channels, vector.lanes(spec.dtype))
+    rows, columns = _out_extent(spec)
+
+    def body(x: Buffer, y: Buffer) -> None:
+        best = registers(lanes, spec.dtype)
+        with (
+            loop(rows) as row,
+            loop(columns) as column,
+            tiles(spec.channels, lanes) as (_, channel),
+        ):
+            store(best, 0, lanes, constant(smallest(spec.dtype), spec.dtype, lanes))
+            with loop(spec.kernel[0]) as ky, loop(spec.kernel[1]) as kx:
+                pixel = (row * spec.stride[0] + ky) * spec.width + column * spec.stride[1] + kx
+                value = tirx.max(load(best, 0, lanes), load(x, pixel * spec.channels + channel, lanes))
+                store(best, 0, lanes, value)
+            store(y, (row * columns + column) * spec.channels + channel, lanes, load(best, 0, lanes))
+
+    size = spec.height * spec.width * spec.channels
+    return prim_func([Parameter("x", size, spec.dtype), Parameter("y", spec.out_size, spec.dtype)], body)
+
+
+def build_mean(spec: Mean, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, y)."""
+    element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
+    lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
+    rows, columns = _out_extent(spec)
+
+    def body(x: Buffer, y: Buffer) -> None:
+        total = registers(lanes, acc_type)
+        with (
+            loop(rows) as row,
+            loop(columns) as column,
+            tiles(spec.channels, lanes) as (_, channel),
+        ):
+            store(total, 0, lanes, constant(spec.bias, acc_type, lanes))
+            with loop(spec.kernel[0]) as ky, loop(spec.kernel[1]) as kx:
+                pixel = (row * spec.stride[0] + ky) * spec.width + column * spec.stride[1] + kx
+                value = load(x, pixel * spec.channels + channel, lanes, acc_type)
+                store(total, 0, lanes, load(total, 0, lanes) + value)
+            if isinstance(spec.epilogue, ep.FloatClamp):
+                count = constant(float(spec.kernel[0] * spec.kernel[1]), "float32", lanes)
+                store(total, 0, lanes, load(total, 0, lanes) / count)
+            value = ep.finished(
+                spec.epilogue, (total, 0), lanes, lambda _, n: constant(spec.multiplier, "int32", n), vector
+            )
+            store(y, (row * columns + column) * spec.channels + channel, lanes, value)
+
+    size = spec.height * spec.width * spec.channels
+    return prim_func([Parameter("x", size, element), Parameter("y", spec.out_size, element)], body)

@@ -1,0 +1,317 @@
+"""Chooses the kernel of every layer, in the order that its values lie in, and packs its constants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from armlet.artifacts import Fallback
+from armlet.compile.frontend import graph as g
+from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool
+from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize
+from armlet.compile.kernels.generic import lower_generic
+from armlet.compile.kernels.loops import Vector, smallest
+from armlet.compile.layout.order import Order, after_reshape, channels_last, keeps_order, permuted_columns
+from armlet.compile.layout.packing import pack_conv2d
+from armlet.compile.layout.program import Kernel, ProgramBuilder
+from armlet.compile.lowered import CallInfo, LoweredProgram
+from armlet.compile.quantized.arithmetic import FixedPoint, addition, limits, requantization
+
+
+def select_kernels(graph: g.Graph, fallbacks: tuple[Fallback, ...], vector: Vector) -> LoweredProgram:
+    """Return the program of a graph; `fallbacks` are those found so far."""
+    builder = ProgramBuilder(graph, vector)
+    builder.fallbacks.extend(fallbacks)
+    return builder.build(lambda: _emit_layers(graph, builder))
+
+
+def _emit_layers(graph: g.Graph, builder: ProgramBuilder) -> None:
+    position = 0
+    while position < len(graph.layers):
+        island = _island(graph, position)
+        if island:
+            _generic(island, builder)
+        else:
+            _emit(graph.layers[position], builder)
+        position += max(len(island), 1)
+
+
+def _emit(layer: g.Layer, builder: ProgramBuilder) -> None:
+    match layer.op:
+        case g.Conv2d():
+            _conv2d(layer, layer.op, builder)
+        case g.Dense():
+            _dense(layer, layer.op, builder)
+        case g.Pool():
+            _pool(layer, layer.op, builder)
+        case g.Add() | g.Limit():
+            _sum(layer, layer.op.clamp, builder)
+        case g.Quantize():
+            _convert(layer, elementwise.Quantize, layer.op.to, builder)
+        case g.Dequantize():
+            _convert(layer, elementwise.Dequantize, layer.op.origin, builder)
+        case g.Reshape():
+            _reshape(layer, builder)
+        case g.Transpose():
+            _transpose(layer, layer.op, builder)
+        case g.Concat():
+            _concat(layer, layer.op, builder)
+        case g.Generic():
+            raise AssertionError(f"{layer.name} belongs to an island")
+
+
+def _dtype(layer: g.Layer) -> str:
+    return "int8" if layer.integer else "float32"
+
+
+def _padded(
+    layer: g.Layer, padding: tuple[int, int, int, int], value: float, builder: ProgramBuilder
+) -> tuple[object, int, int]:
+    """Return the layer's input in channels-last order with its border, and the height and width with it."""
+    source = builder.channels_last(layer.inputs[0])
+    _, channels, height, width = source.tensor.shape
+    top, left, bottom, right = padding
+    if not any(padding):
+        return source.var, height, width
+    spec = move.Pad(height, width, channels, padding, value, source.tensor.dtype)
+    kernel = Kernel("pad", "copy", spec, move.build_pad)
+    var = builder.call(layer.name, kernel, [source.var], spec.out_size, source.tensor.dtype)
+    return var, height + top + bottom, width + left + right
+
+
+def _epilogue(layer: g.Layer, clamp: g.Clamp, factors: g.Array | None) -> tuple[Epilogue, FixedPoint | None]:
+    """Return what happens to a layer's accumulators; `factors` are those of an integer layer."""
+    if layer.integer is None or factors is None:
+        return FloatClamp(clamp.low, clamp.high), None
+    fixed = requantization(factors)
+    output = layer.integer.output
+    return Requantize(fixed.shift, output.zero, *limits(clamp, output)), fixed
+
+
+def _weights(layer: g.Layer, op: g.Conv2d | g.Dense) -> tuple[g.Array, g.Array, g.Array | None]:
+    """Return weights, bias with the input's zero point folded in, and the factors of an integer layer."""
+    if layer.integer is None:
+        return op.weight.real().astype(np.float32), op.bias.real().astype(np.float32), None
+    weight, bias, origin = op.weight.values, op.bias.values, layer.integer.inputs[0]
+    sums = weight.astype(np.int64).reshape(weight.shape[0], -1).sum(1)
+    assert op.bias.scale is not None  # noqa: S101 - set by `quantized.integer` on every integer layer
+    factors = op.bias.scale / layer.integer.output.scale
+    return weight, (bias - origin.zero * sums).astype(np.int32), factors
+
+
+def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
+    zero = layer.integer.inputs[0].zero if layer.integer else 0
+    x, height, width = _padded(layer, op.padding, zero, builder)
+    weight, bias, factors = _weights(layer, op)
+    epilogue, fixed = _epilogue(layer, op.clamp, factors)
+    outputs, per_group, *kernel = weight.shape
+    channels = per_group * op.groups
+    reach = bool(layer.integer and weight.min() == -128)
+    shape = builder.graph.tensors[layer.output].shape
+    if op.groups == channels == outputs and channels > 1:
+        depth = depthwise.Depthwise(height, width, channels, tuple(kernel), op.stride, epilogue, reach)
+        constants = [np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)).reshape(-1), bias]
+        constants += [] if fixed is None else [fixed.multipliers]
+        call = Kernel("depthwise_conv2d", "vector", depth, depthwise.build, depth.macs)
+        var = builder.call(layer.name, call, [x, *constants], prod(shape), _dtype(layer))
+    else:
+        if op.groups == 1 and tuple(kernel) == (1, 1) and op.stride == (1, 1):
+            height, width = 1, height * width  # one long row: tiles of pixels fit better
+        spec = conv2d.Conv2d(
+            height, width, channels, outputs, tuple(kernel), op.stride, op.groups, epilogue, reach
+        )
+        var = _call_conv2d(layer, "conv2d", spec, (x, weight, bias, fixed), builder)
+    builder.define(layer.output, var, channels_last(shape))
+
+
+def _dense(layer: g.Layer, op: g.Dense, builder: ProgramBuilder) -> None:
+    rows = prod(builder.graph.tensors[layer.inputs[0]].shape[:-1])
+    source = builder.value(layer.inputs[0]) if rows == 1 else builder.row_major(layer.inputs[0])
+    if len(source.tensor.shape) == 4:
+        source = builder.row_major(layer.inputs[0])
+    weight, bias, factors = _weights(layer, op)
+    weight = permuted_columns(weight, source.order)
+    epilogue, fixed = _epilogue(layer, op.clamp, factors)
+    outputs, inputs = weight.shape
+    reach = bool(layer.integer and weight.min() == -128)
+    spec = conv2d.Conv2d(1, rows, inputs, outputs, (1, 1), (1, 1), 1, epilogue, reach)
+    var = _call_conv2d(layer, "dense", spec, (source.var, weight[:, :, None, None], bias, fixed), builder)
+    builder.define(layer.output, var, None)
+
+
+def _call_conv2d(
+    layer: g.Layer,
+    op: str,
+    spec: conv2d.Conv2d,
+    operands: tuple[object, g.Array, g.Array, FixedPoint | None],
+    builder: ProgramBuilder,
+) -> object:
+    x, weight, bias, fixed = operands
+    tile = conv2d.tile_of(spec, builder.vector)
+    constants = [pack_conv2d(weight, spec, tile), bias]
+    constants += [] if fixed is None else [fixed.multipliers]
+    kernel = Kernel(op, tile.step, spec, conv2d.build, spec.macs)
+    size = spec.out_height * spec.out_width * spec.outputs
+    return builder.call(layer.name, kernel, [x, *constants], size, _dtype(layer))
+
+
+def _pool(layer: g.Layer, op: g.Pool, builder: ProgramBuilder) -> None:
+    channels = builder.graph.tensors[layer.inputs[0]].shape[1]
+    shape = builder.graph.tensors[layer.output].shape
+    if op.kind == "max_pool2d":
+        x, height, width = _padded(layer, op.padding, smallest(_dtype(layer)), builder)
+        spec = pool.MaxPool(height, width, channels, op.kernel, op.stride, _dtype(layer))
+        kernel = Kernel(op.kind, "vector", spec, pool.build_max)
+    else:
+        zero = layer.integer.inputs[0].zero if layer.integer else 0
+        x, height, width = _padded(layer, op.padding, zero, builder)
+        count = op.kernel[0] * op.kernel[1]
+        factors = None
+        if layer.integer:
+            factors = np.array([layer.integer.inputs[0].scale / (layer.integer.output.scale * count)])
+        epilogue, fixed = _epilogue(layer, g.Clamp(), factors)
+        mean = pool.Mean(height, width, channels, op.kernel, op.stride, epilogue)
+        if fixed is not None:
+            mean = replace(mean, bias=-count * zero, multiplier=int(fixed.multipliers[0]))
+        kernel = Kernel(op.kind, "vector", mean, pool.build_mean)
+    var = builder.call(layer.name, kernel, [x], prod(shape), _dtype(layer))
+    builder.define(layer.output, var, channels_last(shape))
+
+
+def _sum(layer: g.Layer, clamp: g.Clamp, builder: ProgramBuilder) -> None:
+    values = [builder.value(name) for name in layer.inputs]
+    if len({v.order for v in values}) > 1:
+        spatial = all(len(v.tensor.shape) == 4 for v in values)
+        values = [builder.channels_last(n) if spatial else builder.row_major(n) for n in layer.inputs]
+    size = values[0].tensor.size
+    name = "add" if len(values) > 1 else "rescale" if layer.integer else "clamp"
+    if layer.integer is None:
+        spec = elementwise.FloatSum(size, len(values), FloatClamp(clamp.low, clamp.high))
+        kernel = Kernel(name, "vector", spec, elementwise.build_float_sum)
+    else:
+        output = layer.integer.output
+        fixed = addition(np.array([i.scale / output.scale for i in layer.integer.inputs]))
+        multipliers = tuple(int(m) for m in fixed.multipliers)
+        zeros = sum(m * i.zero for m, i in zip(multipliers, layer.integer.inputs, strict=True))
+        offset = (1 << (fixed.shift - 1)) - zeros
+        total = elementwise.Sum(size, multipliers, offset, fixed.shift, output.zero, *limits(clamp, output))
+        kernel = Kernel(name, "vector", total, elementwise.build_sum)
+    var = builder.call(layer.name, kernel, [v.var for v in values], size, _dtype(layer))
+    builder.define(layer.output, var, values[0].order)
+
+
+def _convert(
+    layer: g.Layer,
+    kind: type[elementwise.Quantize] | type[elementwise.Dequantize],
+    quantized: g.QuantizedTensor,
+    builder: ProgramBuilder,
+) -> None:
+    value = builder.value(layer.inputs[0])
+    spec = kind(value.tensor.size, quantized.scale, quantized.zero)
+    if kind is elementwise.Quantize:
+        kernel, dtype = Kernel("quantize", "vector", spec, elementwise.build_quantize), "int8"
+    else:
+        kernel, dtype = Kernel("dequantize", "vector", spec, elementwise.build_dequantize), "float32"
+    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, dtype)
+    builder.define(layer.output, var, value.order)
+
+
+def _reshape(layer: g.Layer, builder: ProgramBuilder) -> None:
+    value = builder.value(layer.inputs[0])
+    order = after_reshape(value.order, builder.graph.tensors[layer.output].shape)
+    if order is None:
+        value = builder.row_major(layer.inputs[0])
+    builder.define(layer.output, value.var, order)
+
+
+def _transpose(layer: g.Layer, op: g.Transpose, builder: ProgramBuilder) -> None:
+    value = builder.row_major(layer.inputs[0])
+    shape = value.tensor.shape
+    if keeps_order(shape, op.order):
+        builder.define(layer.output, value.var, None)
+        return
+    kernel = Kernel(
+        "transpose", "copy", move.Transpose(shape, op.order, value.tensor.dtype), move.build_transpose
+    )
+    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, value.tensor.dtype)
+    builder.define(layer.output, var, None)
+
+
+def _concat(layer: g.Layer, op: g.Concat, builder: ProgramBuilder) -> None:
+    shape = builder.graph.tensors[layer.output].shape
+    order: Order = None
+    if len(shape) == 4 and op.axis == 1 and shape[0] == 1:
+        values = [builder.channels_last(name) for name in layer.inputs]
+        order, rows = channels_last(shape), prod(shape[2:])
+    else:
+        values = [builder.row_major(name) for name in layer.inputs]
+        rows = prod(shape[: op.axis])
+    dtype = values[0].tensor.dtype
+    spec = move.Concat(rows, tuple(v.tensor.size // rows for v in values), dtype)
+    kernel = Kernel("concat", "copy", spec, move.build_concat)
+    var = builder.call(layer.name, kernel, [v.var for v in values], prod(shape), dtype)
+    builder.define(layer.output, var, order)
+
+
+def _island(graph: g.Graph, start: int) -> tuple[g.Layer, ...]:
+    """Return the generic layers from `start` on that are lowered together: one, or elementwise ones in a chain."""
+    island: list[g.Layer] = []
+    for layer in graph.layers[start:]:
+        if not isinstance(layer.op, g.Generic):
+            break
+        if island:
+            before = {n.output for n in island}
+            chained = layer.op.elementwise and not before.isdisjoint(layer.inputs)
+            if not chained or not all(isinstance(n.op, g.Generic) and n.op.elementwise for n in island):
+                break
+        island.append(layer)
+    return tuple(island)
+
+
+def _generic(island: tuple[g.Layer, ...], builder: ProgramBuilder) -> None:
+    tensors = builder.graph.tensors
+    inner = {layer.output for layer in island}
+    inputs = list(dict.fromkeys(n for layer in island for n in layer.inputs if n not in inner))
+    spatial = _runs_channels_last(island, inputs, builder)
+    shapes = {}
+    variables = {}
+    for name in [*inputs, *inner]:
+        shape = tensors[name].shape
+        shapes[name] = (shape[0], *shape[2:], shape[1]) if spatial else shape
+    for name in inputs:
+        value = builder.channels_last(name) if spatial else builder.row_major(name)
+        variables[name] = builder.alias(value.var, shapes[name])
+    outside = [n for other in builder.graph.layers if other not in island for n in other.inputs]
+    outputs = [layer.output for layer in island if layer.output in {*outside, *builder.graph.outputs}]
+    calls = lower_generic(island, shapes, outputs, spatial, builder.vector)
+    elementwise_only = all(isinstance(layer.op, g.Generic) and layer.op.elementwise for layer in island)
+    names = "+".join(layer.name for layer in island)
+    for call in calls:
+        op = call.name.removeprefix("fused_")
+        info = CallInfo(names, op, "elementwise" if elementwise_only else "generic", "float32", 0)
+        kernel = builder.add_kernel(op, call.function)
+        arguments = [variables[a] if isinstance(a, str) else a for a in call.arguments]
+        variables[call.output] = builder.call_tir(info, kernel, arguments, call.shape, "float32")
+    for name in outputs:
+        flat = builder.alias(variables[name], (tensors[name].size,))
+        builder.define(name, flat, channels_last(tensors[name].shape) if spatial else None)
+    if not elementwise_only:
+        builder.fallbacks.extend(
+            Fallback(n.name, n.kind, "has no schedule of its own: generic") for n in island
+        )
+
+
+def _runs_channels_last(island: tuple[g.Layer, ...], inputs: list[str], builder: ProgramBuilder) -> bool:
+    """Return whether the island can compute on values as they lie: elementwise, all of the shape [1, C, H, W]."""
+    ops = [layer.op for layer in island if isinstance(layer.op, g.Generic)]
+    values = [*inputs, *(layer.output for layer in island)]
+    constants = [c for op in ops for c in op.constants.values()]
+    return (
+        all(op.elementwise for op in ops)
+        and all(len(builder.graph.tensors[v].shape) == 4 for v in values)
+        and all(builder.graph.tensors[v].shape[0] == 1 for v in values)
+        and all(c.size == 1 or c.ndim <= 4 for c in constants)
+        and any(builder.value(v).order is not None for v in inputs)
+    )

@@ -1,0 +1,175 @@
+"""Builds the Relax function `main`: a list of kernel calls on flat values, whose elements' order is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from armlet.artifacts import Fallback, TensorInfo
+from armlet.compile.frontend.graph import Array, Graph, Tensor
+from armlet.compile.kernels import move
+from armlet.compile.kernels.loops import Vector
+from armlet.compile.layout.order import Order, channels_last
+from armlet.compile.lowered import CallInfo, LoweredProgram
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm import relax
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel to call.
+
+    Attributes:
+        op: what it computes; kernels are named after it.
+        schedule: how, in a word, for the report.
+        spec: everything that its code depends on, a frozen dataclass of its own for each op.
+        build: makes the PrimFunc of the spec.
+        macs: multiply-accumulates that the layer asks for.
+    """
+
+    op: str
+    schedule: str
+    spec: Any
+    build: Callable[[Any, Vector], tvm.tirx.PrimFunc]
+    macs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of the program.
+
+    Attributes:
+        var: flat Relax variable.
+        tensor: shape as ONNX has it, and element type.
+        order: of the elements in `var`.
+    """
+
+    var: relax.Var
+    tensor: Tensor
+    order: Order
+
+
+class ProgramBuilder:
+    """Collects kernel calls. Equal kernels are built once and shared.
+
+    Args:
+        graph: whose inputs become the parameters of `main`.
+        vector: unit that kernels are written for.
+    """
+
+    def __init__(self, graph: Graph, vector: Vector) -> None:
+        from tvm import relax
+
+        self.graph, self.vector = graph, vector
+        self.fallbacks: list[Fallback] = []
+        self._calls: list[CallInfo] = []
+        self._values: dict[str, Value] = {}
+        self._moved: dict[tuple[str, Order], Value] = {}
+        self._kernels: dict[object, tvm.ir.GlobalVar] = {}
+        self._counts: dict[str, int] = {}
+        self._block = relax.BlockBuilder()
+        self._parameters = []
+        for number, name in enumerate(graph.inputs):
+            tensor = graph.tensors[name]
+            self._parameters.append(relax.Var(f"input{number}", relax.TensorType(tensor.shape, tensor.dtype)))
+
+    def build(self, emit_layers: Callable[[], None]) -> LoweredProgram:
+        """Run `emit_layers`, which calls this builder for every layer, and return the program."""
+        from tvm import relax
+
+        outputs = []
+        with self._block.function("main", self._parameters):
+            for name, parameter in zip(self.graph.inputs, self._parameters, strict=True):
+                self.define(name, self.alias(parameter, (self.graph.tensors[name].size,)), None)
+            emit_layers()
+            for name in self.graph.outputs:
+                value = self.row_major(name)
+                outputs.append(self.alias(value.var, value.tensor.shape))
+            self._block.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
+        tensors = self.graph.tensors
+        return LoweredProgram(
+            module=self._block.get(),
+            calls=tuple(self._calls),
+            fallbacks=tuple(self.fallbacks),
+            inputs=tuple(TensorInfo(n, tensors[n].shape, tensors[n].dtype) for n in self.graph.inputs),
+            outputs=tuple(TensorInfo(n, tensors[n].shape, tensors[n].dtype) for n in self.graph.outputs),
+        )
+
+    def alias(self, var: relax.Var, shape: tuple[int, ...]) -> relax.Var:
+        """Return the same memory under another shape."""
+        from tvm import relax
+
+        if tuple(int(d) for d in var.ty.shape.values) == shape:
+            return var
+        return self._block.emit(relax.op.reshape(var, shape))
+
+    def define(self, name: str, var: relax.Var, order: Order) -> None:
+        """Enter a value of the graph, given flat."""
+        self._values[name] = Value(var, self.graph.tensors[name], order)
+
+    def value(self, name: str) -> Value:
+        """Return a value in the order that it has."""
+        return self._values[name]
+
+    def row_major(self, name: str) -> Value:
+        """Return a value with its elements in row-major order, moved if needed."""
+        order = self._values[name].order
+        if order is None:
+            return self._values[name]
+        return self._move(name, (order.height, order.width, order.channels), (2, 0, 1), None)
+
+    def channels_last(self, name: str) -> Value:
+        """Return a value [1, C, H, W] with its elements in channels-last order, moved if needed."""
+        value = self._values[name]
+        wanted = channels_last(value.tensor.shape)
+        if value.order == wanted:
+            return value
+        if value.order is not None:  # flattened from another shape
+            raise AssertionError(f"{name} lies in the order {value.order}, not {wanted}")
+        return self._move(name, value.tensor.shape[1:], (1, 2, 0), wanted)
+
+    def _move(self, name: str, shape: tuple[int, ...], axes: tuple[int, ...], order: Order) -> Value:
+        key = (name, order)
+        if key not in self._moved:
+            value = self._values[name]
+            spec = move.Transpose(shape, axes, value.tensor.dtype)
+            kernel = Kernel("transpose", "copy", spec, move.build_transpose)
+            var = self.call(name, kernel, [value.var], value.tensor.size, value.tensor.dtype)
+            self._moved[key] = Value(var, value.tensor, order)
+        return self._moved[key]
+
+    def call(
+        self, layer: str, kernel: Kernel, arguments: Sequence[relax.Var | Array], size: int, dtype: str
+    ) -> relax.Var:
+        """Append the call of a kernel for a layer; return its flat result of `size` elements."""
+        if kernel.spec not in self._kernels:
+            self._kernels[kernel.spec] = self.add_kernel(kernel.op, kernel.build(kernel.spec, self.vector))
+        precision = "int8" if dtype == "int8" else "float32"
+        info = CallInfo(layer, kernel.op, kernel.schedule, precision, kernel.macs)
+        return self.call_tir(info, self._kernels[kernel.spec], arguments, (size,), dtype)
+
+    def add_kernel(self, op: str, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
+        """Enter a kernel under a name that says what it does."""
+        number = self._counts.get(op, 0)
+        self._counts[op] = number + 1
+        return self._block.add_func(function.with_attr("global_symbol", f"{op}_{number}"), f"{op}_{number}")
+
+    def call_tir(
+        self,
+        info: CallInfo,
+        kernel: tvm.ir.GlobalVar,
+        arguments: Sequence[relax.Var | Array],
+        shape: tuple[int, ...],
+        dtype: str,
+    ) -> relax.Var:
+        """Append a call; NumPy arguments become constants."""
+        from tvm import relax
+
+        operands = [relax.const(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        self._calls.append(info)
+        return self._block.emit(relax.call_tir(kernel, operands, relax.TensorType(shape, dtype)))

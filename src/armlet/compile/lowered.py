@@ -1,0 +1,50 @@
+"""What the front half of the compiler hands to the back half: scheduled kernels and the order they are called in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from armlet.artifacts import Fallback, TensorInfo
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What one call of a kernel is.
+
+    Attributes:
+        layer: name of the layer it comes from, as in the ONNX graph.
+        op: what it computes ("conv2d", "dense", "max_pool2d", "quantize", ...).
+        schedule: name of the schedule, "generic" for the fallback.
+        precision: "int8" or "float32".
+        macs: multiply-accumulates that the layer asks for.
+    """
+
+    layer: str
+    op: str
+    schedule: str
+    precision: str
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredProgram:
+    """A network as a straight list of kernel calls.
+
+    Attributes:
+        module: the Relax function `main`, whose bindings are only `call_tir(kernel, args)` and `relax.reshape` (an
+            alias), and whose result is a variable or a tuple of variables; arguments are parameters of `main`,
+            earlier variables or constants. All other functions are scheduled PrimFuncs, not lowered yet.
+        calls: one for each `call_tir`, in order.
+        fallbacks: what stayed float in a quantized network, and what has no schedule of its own.
+        inputs, outputs: of `main`, in order, under their ONNX names.
+    """
+
+    module: tvm.IRModule
+    calls: tuple[CallInfo, ...]
+    fallbacks: tuple[Fallback, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]

@@ -1,0 +1,1 @@
+"""From QDQ patterns to layers that compute in integers, and the definition of their arithmetic."""

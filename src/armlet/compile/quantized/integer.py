@@ -1,0 +1,214 @@
+"""Finds the layers that compute in integers: QDQ patterns become layers from int8 to int8.
+
+A float value has an int8 twin when it is that int8 tensor dequantized, or when nothing but its quantized form is ever
+read. A layer whose inputs have twins and whose output gets one runs in integers. What can't stays float and is listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from armlet.artifacts import Fallback
+from armlet.compile.frontend.graph import (
+    Add,
+    Clamp,
+    Concat,
+    Constant,
+    Conv2d,
+    Dense,
+    Dequantize,
+    Generic,
+    Graph,
+    Integer,
+    Layer,
+    Limit,
+    Pool,
+    Quantize,
+    QuantizedTensor,
+    Reshape,
+    Tensor,
+    Transpose,
+    without_dead_layers,
+)
+from armlet.compile.quantized.arithmetic import addition, requantization
+
+ACCUMULATOR_LIMIT = 2**30
+"""What no accumulator may reach, so that the rounding term of the requantization still fits in int32 beside it."""
+INT32_LIMIT = 2**31
+
+
+class _StaysFloatError(Exception):
+    """A layer can't compute in integers; the message is the reason that the user sees."""
+
+
+@dataclass(slots=True)
+class _Rewriter:
+    graph: Graph
+    uses: dict[str, int]
+    readers: dict[str, Layer]
+    tensors: dict[str, Tensor]
+    layers: list[Layer] = field(default_factory=list)
+    twins: dict[str, tuple[str, QuantizedTensor]] = field(default_factory=dict)
+    floats: dict[str, Fallback] = field(default_factory=dict)
+
+    def int8(self, name: str) -> str:
+        """Return the name of a new int8 value that stands for the float value `name`."""
+        twin = f"{name}:int8"
+        self.tensors[twin] = Tensor(self.tensors[name].shape, "int8")
+        return twin
+
+
+def to_integer(graph: Graph) -> tuple[Graph, tuple[Fallback, ...]]:
+    """Return the graph with integer layers where quantization allows, and what stays float in a quantized network."""
+    readers = {name: layer for layer in graph.layers for name in layer.inputs}
+    state = _Rewriter(graph, graph.uses(), readers, dict(graph.tensors))
+    for layer in graph.layers:
+        _rewrite(layer, state)
+    result = without_dead_layers(
+        dataclasses.replace(graph, layers=tuple(state.layers), tensors=state.tensors)
+    )
+    if not any(isinstance(layer.op, Quantize) for layer in graph.layers):
+        return result, ()
+    kept = {layer.output for layer in result.layers}
+    return result, tuple(f for value, f in state.floats.items() if value in kept)
+
+
+def _rewrite(layer: Layer, state: _Rewriter) -> None:
+    op, output = layer.op, layer.output
+    if isinstance(op, Dequantize):
+        state.twins[output] = (layer.inputs[0], op.origin)
+        state.layers.append(layer)
+    elif isinstance(op, Quantize):
+        _rewrite_quantize(layer, op, state)
+    elif isinstance(op, Pool) and op.kind == "max_pool2d" and layer.inputs[0] in state.twins:
+        _pass_through(layer, state)
+    elif isinstance(op, Reshape | Transpose):
+        if layer.inputs[0] in state.twins:
+            _pass_through(layer, state)
+        else:
+            state.layers.append(layer)
+    else:
+        try:
+            _rewrite_compute(layer, state)
+        except (_StaysFloatError, OverflowError) as reason:
+            state.layers.append(layer)
+            state.floats[output] = Fallback(layer.name, layer.kind, f"stays float: {reason}")
+
+
+def _rewrite_quantize(layer: Layer, op: Quantize, state: _Rewriter) -> None:
+    if layer.inputs[0] not in state.twins:
+        state.layers.append(layer)
+        return
+    twin, origin = state.twins[layer.inputs[0]]
+    same = replace(layer, inputs=(twin,))
+    if origin == op.to:
+        state.layers.append(replace(same, op=Reshape()))  # another name for the same bytes
+        return
+    try:
+        addition(np.array([origin.scale / op.to.scale]))
+        state.layers.append(replace(same, op=Limit(Clamp()), integer=Integer((origin,), op.to)))
+    except OverflowError:
+        state.layers.append(layer)
+
+
+def _pass_through(layer: Layer, state: _Rewriter) -> None:
+    """Run a layer that only moves or selects elements on the int8 values themselves."""
+    twins = [state.twins[name] for name in layer.inputs]
+    origin = twins[0][1]
+    _emit(replace(layer, inputs=tuple(t[0] for t in twins)), tuple(t[1] for t in twins), origin, state)
+
+
+def _emit(
+    layer: Layer, inputs: tuple[QuantizedTensor, ...], output: QuantizedTensor, state: _Rewriter
+) -> None:
+    """Append the integer layer, and a dequantization of its result for readers that stay float."""
+    twin = state.int8(layer.output)
+    state.layers.append(replace(layer, output=twin, integer=Integer(inputs, output)))
+    state.layers.append(Layer(layer.name, "DequantizeLinear", Dequantize(output), (twin,), layer.output))
+    state.twins[layer.output] = (twin, output)
+
+
+def _output_quantization(layer: Layer, state: _Rewriter) -> QuantizedTensor:
+    """Return how the layer's output is quantized, if that is all that is ever done with it."""
+    value = layer.output
+    while state.uses[value] == 1 and value in state.readers:
+        reader = state.readers[value]
+        if isinstance(reader.op, Quantize):
+            return reader.op.to
+        if not isinstance(reader.op, Reshape | Transpose):
+            break
+        value = reader.output
+    raise _StaysFloatError("its output is not quantized")
+
+
+def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
+    op = layer.op
+    if isinstance(op, Generic):
+        raise _StaysFloatError(f"{layer.kind} has no integer form")
+    if any(name not in state.twins for name in layer.inputs):
+        raise _StaysFloatError("an input is not quantized")
+    twins = [state.twins[name] for name in layer.inputs]
+    inputs = tuple(t[1] for t in twins)
+    if isinstance(op, Concat) and len(set(inputs)) == 1:
+        _pass_through(layer, state)
+        return
+    output = _output_quantization(layer, state)
+    if isinstance(op, Conv2d | Dense):
+        op = _integer_weights(op, inputs[0], output)
+    elif isinstance(op, Concat):
+        _concat(layer, twins, output, state)
+        return
+    elif isinstance(op, Pool):
+        _check_mean(op, inputs[0], output)
+    elif isinstance(op, Add | Limit):
+        addition(np.array([i.scale / output.scale for i in inputs]))
+    _emit(replace(layer, op=op, inputs=tuple(t[0] for t in twins)), inputs, output, state)
+
+
+def _concat(
+    layer: Layer, twins: list[tuple[str, QuantizedTensor]], output: QuantizedTensor, state: _Rewriter
+) -> None:
+    """Bring every operand to the output's quantization first."""
+    operands = []
+    for position, (twin, origin) in enumerate(twins):
+        if origin == output:
+            operands.append(twin)
+            continue
+        addition(np.array([origin.scale / output.scale]))
+        value = f"{layer.output}:operand{position}"
+        state.tensors[value] = state.tensors[twin]
+        rescale = Layer(layer.name, layer.kind, Limit(Clamp()), (twin,), value, Integer((origin,), output))
+        state.layers.append(rescale)
+        operands.append(value)
+    _emit(replace(layer, inputs=tuple(operands)), (output,) * len(operands), output, state)
+
+
+def _integer_weights(op: Conv2d | Dense, origin: QuantizedTensor, output: QuantizedTensor) -> Conv2d | Dense:
+    """Return the layer with int8 weights and the int32 bias of scale input × weight; refuse what could overflow."""
+    weight = op.weight
+    if weight.scale is None or weight.zero is None or weight.values.dtype != np.int8:
+        raise _StaysFloatError("its weights are not quantized to int8")
+    if np.any(weight.zero) or (weight.scale.size > 1 and weight.axis != 0):
+        raise _StaysFloatError("its weights are not symmetric for each output channel")
+    outputs = weight.values.shape[0]
+    scale = origin.scale * np.broadcast_to(weight.scale.astype(np.float64), (outputs,))
+    bias = np.rint(op.bias.real() / scale)
+    largest = 256 * np.abs(weight.values.astype(np.int64)).reshape(outputs, -1).sum(1) + np.abs(bias)
+    if np.any(largest >= ACCUMULATOR_LIMIT):
+        raise _StaysFloatError("its accumulator could overflow 32 bits")
+    factors = scale / output.scale
+    requantization(factors)
+    if np.any(largest * factors + 256 >= INT32_LIMIT):
+        raise _StaysFloatError("its output scale is too small for its accumulator")
+    return replace(op, bias=Constant(bias.astype(np.int32), scale, np.zeros(outputs, np.int32)))
+
+
+def _check_mean(op: Pool, origin: QuantizedTensor, output: QuantizedTensor) -> None:
+    count = op.kernel[0] * op.kernel[1]
+    factor = origin.scale / (output.scale * count)
+    requantization(np.array([factor]))
+    if 256 * count >= ACCUMULATOR_LIMIT or 256 * count * factor + 256 >= INT32_LIMIT:
+        raise _StaysFloatError("its accumulator could overflow 32 bits")

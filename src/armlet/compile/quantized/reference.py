@@ -1,0 +1,86 @@
+"""armlet's integer arithmetic in NumPy: the definition that every kernel equals bit for bit.
+
+Plain and slow on purpose. Tensors have the order of dimensions of ONNX (channels before height and width), without
+any of the compiler's layouts, packing or folding. `docs/integer-arithmetic.md` says the same in words.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from armlet.compile.frontend.graph import Array, QuantizedTensor
+
+if TYPE_CHECKING:
+    from armlet.compile.quantized.arithmetic import FixedPoint
+
+
+def quantize(x: Array | np.float32, to: QuantizedTensor) -> Array:
+    """Return int8: clamp(round(x / scale) + zero), rounding half to even (ONNX QuantizeLinear); NaN gives -128."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.rint(np.float32(x) / np.float32(to.scale))
+    limited = np.where(scaled > -128 - to.zero, scaled, -128 - to.zero)  # a comparison with NaN is false
+    integer: Array = np.minimum(limited, 127 - to.zero).astype(np.int32) + to.zero
+    return integer.astype(np.int8)
+
+
+def dequantize(q: Array, origin: QuantizedTensor) -> Array:
+    """Return float32: (q - zero) × scale (ONNX DequantizeLinear)."""
+    return (q.astype(np.int32) - origin.zero).astype(np.float32) * np.float32(origin.scale)
+
+
+def requantize(acc: Array, factor: FixedPoint, zero: int, limits: tuple[int, int]) -> Array:
+    """Return int8 from accumulators [channels, ...]: clamp(zero + floor(acc × multiplier / 2^shift + 1/2))."""
+    multipliers = factor.multipliers.astype(np.int64).reshape((-1,) + (1,) * (acc.ndim - 1))
+    scaled = (acc.astype(np.int64) * multipliers + (1 << (factor.shift - 1))) >> factor.shift
+    limited: Array = np.clip(scaled + zero, *limits)
+    return limited.astype(np.int8)
+
+
+def _windows(x: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Array:
+    """Return [C, output height, output width, kernel height, kernel width] of x [C, H, W]."""
+    windows: Array = sliding_window_view(x, kernel, (1, 2))
+    return windows[:, :: stride[0], :: stride[1]]
+
+
+def conv2d(x: Array, weight: Array, bias: Array, stride: tuple[int, int], groups: int) -> Array:
+    """Return int64 accumulators [O, H', W'] of x [C, H, W], padded, its zero point taken off.
+
+    Weights are int8 [O, C / groups, kernel height, kernel width], the bias int32 [O].
+    """
+    windows = _windows(x.astype(np.int64), weight.shape[2:], stride)
+    parts: list[Array] = [
+        np.einsum("cyxhw,ochw->oyx", w, k.astype(np.int64))
+        for w, k in zip(np.split(windows, groups), np.split(weight, groups), strict=True)
+    ]
+    return np.concatenate(parts) + bias.astype(np.int64).reshape(-1, 1, 1)
+
+
+def dense(x: Array, weight: Array, bias: Array) -> Array:
+    """Return int64 accumulators [outputs, rows] of x [rows, inputs] (zero point taken off)."""
+    acc: Array = weight.astype(np.int64) @ x.astype(np.int64).T + bias.astype(np.int64).reshape(-1, 1)
+    return acc
+
+
+def add(operands: list[Array], factor: FixedPoint, zero: int, limits: tuple[int, int]) -> Array:
+    """Return int8: clamp(zero + floor(Σ multiplier × operand / 2^shift + 1/2)); zero points are taken off before."""
+    total = sum(
+        m * x.astype(np.int64) for m, x in zip(factor.multipliers.astype(np.int64), operands, strict=True)
+    )
+    scaled = (total + (1 << (factor.shift - 1))) >> factor.shift
+    limited: Array = np.clip(scaled + zero, *limits)
+    return limited.astype(np.int8)
+
+
+def window_sum(x: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Array:
+    """Return the int64 sums over windows of x [C, H, W] (zero point taken off, padded), for the mean."""
+    total: Array = _windows(x.astype(np.int64), kernel, stride).sum(axis=(3, 4))
+    return total
+
+
+def max_pool(x: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Array:
+    """Return the maxima over windows of x [C, H, W] (padded with the smallest value)."""
+    best: Array = _windows(x, kernel, stride).max(axis=(3, 4))
+    return best

@@ -1,0 +1,142 @@
+"""Convolution kernels equal the NumPy reference bit for bit, and float64 sums in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from armlet.compile.kernels import conv2d, depthwise
+from armlet.compile.kernels.epilogue import FloatClamp, Requantize
+from armlet.compile.kernels.loops import Vector
+from armlet.compile.layout.packing import pack_conv2d
+from armlet.compile.quantized import reference
+from armlet.compile.quantized.arithmetic import requantization
+
+# (height, width, channels, outputs, kernel, stride, groups): odd counts, single channels, 1 × 1, 5 × 5, stride 2
+SHAPES = [
+    (5, 6, 1, 1, (3, 3), (1, 1), 1),
+    (8, 9, 3, 13, (3, 3), (2, 2), 1),
+    (7, 7, 13, 27, (1, 1), (1, 1), 1),
+    (6, 11, 16, 32, (3, 3), (1, 1), 1),
+    (6, 6, 8, 12, (3, 3), (1, 1), 4),
+    (5, 5, 6, 12, (3, 3), (1, 1), 6),
+    (12, 12, 1, 8, (5, 5), (1, 1), 1),
+    (9, 5, 2, 5, (3, 1), (2, 1), 1),
+    (1, 1, 64, 48, (1, 1), (1, 1), 1),
+    (1, 3, 7, 3, (1, 1), (1, 1), 1),
+    (1, 1, 1, 2, (1, 1), (1, 1), 1),
+]
+
+
+def _layer(shape, least: int = -127):
+    height, width, channels, outputs, kernel, _, groups = shape
+    rng = np.random.default_rng(sum(shape[:4]))
+    weight = rng.integers(least, 128, (outputs, channels // groups, *kernel)).astype(np.int8)
+    x = rng.integers(-128, 128, (channels, height, width)).astype(np.int8)
+    bias = rng.integers(-5000, 5000, outputs).astype(np.int32)
+    factors = rng.uniform(0.05, 1.0, outputs) / np.sqrt(weight[0].size) / 100
+    return weight, x, bias, requantization(factors)
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    return x.transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("least", [-127, -128])
+def test_int8_convolution_equals_the_reference_bit_for_bit(shape, least, vector: Vector, run_kernel):
+    weight, x, bias, factor = _layer(shape, least)
+    weight.flat[0] = least
+    height, width, channels, outputs, kernel, stride, groups = shape
+    origin, zero, limits = -9, 5, (-100, 127)
+    acc = reference.conv2d(x.astype(np.int32) - origin, weight, bias, stride, groups)
+    expected = reference.requantize(acc, factor, zero, limits)
+    spec = conv2d.Conv2d(
+        height,
+        width,
+        channels,
+        outputs,
+        kernel,
+        stride,
+        groups,
+        Requantize(factor.shift, zero, *limits),
+        least == -128,
+    )
+    folded = (bias - origin * weight.astype(np.int32).sum((1, 2, 3))).astype(np.int32)
+    packed = pack_conv2d(weight, spec, conv2d.tile_of(spec, vector))
+    function = conv2d.build(spec, vector)
+    result = run_kernel(
+        function, _channels_last(x), packed, folded, factor.multipliers, size=expected.size, dtype=np.int8
+    )
+    assert len(np.unique(expected)) > min(4, expected.size // 2)
+    np.testing.assert_array_equal(result.reshape(_channels_last(expected).shape), _channels_last(expected))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_float_convolution_equals_a_sum_in_float64(shape, vector: Vector, run_kernel):
+    height, width, channels, outputs, kernel, stride, groups = shape
+    rng = np.random.default_rng(1)
+    weight = rng.normal(size=(outputs, channels // groups, *kernel)).astype(np.float32)
+    x = rng.normal(size=(channels, height, width)).astype(np.float32)
+    bias = rng.normal(size=outputs).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), kernel, (1, 2))
+    windows = windows[:, :: stride[0], :: stride[1]]
+    parts = [
+        np.einsum("cyxhw,ochw->oyx", part, weights)
+        for part, weights in zip(np.split(windows, groups), np.split(weight, groups), strict=True)
+    ]
+    expected = _channels_last(np.clip(np.concatenate(parts) + bias[:, None, None], 0.0, 6.0))
+    spec = conv2d.Conv2d(height, width, channels, outputs, kernel, stride, groups, FloatClamp(0.0, 6.0))
+    packed = pack_conv2d(weight, spec, conv2d.tile_of(spec, vector))
+    result = run_kernel(
+        conv2d.build(spec, vector), _channels_last(x), packed, bias, size=expected.size, dtype=np.float32
+    )
+    # float32 sums of at most 144 terms: the error grows with the number of terms, in units of 6e-8
+    np.testing.assert_allclose(result.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (7, 6, 16, (3, 3), (1, 1)),
+        (9, 9, 13, (3, 3), (2, 2)),
+        (5, 8, 1, (5, 5), (1, 1)),
+        (3, 3, 27, (3, 2), (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("least", [-127, -128])
+def test_int8_depthwise_equals_the_reference_bit_for_bit(shape, least, vector: Vector, run_kernel):
+    height, width, channels, kernel, stride = shape
+    weight, x, bias, factor = _layer((height, width, channels, channels, kernel, stride, channels), least)
+    weight[:, 0, :, 0] = least
+    acc = reference.conv2d(x.astype(np.int32) + 3, weight, bias, stride, channels)
+    expected = reference.requantize(acc, factor, -7, (-128, 90))
+    spec = depthwise.Depthwise(
+        height, width, channels, kernel, stride, Requantize(factor.shift, -7, -128, 90), least == -128
+    )
+    folded = (bias + 3 * weight.astype(np.int32).sum((1, 2, 3))).astype(np.int32)
+    result = run_kernel(
+        depthwise.build(spec, vector),
+        *(_channels_last(x), weight[:, 0].transpose(1, 2, 0), folded, factor.multipliers),
+        size=expected.size,
+        dtype=np.int8,
+    )
+    np.testing.assert_array_equal(result.reshape(_channels_last(expected).shape), _channels_last(expected))
+
+
+def test_sdot_tiles_pack_four_inputs_of_four_channels_together():
+    spec = conv2d.Conv2d(1, 1, 8, 4, (1, 1), (1, 1), 1, Requantize(31, 0, -128, 127))
+    tile = conv2d.tile_of(spec, Vector(16, 32, "sdot"))
+    weight = np.arange(32, dtype=np.int8).reshape(4, 8, 1, 1)
+    packed = pack_conv2d(weight, spec, tile)
+    assert tile.step == "sdot"
+    np.testing.assert_array_equal(packed[:16].reshape(4, 4), weight[:, :4, 0, 0])
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 10, 16, 27, 64])
+@pytest.mark.parametrize("products", ["widening", "sdot", "pmaddwd"])
+def test_no_weight_is_stored_twice(outputs, products):
+    spec = conv2d.Conv2d(6, 6, 8, outputs, (3, 3), (1, 1), 1, Requantize(31, 0, -128, 127))
+    weight = np.ones((outputs, 8, 3, 3), np.int8)
+    packed = pack_conv2d(weight, spec, conv2d.tile_of(spec, Vector(16, 32, products)))
+    assert packed.size == weight.size
