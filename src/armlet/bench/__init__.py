@@ -1,0 +1,1 @@
+"""Timing protocol, statistics, and the core cost model."""

@@ -1,0 +1,1 @@
+"""Routes to the machines that programs run on: this one, and an emulated board."""
