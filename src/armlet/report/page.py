@@ -1,0 +1,274 @@
+"""One self-contained HTML page that tells a person what was built, how good it is, and how that is known.
+
+Input: finished artefacts only; nothing is run or read from disk but the page's own template.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from armlet import digest
+from armlet.artifacts import (
+    Compiled,
+    Compressed,
+    DataReady,
+    Evaluated,
+    Exported,
+    Measured,
+    Trained,
+    Verdict,
+)
+from armlet.errors import MissingDependency
+from armlet.report import plots
+from armlet.report.words import cost_change, headline, margin_text, points, verdict_sentence
+from armlet.spec.base import Spec
+from armlet.spec.recipe import Recipe
+from armlet.spec.target import Target
+from armlet.units import format_bytes, format_count, format_ms, format_percent
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_N_KERNELS_PLOTTED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ReportInput:
+    """Everything that a report tells of one bundle.
+
+    Attributes:
+        passes: in the order in which they ran.
+        versions: "name version" of armlet and of the packages that took part.
+        created: when the bundle was made; empty leaves it out, so that the same build gives the same page.
+    """
+
+    recipe: Recipe
+    target: Target
+    data: DataReady
+    trained: Trained
+    passes: tuple[Compressed, ...]
+    exported: Exported
+    compiled: Compiled
+    evaluated: Evaluated
+    measured: Measured
+    verdict: Verdict
+    versions: tuple[str, ...]
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The network after one step: on paper, or as the program that was built of it."""
+
+    name: str
+    size_bytes: int
+    macs: int
+    parameters: int | None
+    score: float
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _KernelRow:
+    """One kernel of the program; a kernel that several layers share is one row."""
+
+    symbol: str
+    layers: str
+    op: str
+    schedule: str
+    precision: str
+    macs: int
+    instructions: int | None
+    cycles: float | None
+
+
+def render_report(report: ReportInput, file: Path) -> None:
+    """Write the page of one bundle to `file`; the same input gives the same bytes.
+
+    Raises:
+        MissingDependency: the packages of the extra `report` are not installed.
+    """
+    steps, kernels = _steps(report), _kernels(report)
+    page = _environment().get_template("page.html").render(
+        r=report,
+        sentence=verdict_sentence(report.verdict),
+        headline=headline(report.verdict),
+        steps=steps,
+        kernels=kernels,
+        total_cycles=report.measured.counts.cycles if report.measured.counts else 0.0,
+        step_plots=_step_plots(steps),
+        training_plots=_training_plots(report),
+        class_plot=_class_plot(report),
+        class_rows=_class_rows(report),
+        kernel_plot=_kernel_plot(report, kernels),
+        latency_plot=_latency_plot(report),
+        recipe_yaml=_yaml(report.recipe),
+        target_yaml=_yaml(report.target),
+        recipe_digest=digest.of_json(report.recipe.model_dump(mode="json")),
+    )  # fmt: skip
+    file.write_text(page, encoding="utf-8")
+
+
+def _environment() -> Environment:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingDependency("jinja2", "the report", "pip install 'armlet[report]'") from error
+    environment = Environment(
+        loader=PackageLoader("armlet.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": format_bytes,
+        "count": format_count,
+        "ms": format_ms,
+        "percent": partial(format_percent, digits=2),
+        "share": partial(format_percent, digits=1),
+        "margin": margin_text,
+        "whole": lambda n: f"{n:,}".replace(",", "\N{NO-BREAK SPACE}"),
+    }
+    environment.globals |= {"cost_change": cost_change, "points": points}
+    return environment
+
+
+def _steps(report: ReportInput) -> tuple[_Step, ...]:
+    trained, compiled = report.trained, report.compiled
+    rows = [
+        _Step(
+            "trained",
+            trained.cost.weight_bytes,
+            trained.cost.macs,
+            trained.cost.parameters,
+            trained.score.value,
+            trained.seconds,
+        )
+    ]
+    for number, step in enumerate(report.passes, start=1):
+        record = step.record
+        rows.append(
+            _Step(
+                f"{number} {record.kind}",
+                record.after.weight_bytes,
+                record.after.macs,
+                record.after.parameters,
+                record.score_after.value,
+                record.seconds,
+                record.notes if record.changed else (*record.notes, "changed nothing"),
+            )
+        )
+    macs = sum(kernel.macs for kernel in compiled.kernels)
+    score, seconds = report.evaluated.score.value, report.evaluated.seconds
+    rows.append(_Step("compiled program", compiled.size_bytes, macs, None, score, seconds))
+    return tuple(rows)
+
+
+def _step_plots(steps: tuple[_Step, ...]) -> tuple[str, ...]:
+    Row = plots.Row
+    return (
+        plots.bars(
+            "Size", "size (KiB)",
+            [Row(s.name, s.size_bytes / 1024, format_bytes(s.size_bytes)) for s in steps],
+        ),
+        plots.bars(
+            "Work", "million multiply-accumulates", [Row(s.name, s.macs / 1e6, format_count(s.macs)) for s in steps]
+        ),
+        plots.dots(
+            "Accuracy", "test accuracy (%)", [Row(s.name, 100 * s.score, format_percent(s.score, 2)) for s in steps]
+        ),
+    )  # fmt: skip
+
+
+def _training_plots(report: ReportInput) -> tuple[str, ...]:
+    stretches = [plots.Stretch("training", report.trained.history)]
+    stretches += [
+        plots.Stretch(f"{number} {step.record.kind}", step.record.history)
+        for number, step in enumerate(report.passes, start=1)
+    ]
+    run = [stretch for stretch in stretches if stretch.history]
+    if not run:
+        return ()
+    return plots.losses(run), plots.validation_scores(run), plots.learning_rates(run)
+
+
+def _class_rows(report: ReportInput) -> tuple[tuple[str, float, float], ...]:
+    """Return (class, accuracy when trained, accuracy of the program), or nothing where classes weren't scored."""
+    names, before, after = (
+        report.data.class_names,
+        report.trained.score.per_class,
+        report.evaluated.score.per_class,
+    )
+    if not len(names) == len(before) == len(after):
+        return ()
+    return tuple(zip(names, before, after, strict=True))
+
+
+def _class_plot(report: ReportInput) -> str:
+    rows = _class_rows(report)
+    return plots.classes(*zip(*rows, strict=True)) if rows else ""
+
+
+def _kernels(report: ReportInput) -> tuple[_KernelRow, ...]:
+    """Join what was compiled with what was counted; what was counted outside any kernel comes last."""
+    counts = report.measured.counts
+    counted = {kernel.symbol: kernel for kernel in counts.kernels} if counts else {}
+    calls = defaultdict(list)
+    for kernel in report.compiled.kernels:
+        calls[kernel.symbol].append(kernel)
+    rows = []
+    for symbol, group in calls.items():
+        cost, first = counted.pop(symbol, None), group[0]
+        rows.append(
+            _KernelRow(
+                symbol,
+                ", ".join(kernel.layer for kernel in group),
+                first.op,
+                first.schedule,
+                first.precision,
+                sum(kernel.macs for kernel in group),
+                cost.instructions if cost else None,
+                cost.cycles if cost else None,
+            )
+        )
+    rest = (_KernelRow(c.symbol, "", "–", "–", "–", 0, c.instructions, c.cycles) for c in counted.values())
+    return (*rows, *rest)
+
+
+def _kernel_plot(report: ReportInput, kernels: tuple[_KernelRow, ...]) -> str:
+    """Plot the kernels that take most cycles, in order of execution."""
+    counts = report.measured.counts
+    counted = [row for row in kernels if row.cycles is not None]
+    if counts is None or not counts.cycles or not counted:
+        return ""
+    shares = {row.symbol: 100 * (row.cycles or 0.0) / counts.cycles for row in counted}
+    chosen = sorted(shares, key=lambda symbol: -shares[symbol])[:_N_KERNELS_PLOTTED]
+    rows = [
+        plots.Row(row.symbol, shares[row.symbol], f"{shares[row.symbol]:.1f} %")
+        for row in counted
+        if row.symbol in chosen
+    ]
+    return plots.bars("Where the cycles go", "share of modelled cycles (%)", rows, wide=True)
+
+
+def _latency_plot(report: ReportInput) -> str:
+    latency = report.measured.latency
+    return plots.interval(latency, report.recipe.budgets.latency) if latency else ""
+
+
+def _yaml(spec: Spec) -> str:
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # keeps the order of the fields
+    writer.dump(spec.model_dump(mode="json", exclude_none=True), stream)
+    return stream.getvalue()

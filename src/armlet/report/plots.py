@@ -1,0 +1,237 @@
+"""The report's plots: static SVG that takes its text colour from the page and needs nothing from outside.
+
+Every plot has a title, axis labels with units, and a text that says what it shows. The same input gives the same
+bytes: no date, no random identifiers.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from armlet.artifacts import Epoch, Latency
+from armlet.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK = "#010203"  # stands for the page's text colour: replaced by currentColor in the SVG
+_BLUE, _ORANGE, _GREEN = "#3f83c6", "#d9762b", "#2f9a62"  # at least 3:1 against the page, light and dark
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: sharp, selectable, in the page's font
+    "text.parse_math": False,  # names of layers and classes are not formulas
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+_NARROW, _WIDE = 3.4, 7.0  # inches
+_LONGEST = 40  # characters of a row's name, so that the bars keep their room
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a plot: its name, its value in the plot's unit, and the words beside it."""
+
+    name: str
+    value: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """One stretch of training: of the network itself, or of a pass with its number ("1 prune_channels")."""
+
+    name: str
+    history: tuple[Epoch, ...]
+
+
+def bars(title: str, unit: str, rows: Sequence[Row], *, wide: bool = False) -> str:
+    """Plot horizontal bars from zero, first row on top."""
+
+    def paint(axes: Axes) -> None:
+        drawn = axes.barh(range(len(rows)), [row.value for row in rows], color=_BLUE, height=0.62)
+        axes.bar_label(drawn, [row.words for row in rows], padding=3, fontsize=8)
+        axes.set_xlim(0, (1.25 if wide else 1.45) * max(*(row.value for row in rows), 1e-12))
+        axes.grid(axis="x")
+        _name_rows(axes, [row.name for row in rows], unit)
+
+    return _svg(title, _said(unit, rows), (_WIDE if wide else _NARROW, 0.75 + 0.28 * len(rows)), paint)
+
+
+def dots(title: str, unit: str, rows: Sequence[Row]) -> str:
+    """Plot one dot a row, on an axis that need not start at zero."""
+    low, high = min(row.value for row in rows), max(row.value for row in rows)
+    span = max(high - low, 1.0)
+
+    def paint(axes: Axes) -> None:
+        axes.plot([row.value for row in rows], range(len(rows)), "o", color=_BLUE, markersize=6)
+        for position, row in enumerate(rows):
+            at = (row.value, position)
+            axes.annotate(row.words, at, (6, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_xlim(low - 0.15 * span, high + 0.6 * span)
+        axes.grid(axis="x")
+        _name_rows(axes, [row.name for row in rows], unit)
+
+    return _svg(title, _said(unit, rows), (_NARROW, 0.75 + 0.28 * len(rows)), paint)
+
+
+def classes(names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> str:
+    """Plot each class's accuracy (fractions) in the trained network and in the compiled program."""
+    old, new = [100 * value for value in before], [100 * value for value in after]
+
+    def paint(axes: Axes) -> None:
+        rows = range(len(names))
+        axes.hlines(rows, old, new, color=_INK, alpha=0.4, linewidth=1.5)
+        axes.plot(old, rows, "o", color=_BLUE, markersize=8, fillstyle="none", label="trained network")
+        axes.plot(new, rows, "o", color=_ORANGE, markersize=4.5, label="compiled program")
+        axes.grid(axis="both")
+        _name_rows(axes, names, "accuracy on the test split (%)")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+
+    said = "; ".join(
+        f"{n} {b:.1f} % before, {a:.1f} % after" for n, b, a in zip(names, old, new, strict=True)
+    )
+    return _svg("Accuracy of each class", said, (_WIDE, 1.0 + 0.22 * len(names)), paint)
+
+
+def losses(stretches: Sequence[Stretch]) -> str:
+    """Plot the training and the validation loss over all epochs."""
+
+    def paint(axes: Axes) -> None:
+        _curve(axes, [[epoch.train_loss for epoch in s.history] for s in stretches], _BLUE, "training")
+        _curve(
+            axes, [[epoch.validation_loss for epoch in s.history] for s in stretches], _ORANGE, "validation"
+        )
+        _name_stretches(axes, stretches, "loss (nats)")
+        axes.legend(loc="best")
+
+    said = [f"{s.name} ends at validation loss {s.history[-1].validation_loss:.3g}" for s in stretches]
+    return _svg("Loss", "; ".join(said), (_NARROW, 2.4), paint)
+
+
+def validation_scores(stretches: Sequence[Stretch]) -> str:
+    """Plot the validation accuracy over all epochs."""
+
+    def paint(axes: Axes) -> None:
+        _curve(axes, [[100 * epoch.validation_score for epoch in s.history] for s in stretches], _ORANGE)
+        _name_stretches(axes, stretches, "accuracy (%)")
+
+    said = [f"{s.name} ends at {100 * s.history[-1].validation_score:.1f} %" for s in stretches]
+    return _svg("Validation accuracy", "; ".join(said), (_NARROW, 2.4), paint)
+
+
+def learning_rates(stretches: Sequence[Stretch]) -> str:
+    """Plot the learning rate over all epochs."""
+
+    def paint(axes: Axes) -> None:
+        _curve(axes, [[epoch.learning_rate for epoch in s.history] for s in stretches], _GREEN)
+        _name_stretches(axes, stretches, "learning rate (per step)")
+
+    said = [f"{s.name} peaks at {max(epoch.learning_rate for epoch in s.history):.3g}" for s in stretches]
+    return _svg("Learning rate", "; ".join(said), (_NARROW, 2.4), paint)
+
+
+def interval(latency: Latency, budget_ms: float | None) -> str:
+    """Plot a latency interval with its middle, and the budget when there is one."""
+    low, high = latency.low_ms, latency.high_ms
+
+    def paint(axes: Axes) -> None:
+        axes.plot([low, high], [0, 0], color=_BLUE, linewidth=7, alpha=0.45, solid_capstyle="butt")
+        axes.plot([latency.typical_ms], [0], "o", color=_BLUE, markersize=8)
+        if budget_ms is not None:
+            axes.axvline(budget_ms, color=_ORANGE, linewidth=2)
+            at = (budget_ms, 0.7)
+            axes.annotate(
+                "budget", at, (-4, 0), textcoords="offset points", ha="right", va="center", fontsize=8
+            )
+        axes.set(xlim=(0, 1.1 * max(high, budget_ms or 0)), ylim=(-1, 1), yticks=[], xlabel="latency (ms)")
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+
+    budget = "" if budget_ms is None else f"; budget {budget_ms:.4g} ms"
+    said = f"{low:.4g} to {high:.4g} ms, middle {latency.typical_ms:.4g} ms{budget}"
+    return _svg(f"Latency of one inference, {latency.label}", said, (_WIDE, 1.35), paint)
+
+
+def _svg(title: str, description: str, inches: tuple[float, float], paint: Callable[[Axes], None]) -> str:
+    """Draw one pair of axes and return it as an SVG element, named by its title and described in words."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependency("matplotlib", "the report", "pip install 'armlet[report]'") from error
+    stream = io.StringIO()
+    # the salt keeps the identifiers of several plots on one page apart
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
+        figure = Figure(inches, layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(title)
+        paint(axes)
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    body = stream.getvalue().partition("<svg")[2].partition(">")[2]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r' id="[A-Za-z0-9.]+(_\d+)+"', "", body)  # names of groups, the same in every plot
+    width, height = (72 * extent for extent in inches)
+    shrinks = "" if inches[0] == _NARROW else ' class="wide"'
+    return (
+        f'<svg{shrinks} viewBox="0 0 {width:g} {height:g}" style="max-width:{width * 4 / 3:.0f}px" role="img"'
+        f' aria-label="{html.escape(f"{title}. {description}")}">{body.replace(_INK, "currentColor").strip()}'
+    )
+
+
+def _said(unit: str, rows: Sequence[Row]) -> str:
+    return f"{unit}: " + "; ".join(f"{row.name} {row.words}" for row in rows)
+
+
+def _name_rows(axes: Axes, names: Sequence[str], label: str) -> None:
+    """Name the rows of a plot, first on top."""
+    axes.set_yticks(range(len(names)), [n if len(n) <= _LONGEST else f"{n[: _LONGEST - 1]}…" for n in names])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(label)
+
+
+def _curve(axes: Axes, parts: Sequence[Sequence[float]], color: str, label: str | None = None) -> None:
+    """Draw one line for each stretch, one after the other; only the first is named in the legend."""
+    start = 1
+    for part in parts:
+        epochs = range(start, start + len(part))
+        axes.plot(epochs, part, "o-", color=color, markersize=2.5, linewidth=1.4, label=label)
+        start, label = start + len(part), None
+
+
+def _name_stretches(axes: Axes, stretches: Sequence[Stretch], label: str) -> None:
+    """Label the axes; a dashed line with its pass's number says where each stretch but the first begins."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.grid(axis="both")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    names = ", ".join(stretch.name for stretch in stretches[1:])
+    axes.set(xlabel=textwrap.fill(f"epoch (dashed: {names})", 48) if names else "epoch", ylabel=label)
+    start = 0.5
+    for before, stretch in pairwise(stretches):
+        start += len(before.history)
+        number, at = stretch.name.partition(" ")[0], (start, 1)
+        axes.axvline(start, color=_INK, alpha=0.4, linewidth=1, linestyle="--")
+        axes.annotate(number, at, (0, 2), ("data", "axes fraction"), "offset points", ha="center", fontsize=7)

@@ -1,0 +1,47 @@
+"""How the report and the terminal word a verdict and a change."""
+
+from __future__ import annotations
+
+from armlet.artifacts import Verdict
+
+
+def verdict_sentence(verdict: Verdict) -> str:
+    """Say in one sentence whether the budgets hold; no budget at all is said too."""
+    outcomes = [check.outcome for check in verdict.checks]
+    failed, unmeasured = outcomes.count("fail"), outcomes.count("not measured")
+    n_set = len(outcomes) - outcomes.count("no budget")
+    if n_set == 0:
+        return "no budget is set: nothing was checked"
+    parts = []
+    if failed:
+        parts.append(f"{failed} of {n_set} checks fail")
+    if unmeasured:
+        parts.append(f"{unmeasured} of {n_set} not measured")
+    return ", ".join(parts) if parts else f"{n_set} of {n_set} checks pass"
+
+
+def headline(verdict: Verdict) -> str:
+    """Say a verdict in the word of its worst check."""
+    outcomes = {check.outcome for check in verdict.checks}
+    return next((word for word in ("fail", "not measured", "pass") if word in outcomes), "no budget")
+
+
+def margin_text(margin: float | None) -> str:
+    """Say how much of a budget is left: "12 % left", "3 % over"; "–" where it can't be said."""
+    if margin is None:
+        return "–"
+    return f"{abs(margin) * 100:.3g} % {'left' if margin >= 0 else 'over'}"
+
+
+def cost_change(before: float, after: float) -> str:
+    """Say a change of a cost: "÷2.5", "×1.2", or nothing when three digits show none."""
+    if not before or not after:
+        return ""
+    ratio = f"{max(before, after) / min(before, after):.3g}"
+    return "" if ratio == "1" else f"{'÷' if after < before else '×'}{ratio}"
+
+
+def points(before: float, after: float) -> str:
+    """Say a change of a score (a fraction) in points, with its sign."""
+    change = (after - before) * 100
+    return "±0.00 points" if abs(change) < 0.005 else f"{change:+.2f} points".replace("-", "−")
