@@ -1,0 +1,194 @@
+"""Writes, opens and verifies bundles: the folder that an app links and a person reads.
+
+A bundle holds `manifest.json` (everything known of the program, and the SHA-256 of every other file), `lib/` (static
+and shared library, header), `src/` (C entry and glue), `bin/run` (the runner program), `model.onnx`, `model.tflite`,
+`examples/` and `report.html`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from armlet import __version__, artifact_json, digest
+from armlet.artifacts import (
+    Compiled,
+    Compressed,
+    DataReady,
+    Evaluated,
+    Exported,
+    Measured,
+    TensorInfo,
+    Trained,
+    Verdict,
+)
+from armlet.check import check_budgets
+from armlet.errors import CorruptedFile, Problem, UsageError
+from armlet.plan import STAGES, package_version
+from armlet.report import ReportInput, render_report
+from armlet.spec.budget import Budgets
+from armlet.spec.recipe import Recipe
+from armlet.spec.target import Target
+from armlet.store import check_files
+
+MANIFEST_FILE = "manifest.json"
+SCHEMA_VERSION = 1
+MEND = "make the bundle again with armlet run, or copy it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a bundle comes from: enough to make it again.
+
+    Attributes:
+        versions: "name version" of armlet and each package that had a part in it.
+        steps: cache key of each step, by its name.
+    """
+
+    recipe: Recipe
+    profile: str
+    seed: int
+    data_sha256: tuple[str, ...]
+    versions: tuple[str, ...]
+    steps: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` holds.
+
+    Attributes:
+        memory_bytes: peak working memory, the arena that the caller provides.
+        size_bytes: code and constants that an app links.
+        files: SHA-256 of every other file of the bundle, by its POSIX path.
+    """
+
+    schema_version: int
+    name: str
+    symbol: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    class_names: tuple[str, ...]
+    preprocessing: str
+    target: Target
+    budgets: Budgets
+    verdict: Verdict
+    memory_bytes: int
+    size_bytes: int
+    data: DataReady
+    trained: Trained
+    passes: tuple[Compressed, ...]
+    exported: Exported
+    compiled: Compiled
+    evaluated: Evaluated
+    measured: Measured
+    provenance: Provenance
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle whose files have all been verified."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Bundle:
+        """Open a bundle and check every file of it.
+
+        Raises:
+            UsageError: not a bundle, or of a schema that this armlet can't read.
+            CorruptedFile: the first file that is missing or changed.
+        """
+        from pydantic import ValidationError
+
+        folder = Path(folder)
+        path = folder / MANIFEST_FILE
+        if not path.is_file():
+            raise UsageError(Problem(f"is not a bundle: it has no {MANIFEST_FILE}", file=folder))
+        try:
+            version = json.loads(path.read_bytes())["schema_version"]
+        except (ValueError, KeyError, TypeError):
+            raise CorruptedFile(path, "a readable manifest", digest.of_file(path), MEND) from None
+        if version != SCHEMA_VERSION:
+            message = f"has schema version {version}; this armlet reads version {SCHEMA_VERSION}"
+            raise UsageError(Problem(message, file=path, key="schema_version", hint="make the bundle again"))
+        try:
+            manifest = artifact_json.from_json(Manifest, path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise UsageError(
+                Problem(f"is not a valid manifest: {first['msg']}", file=path, key=key)
+            ) from None
+        check_files(folder, path, hint=MEND)
+        return cls(folder, manifest)
+
+    def check(self, budgets: Budgets | None = None) -> Verdict:
+        """Hold the bundle's facts against its own budgets, or against others."""
+        facts = self.manifest
+        return check_budgets(
+            budgets or facts.budgets, facts.trained.score, facts.evaluated, facts.compiled, facts.measured
+        )
+
+
+def write_bundle(
+    facts: ReportInput, provenance: Provenance, program: Path, exported: Path, folder: Path
+) -> Bundle:
+    """Write a bundle into `folder/bundle`.
+
+    Args:
+        facts: all that is known of the network and its program.
+        provenance: where they come from.
+        program: folder of the `Compiled`.
+        exported: folder of the `Exported`.
+        folder: an existing folder.
+    """
+    from armlet.compile.emit.examples import write_examples
+
+    root = folder / "bundle"
+    root.mkdir()
+    for part in ("lib", "src", "bin"):
+        shutil.copytree(program / part, root / part)
+    for model in ("model.onnx", "model.tflite"):
+        shutil.copyfile(exported / model, root / model)
+    write_examples(facts.compiled, root)
+    render_report(facts, root / "report.html")
+    manifest = _manifest(facts, provenance, digest.of_folder(root))
+    (root / MANIFEST_FILE).write_text(artifact_json.to_json(manifest), encoding="utf-8")
+    return Bundle(root, manifest)
+
+
+def versions() -> tuple[str, ...]:
+    """Return "name version" of armlet and of every package whose version is part of a cache key."""
+    packages = sorted({package for stage in STAGES.values() for package in stage.packages})
+    return (f"armlet {__version__}", *(f"{name} {package_version(name) or 'none'}" for name in packages))
+
+
+def _manifest(facts: ReportInput, provenance: Provenance, files: dict[str, str]) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=facts.recipe.name,
+        symbol=facts.recipe.symbol,
+        inputs=facts.exported.inputs,
+        outputs=facts.exported.outputs,
+        class_names=facts.data.class_names,
+        preprocessing=facts.data.preprocessing,
+        target=facts.target,
+        budgets=facts.recipe.budgets,
+        verdict=facts.verdict,
+        memory_bytes=facts.compiled.arena_bytes,
+        size_bytes=facts.compiled.size_bytes,
+        data=facts.data,
+        trained=facts.trained,
+        passes=facts.passes,
+        exported=facts.exported,
+        compiled=facts.compiled,
+        evaluated=facts.evaluated,
+        measured=facts.measured,
+        provenance=provenance,
+        files=files,
+    )

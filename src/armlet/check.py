@@ -1,0 +1,115 @@
+"""Measured × budgets -> Verdict. "Not measured" is a result of its own, never a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from armlet.artifacts import Check, Compiled, Evaluated, Latency, Match, Measured, Outcome, Score, Verdict
+from armlet.spec.budget import Budgets
+from armlet.units import format_bytes, format_ms, format_percent
+
+# Scores are ratios of counts: two that print alike may differ by rounding, and a budget met exactly is met.
+_ROUNDING = 1e-9
+
+
+def check_budgets(
+    budgets: Budgets, trained: Score, evaluated: Evaluated, compiled: Compiled, measured: Measured
+) -> Verdict:
+    """Hold what was measured against the budgets.
+
+    Args:
+        budgets: what must hold; one that is not set gives a line without a verdict.
+        trained: score of the trained network before compression, on the same split as `evaluated`.
+        evaluated: score of the compiled program itself.
+        compiled: sizes of the program.
+        measured: latency, and whether the target's outputs agree with the host's.
+    """
+    checks = (
+        *_accuracy(budgets, trained, evaluated.score),
+        _latency(budgets.latency, measured.latency),
+        _bytes("size", budgets.size, compiled.size_bytes),
+        _bytes("memory", budgets.memory, compiled.arena_bytes),
+        *([_match(measured.match)] if measured.match else []),
+    )
+    return Verdict(compiled.target, checks)
+
+
+def worst_class_drop(before: Score, after: Score) -> float | None:
+    """Return the most that any one class lost, as a fraction; None where classes were not scored."""
+    if not before.per_class or len(before.per_class) != len(after.per_class):
+        return None
+    return max(b - a for b, a in zip(before.per_class, after.per_class, strict=True))
+
+
+def _accuracy(budgets: Budgets, before: Score, after: Score) -> Iterator[Check]:
+    images = f"({after.n_samples} samples)"
+    yield _at_least("accuracy", budgets.accuracy, after.value, f"{format_percent(after.value, 2)} {images}")
+    drop = before.value - after.value
+    yield _at_most_share(
+        "accuracy drop", budgets.accuracy_drop, drop, f"from {format_percent(before.value, 2)}"
+    )
+    worst = worst_class_drop(before, after)
+    yield _at_most_share("worst class drop", budgets.worst_class_accuracy_drop, worst, "")
+
+
+def _at_least(what: str, budget: float | None, value: float, measured: str) -> Check:
+    if budget is None:
+        return Check(what, "", measured, None, "no budget")
+    margin = (value - budget) / budget if budget else None
+    outcome: Outcome = "pass" if value >= budget - _ROUNDING else "fail"
+    return Check(what, f"≥ {_in_full(budget)} %", measured, margin, outcome)
+
+
+def _at_most_share(what: str, budget: float | None, value: float | None, note: str) -> Check:
+    limit = "" if budget is None else f"≤ {_in_full(budget)} points"
+    if value is None:
+        return Check(what, limit, "not measured", None, "no budget" if budget is None else "not measured")
+    measured = f"{value * 100:.2f} points {note}".rstrip()
+    if budget is None:
+        return Check(what, "", measured, None, "no budget")
+    margin = (budget - value) / budget if budget else None
+    return Check(what, limit, measured, margin, "pass" if value <= budget + _ROUNDING else "fail")
+
+
+def _in_full(fraction: float) -> str:
+    """Return a budget times 100 with every digit that was written, and at least one decimal."""
+    text = f"{fraction * 100:.10g}"
+    return text if "." in text else f"{text}.0"
+
+
+def _latency(budget: float | None, latency: Latency | None) -> Check:
+    limit = "" if budget is None else f"≤ {format_ms(budget)}"
+    if latency is None:
+        return Check(
+            "latency", limit, "not measured", None, "no budget" if budget is None else "not measured"
+        )
+    low, high = format_ms(latency.low_ms).split(), format_ms(latency.high_ms).split()
+    interval = f"{low[0]}–{' '.join(high)}" if low[1] == high[1] else f"{' '.join(low)}–{' '.join(high)}"
+    measured = f"{interval} {latency.label}"
+    if budget is None:
+        return Check("latency", "", measured, None, "no budget")
+    if " ".join(high) == format_ms(budget) and latency.high_ms != budget:  # rounded they would look equal
+        measured = f"{latency.low_ms:.9g}–{latency.high_ms:.9g} ms {latency.label}"
+    # The bound that counts is the upper one: of the estimate's interval, or the 95th percentile measured.
+    outcome: Outcome = "pass" if latency.high_ms <= budget else "fail"
+    margin = (budget - latency.high_ms) / budget if budget else None
+    return Check("latency", limit, measured, margin, outcome)
+
+
+def _bytes(what: str, budget: int | None, value: int) -> Check:
+    measured = format_bytes(value)
+    if budget is None:
+        return Check(what, "", measured, None, "no budget")
+    limit = format_bytes(budget)
+    if limit == measured and value != budget:  # rounded they would look equal
+        limit, measured = f"{budget} B", f"{value} B"
+    margin = (budget - value) / budget if budget else None
+    return Check(what, f"≤ {limit}", measured, margin, "pass" if value <= budget else "fail")
+
+
+def _match(match: Match) -> Check:
+    budget = "identical to host" if match.tolerance == 0 else f"within {match.tolerance:g} of host"
+    measured = f"{match.n_identical} of {match.n_samples} identical"
+    if match.tolerance:
+        measured += f", largest difference {match.max_abs_difference:.2g}"
+    return Check("same outputs", budget, measured, None, "pass" if match.holds else "fail")

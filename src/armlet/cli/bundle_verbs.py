@@ -1,0 +1,104 @@
+"""`armlet check` and `armlet inspect`: a bundle's verdict again, and what is in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from armlet.cli import options
+
+if TYPE_CHECKING:
+    from armlet.bundle import Bundle
+
+
+def check(  # noqa: PLR0913 - one parameter for each flag
+    bundle: options.BundleFolder,
+    accuracy: options.Accuracy = None,
+    accuracy_drop: options.AccuracyDrop = None,
+    worst_class_accuracy_drop: options.WorstDrop = None,
+    latency: options.Latency = None,
+    size: options.Size = None,
+    memory: options.Memory = None,
+    json: options.Json = False,
+) -> int:
+    """Verify every file of a bundle and repeat its verdict; flags replace its budgets. Exit 1 if one fails."""
+    from armlet import artifact_json
+    from armlet.bundle import Bundle
+    from armlet.cli.console import print_json, stdout
+    from armlet.report.tables import verdict_table
+    from armlet.spec.load import override_budgets
+
+    opened = Bundle.open(bundle)
+    given = options.budgets(
+        accuracy=accuracy,
+        accuracy_drop=accuracy_drop,
+        worst_class_accuracy_drop=worst_class_accuracy_drop,
+        latency=latency,
+        size=size,
+        memory=memory,
+    )
+    verdict = opened.check(override_budgets(opened.manifest.budgets, given))
+    if json:
+        print_json({"passes": verdict.passes, "bundle": str(bundle)} | artifact_json.to_data(verdict))
+    else:
+        stdout().print(verdict_table(verdict, bundle))
+    return 0 if verdict.passes else 1
+
+
+def inspect(bundle: options.BundleFolder, json: options.Json = False) -> None:
+    """Verify every file of a bundle and print what it holds: interface, sizes, kernels, provenance."""
+    from armlet import artifact_json
+    from armlet.bundle import Bundle
+    from armlet.cli.console import print_json
+
+    opened = Bundle.open(bundle)
+    if json:
+        print_json(artifact_json.to_data(opened.manifest))
+    else:
+        _print(opened)
+
+
+def _print(opened: Bundle) -> None:
+    from rich.table import Table
+
+    from armlet.cli.console import stdout
+    from armlet.units import format_bytes, format_percent
+
+    console, manifest = stdout(), opened.manifest
+    compiled = manifest.compiled
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column()
+    for info in (*manifest.inputs, *manifest.outputs):
+        kind = "input" if info in manifest.inputs else "output"
+        facts.add_row(kind, f"{info.name}  {info.dtype}{list(info.shape)}")
+    facts.add_row("preprocessing", manifest.preprocessing)
+    facts.add_row(
+        "target", f"{manifest.target.name}: {compiled.triple}, {compiled.cpu} {' '.join(compiled.features)}"
+    )
+    facts.add_row(
+        "accuracy",
+        f"{format_percent(manifest.evaluated.score.value, 2)} of {manifest.evaluated.score.n_samples}",
+    )
+    facts.add_row("size", f"{format_bytes(manifest.size_bytes)} ({format_bytes(compiled.code_bytes)} code,"
+                  f" {format_bytes(compiled.constant_bytes)} constants)")  # fmt: skip
+    facts.add_row(
+        "memory",
+        f"{format_bytes(manifest.memory_bytes)} arena (lower bound {format_bytes(compiled.arena_lower_bound)})",
+    )
+    facts.add_row(
+        "call", f"int {manifest.symbol}_run(const void *const inputs[], void *const outputs[], void *arena)"
+    )
+    facts.add_row("verdict", "pass" if manifest.verdict.passes else "fail")
+    facts.add_row("files", f"{len(manifest.files)}, all verified")
+    facts.add_row("versions", ", ".join(manifest.provenance.versions))
+    console.print(f"{manifest.name} for {manifest.target.name}", style="bold")
+    console.print(facts)
+    kernels = Table(box=None, pad_edge=False)
+    for column in ("kernel", "layer", "schedule", "precision"):
+        kernels.add_column(column)
+    kernels.add_column("MACs", justify="right")
+    for kernel in compiled.kernels:
+        kernels.add_row(kernel.symbol, kernel.layer, kernel.schedule, kernel.precision, f"{kernel.macs:,}")
+    console.print(kernels)
+    for fallback in compiled.fallbacks:
+        console.print(f"fallback: {fallback.layer} ({fallback.op}): {fallback.reason}")

@@ -1,0 +1,44 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, such as recipes/cnn-fashion-mnist.yaml.")]
+Targets = Annotated[
+    list[str],
+    typer.Option(
+        "--target",
+        "-t",
+        metavar="TARGET",
+        help="Name of a target (armlet targets list) or a YAML file; may be repeated.",
+    ),
+]
+Profile = Annotated[str, typer.Option("--profile", "-p", help="Profile of the recipe: full, smoke, ...")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle, such as build/NAME-TARGET.armlet.")]
+Accuracy = Annotated[str | None, typer.Option("--accuracy", metavar="SHARE", help='Least accuracy, "90 %".')]
+AccuracyDrop = Annotated[
+    str | None, typer.Option("--accuracy-drop", metavar="SHARE", help='Most accuracy lost, "1.5 %".')
+]
+WorstDrop = Annotated[
+    str | None,
+    typer.Option("--worst-class-accuracy-drop", metavar="SHARE", help='Most lost by any class, "5 %".'),
+]
+Latency = Annotated[
+    str | None, typer.Option("--latency", metavar="TIME", help='Most time for one inference, "5 ms".')
+]
+Size = Annotated[
+    str | None, typer.Option("--size", metavar="BYTES", help='Most code and constants, "96 KiB".')
+]
+Memory = Annotated[
+    str | None, typer.Option("--memory", metavar="BYTES", help='Most working memory, "64 KiB".')
+]
+
+
+def budgets(**given: str | None) -> dict[str, str]:
+    """Return the budget flags that were given, by their key in a recipe."""
+    return {key: value for key, value in given.items() if value is not None}

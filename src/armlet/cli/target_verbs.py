@@ -1,0 +1,40 @@
+"""`armlet targets list|show`: the boards that programs can be compiled for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from armlet.cli import options
+
+app = typer.Typer(no_args_is_help=True, help="List and show targets.", rich_markup_mode=None)
+
+
+@app.command("list")
+def list_(json: options.Json = False) -> None:
+    """List the targets that come with armlet."""
+    from armlet.cli.console import print_json, stdout
+    from armlet.spec.load import load_target, shipped_targets
+
+    found = [load_target(name) for name in shipped_targets()]
+    if json:
+        print_json([target.model_dump(mode="json") for target in found])
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "description", "features"):
+        table.add_column(column)
+    for target in found:
+        table.add_row(target.name, target.description, " ".join(target.features))
+    stdout().print(table)
+
+
+@app.command("show")
+def show(target: Annotated[str, typer.Argument(help="Name of a target or a YAML file.")]) -> None:
+    """Print everything that is known of a target, as JSON."""
+    from armlet.cli.console import print_json
+    from armlet.spec.load import load_target
+
+    print_json(load_target(target).model_dump(mode="json"))

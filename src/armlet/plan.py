@@ -1,0 +1,271 @@
+"""Recipe + targets -> Plan: the ordered, typed steps of a run with their cache keys. Imports neither torch nor tvm.
+
+The key of a step is the SHA-256 of what its result depends on: the stage's name, the keys of the steps it reads, the
+sections of the recipe it uses, the target, the seed, the source code of the rooms it runs, the versions of the
+packages and programs it calls, and this machine's CPU for what is timed on it. Not in the key: the device that trains
+(a GPU gives other bits than a CPU, the result is as good), the number of cores, paths, the recipe's name and
+description.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from armlet import digest
+from armlet.bench.llvm import find_llvm
+from armlet.bench.protocol import cpu_name
+from armlet.compile.emit.entry import check_symbol
+from armlet.data import digests as data_digests
+from armlet.errors import MissingDependency, UsageError
+from armlet.spec.load import load_target
+from armlet.spec.recipe import Recipe
+from armlet.spec.target import Target
+
+_PACKAGE = Path(__file__).parent
+
+StageName = Literal["data", "train", "pass", "export", "compile", "evaluate", "measure", "check", "bundle"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageInputs:
+    """What a stage's result depends on, beside its spec and inputs.
+
+    Attributes:
+        sources: files and folders of the package whose code it runs.
+        packages: distributions whose versions count.
+    """
+
+    sources: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+
+
+_LEARN = ("data", "models", "metrics.py", "analysis", "train")
+STAGES: dict[StageName, StageInputs] = {
+    "data": StageInputs(("data",), ("numpy",)),
+    "train": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
+    "pass": StageInputs((*_LEARN, "passes"), ("numpy", "torch", "accelerate", "torchmetrics")),
+    "export": StageInputs(
+        ("models", "export"),
+        ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "ai-edge-litert"),
+    ),
+    "compile": StageInputs(("compile", "runtime"), ("apache-tvm", "apache-tvm-ffi", "onnx")),
+    "evaluate": StageInputs(("data", "metrics.py", "devices"), ("torch", "torchmetrics")),
+    "measure": StageInputs(("data", "devices", "bench", "runtime")),
+    "check": StageInputs(("check.py", "units.py")),
+    "bundle": StageInputs(("bundle.py", "report", "units.py"), ("jinja2", "matplotlib")),
+}
+
+_SHARED_SOURCES = ("artifacts.py", "artifact_json.py", "stages.py")  # every stage runs some of their code
+
+REFERENCE_TARGET = "host"
+"""The target whose program is scored on the whole test split: it runs at full speed on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a run.
+
+    Attributes:
+        name: unique in the plan, such as "compile/raspberry-pi-4".
+        stage: which function does it.
+        key: cache key.
+        needs: names of the steps whose artefacts it reads, in the order the stage expects them.
+        what: what it does, in words.
+        target: for the steps that have one.
+        position: index of the pass in the recipe, for passes.
+    """
+
+    name: str
+    stage: StageName
+    key: str
+    needs: tuple[str, ...]
+    what: str
+    target: Target | None = None
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that one run will do, in order."""
+
+    recipe: Recipe
+    profile: str
+    targets: tuple[Target, ...]
+    steps: tuple[Step, ...]
+
+    def __getitem__(self, name: str) -> Step:
+        return next(step for step in self.steps if step.name == name)
+
+    @property
+    def pass_steps(self) -> tuple[Step, ...]:
+        """The steps that are passes of the recipe, in order."""
+        return tuple(step for step in self.steps if step.stage == "pass")
+
+
+def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") -> Plan:
+    """Lay out the steps of a run.
+
+    Args:
+        recipe: checked recipe, of the profile that is to run.
+        targets: one or more targets; a target that is given twice is planned once.
+        profile: name of the profile, for the bundle and for display.
+
+    Raises:
+        UsageError: the recipe's name can't be a C program's, or two targets share a name.
+    """
+    check_symbol(recipe.symbol)
+    by_name = _by_name(targets)
+    layout = _Layout(recipe, profile)
+    exported = layout.add_network()
+    reference = by_name.get(REFERENCE_TARGET) or load_target(REFERENCE_TARGET)
+    for target in (reference, *(t for t in by_name.values() if t.name != reference.name)):
+        layout.add(f"compile/{target.name}", "compile", f"compile for {target.description or target.name}",
+                   (exported,), recipe.symbol, target)  # fmt: skip
+    layout.add("evaluate", "evaluate", "score the compiled program on the test split",
+               (f"compile/{reference.name}", "data"), layout.data_and_seed)  # fmt: skip
+    for target in by_name.values():
+        layout.add_verdict(target, f"compile/{reference.name}")
+    return Plan(recipe, profile, tuple(by_name.values()), tuple(layout.steps.values()))
+
+
+class _Layout:
+    """The steps of a plan while they are laid out; each `add` needs only steps that are there."""
+
+    def __init__(self, recipe: Recipe, profile: str) -> None:
+        self.steps: dict[str, Step] = {}
+        self._recipe, self._profile = recipe, profile
+        self._data = recipe.data.model_dump(mode="json")
+        self.data_and_seed = [self._data, recipe.seed]
+
+    def add(  # noqa: PLR0913 - one argument for each field of a step
+        self,
+        name: str,
+        stage: StageName,
+        what: str,
+        needs: tuple[str, ...],
+        spec: object,
+        target: Target | None = None,
+        position: int = 0,
+    ) -> str:
+        """Add a step and return its name; `spec` is what of the recipe its result depends on."""
+        machine = target and [target.resolved_triple, target.resolved_cpu, target.resolved_features]
+        material = {
+            "stage": stage,
+            "inputs": [self.steps[need].key for need in needs],
+            "spec": spec,
+            "target": target.model_dump(mode="json") if target else None,
+            "machine": machine,
+            "code": _code_digest((*_SHARED_SOURCES, *STAGES[stage].sources)),
+            "versions": _versions(stage, target),
+        }
+        self.steps[name] = Step(name, stage, digest.of_json(material), needs, what, target, position)
+        return name
+
+    def add_network(self) -> str:
+        """Add what makes the network, which all targets share; return the name of its export."""
+        recipe, data, seed = self._recipe, self._data, self._recipe.seed
+        kind = recipe.data.kind
+        self.add("data", "data", f"fetch and verify {kind}", (), [kind, list(data_digests(kind))])
+        last = self.add(
+            "train", "train", f"train {recipe.model.kind} for up to {recipe.train.epochs} epochs", ("data",),
+            [data, recipe.model.model_dump(mode="json"), recipe.train.model_dump(mode="json"), seed],
+        )  # fmt: skip
+        for position, options in enumerate(recipe.passes):
+            needs = (last, "train") if last != "train" else ("train",)
+            last = self.add(
+                f"pass {position + 1} {options.kind}", "pass", options.kind.replace("_", " "), needs,
+                [options.model_dump(mode="json"), data, seed], position=position,
+            )  # fmt: skip
+        what = "export to ONNX and LiteRT, verify against torch"
+        return self.add("export", "export", what, (last,), self.data_and_seed)
+
+    def add_verdict(self, target: Target, reference: str) -> None:
+        """Add what is said of a target's program: measured beside the `reference`, checked, bundled."""
+        recipe, name = self._recipe, target.name
+        where = "this machine" if target.is_native else "the emulated board"
+        measured = self.add(
+            f"measure/{name}", "measure", f"run on {where}", (f"compile/{name}", reference),
+            self.data_and_seed, target,
+        )  # fmt: skip
+        facts = ("train", "evaluate", f"compile/{name}", measured)
+        budgets = recipe.budgets.model_dump(mode="json")
+        verdict = self.add(f"check/{name}", "check", "check budgets", facts, budgets)
+        passes = tuple(step.name for step in self.steps.values() if step.stage == "pass")
+        self.add(
+            f"bundle/{name}", "bundle", "write bundle and report",
+            ("data", *facts, verdict, "export", *passes), [recipe.model_dump(mode="json"), self._profile], target,
+        )  # fmt: skip
+
+
+@functools.cache
+def _code_digest(sources: tuple[str, ...]) -> str:
+    return digest.of_sources(_PACKAGE / source for source in sources)
+
+
+def _by_name(targets: Iterable[Target]) -> dict[str, Target]:
+    """Return the targets by name, which names their steps and their bundles."""
+    found: dict[str, Target] = {}
+    for target in targets:
+        if found.setdefault(target.name, target) != target:
+            raise UsageError(f"two different targets are named {target.name!r}: give one another `name`")
+    reference = found.get(REFERENCE_TARGET)
+    if reference is not None and not reference.is_native:
+        raise UsageError(
+            f"a target named {REFERENCE_TARGET!r} must run on this machine itself: give it another `name`"
+        )
+    return found
+
+
+def _versions(stage: StageName, target: Target | None) -> dict[str, str]:
+    """Return what the stage calls, and for a measurement on this machine what it runs on."""
+    found = {name: package_version(name) or "none" for name in STAGES[stage].packages}
+    if target is None:
+        return found
+    if stage == "compile":
+        found |= {
+            name: program_version(name) or "none" for name in (target.toolchain.cc, target.toolchain.ar)
+        }
+    elif stage == "measure" and target.emulator is not None:
+        program = target.emulator.program
+        found |= {program: program_version(program) or "none", "llvm-mca": _llvm_version()}
+    elif stage == "measure":
+        found["CPU"] = cpu_name()
+    return found
+
+
+@functools.cache
+def _llvm_version() -> str:
+    try:
+        return find_llvm().version
+    except MissingDependency:
+        return "none"
+
+
+@functools.cache
+def package_version(name: str) -> str | None:
+    """Return the installed version of a distribution, None if it is not installed; imports nothing."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def program_version(name: str) -> str | None:
+    """Return the line of `name --version` that has the version, None if there is no such program."""
+    path = shutil.which(name)
+    if path is None:
+        return None
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # a target's file may name anything
+        return None
+    lines = [line.strip() for line in done.stdout.splitlines() if any(c.isdigit() for c in line)]
+    return lines[0] if lines else "unknown"

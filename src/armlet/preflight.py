@@ -1,0 +1,124 @@
+"""Looks, before any work, whether this machine has what the steps of a run call; one error names all that lacks."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterable
+
+from armlet.bench.llvm import check_core, find_llvm, knows_core
+from armlet.devices.emulator import Emulator
+from armlet.doctor import Finding, packages, programs
+from armlet.errors import MissingDependency, Problem, UsageError
+from armlet.plan import STAGES, Step
+from armlet.spec.target import Target
+
+_DEBIAN_PACKAGES = {
+    "gcc": "gcc libc6-dev",
+    "ar": "binutils",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    "aarch64-linux-gnu-ar": "binutils-aarch64-linux-gnu",
+}
+_EMULATION = ("qemu-aarch64", "QEMU plugin", "llvm-mca")
+
+
+def require(steps: Iterable[Step]) -> None:
+    """Check that every package and program that the steps call is there, and that every target can run here.
+
+    Args:
+        steps: those that will really run, not the cached ones.
+
+    Raises:
+        UsageError: a target has no emulator and is another machine than this one, or a core that it names is unknown.
+        MissingDependency: names everything that is missing, with the commands that install it.
+    """
+    steps = tuple(steps)
+    _refuse_foreign(steps)
+    used = {package for step in steps for package in STAGES[step.stage].packages}
+    missing = [finding for finding in packages() if finding.name in used and finding.is_missing]
+    for step in steps:
+        if step.target is not None and step.stage == "compile":
+            missing += _toolchain(step.target)
+    if any(
+        step.stage == "measure" and step.target is not None and not step.target.is_native for step in steps
+    ):
+        missing += [finding for finding in programs() if finding.name in _EMULATION and finding.is_missing]
+    if not missing:
+        _refuse_unknown_cores(steps)
+        return
+    unique = list(dict.fromkeys(missing))
+    raise MissingDependency(
+        ", ".join(
+            f"{finding.name} ({finding.found})" if finding.found else finding.name for finding in unique
+        ),
+        ", ".join(dict.fromkeys(finding.needed_for for finding in unique)),
+        " && ".join(_joined([finding.install for finding in unique])),
+    )
+
+
+def _refuse_foreign(steps: tuple[Step, ...]) -> None:
+    """Refuse targets whose programs should run on this machine, but are for another kind of it."""
+    targets = {step.target.name: step.target for step in steps if step.target is not None}
+    problems = [
+        Problem(
+            f"target {target.name} is for {target.resolved_triple} and this machine is {platform.machine()}",
+            key="emulator",
+            hint="say how its programs run here: emulator: {cpu: ...}",
+        )
+        for target in targets.values()
+        if target.is_native and target.resolved_triple.split("-")[0] != platform.machine()
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def _refuse_unknown_cores(steps: tuple[Step, ...]) -> None:
+    """Refuse names of cores that the compiler, the emulator or the cost model would only stumble over later."""
+    for step in steps:
+        target = step.target
+        if target is not None and step.stage == "compile":
+            _check_compiled_core(target)
+        if target is not None and step.stage == "measure" and not target.is_native:
+            Emulator(target)
+            check_core(find_llvm(), target)
+
+
+def _check_compiled_core(target: Target) -> None:
+    # TVM takes seconds to load, so LLVM's own tool is asked first, where it is there; TVM, whose LLVM is another
+    # version, has the last word.
+    try:
+        known = knows_core(find_llvm(), target.resolved_triple, target.resolved_cpu)
+    except MissingDependency:
+        known = True  # compiling itself refuses it
+    if not known:
+        from armlet.compile.emit.kernels import check_core as check_compiled_core
+
+        check_compiled_core(target)
+
+
+def _joined(commands: list[str]) -> list[str]:
+    """Return the commands with those of one package manager made one: `apt-get install gcc qemu-user`."""
+    arguments: dict[str, dict[str, None]] = {}
+    for command in commands:
+        for manager in ("apt-get install ", "pip install "):
+            if command.startswith(manager):
+                arguments.setdefault(manager, {}).update(dict.fromkeys(command.removeprefix(manager).split()))
+                break
+        else:
+            arguments.setdefault(command, {})
+    return [command + " ".join(packages) for command, packages in arguments.items()]
+
+
+def _toolchain(target: Target) -> list[Finding]:
+    tools = (target.toolchain.cc, target.toolchain.ar)
+    return [
+        Finding(tool, f"programs for {target.name}", None, _install(tool))
+        for tool in tools
+        if shutil.which(tool) is None
+    ]
+
+
+def _install(tool: str) -> str:
+    if tool in _DEBIAN_PACKAGES:
+        return f"apt-get install {_DEBIAN_PACKAGES[tool]}"
+    return f"your system's package that has {tool}, which the target's file names"

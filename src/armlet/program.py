@@ -1,0 +1,128 @@
+"""A bundle's program as a Python callable: natively where this machine fits the target, else under emulation."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from armlet.artifacts import TensorInfo
+from armlet.bundle import Bundle
+from armlet.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+    Arrays = tuple[np.ndarray, ...]
+    Route = Callable[[Arrays], Arrays]
+
+
+class Program:
+    """A compiled network that can be called.
+
+    Args:
+        bundle: an opened bundle.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._route = _open_route(bundle)
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """What the program takes; the first extent of each shape is the batch, 1."""
+        return self.bundle.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """What the program answers."""
+        return self.bundle.manifest.outputs
+
+    def __call__(self, x: ArrayLike | Mapping[str, ArrayLike]) -> np.ndarray | dict[str, np.ndarray]:
+        """Run the program.
+
+        Args:
+            x: one array, or a dict of arrays by input name. Each has the input's shape, the shape without the
+                batch, or any batch of it: [N, *shape[1:]].
+
+        Returns:
+            An array, or a dict by output name when there are several outputs; with the batch of the input, and
+            without one where the input had none.
+
+        Raises:
+            UsageError: a wrong name, shape or dtype.
+        """
+        samples, batched = self._samples(x)
+        answers = self._route(samples)
+        if not batched:
+            answers = tuple(answer[0] for answer in answers)
+        if len(answers) == 1:
+            return answers[0]
+        return {info.name: answer for info, answer in zip(self.outputs, answers, strict=True)}
+
+    def _samples(self, x: ArrayLike | Mapping[str, ArrayLike]) -> tuple[tuple[np.ndarray, ...], bool]:
+        """Return one array [N, *shape[1:]] for each input, and whether the caller gave a batch."""
+        given = x if isinstance(x, Mapping) else {self.inputs[0].name: x}
+        if not isinstance(x, Mapping) and len(self.inputs) > 1:
+            names = ", ".join(info.name for info in self.inputs)
+            raise UsageError(f"the program has {len(self.inputs)} inputs: give a dict with {names}")
+        for name in given:
+            if name not in [info.name for info in self.inputs]:
+                raise UsageError(f"no input {name!r} ({nearest(name, [i.name for i in self.inputs])})")
+        arrays = []
+        ranks = set()
+        for info in self.inputs:
+            if info.name not in given:
+                raise UsageError(f"input {info.name!r} is missing")
+            array, batched = _fit(info, given[info.name])
+            arrays.append(array)
+            ranks.add((batched, len(array)))
+        if len(ranks) > 1:
+            raise UsageError("the inputs have different batch sizes")
+        return tuple(arrays), ranks.pop()[0]
+
+
+def load(path: str | Path) -> Program:
+    """Open a bundle and make its program callable.
+
+    Args:
+        path: the bundle's folder.
+
+    Raises:
+        UsageError: not a bundle, or a file of it is corrupted.
+        MissingDependency: the target needs an emulator that is not installed.
+    """
+    return Program(Bundle.open(path))
+
+
+def _open_route(bundle: Bundle) -> Route:
+    """Return what runs the program: samples in, one array for each output."""
+    compiled = bundle.manifest.compiled
+    if compiled.triple.split("-")[0] == platform.machine():
+        from armlet.devices.host import HostProgram, this_machine_has
+
+        if this_machine_has(compiled.features):
+            return HostProgram.load(bundle.folder, compiled).run_batch
+    from armlet.devices.emulator import Emulator
+
+    return Emulator(bundle.manifest.target).program(bundle.folder, compiled).run_batch
+
+
+def _fit(info: TensorInfo, value: ArrayLike) -> tuple[np.ndarray, bool]:
+    """Return `value` as [N, *shape[1:]] of the input's dtype, and whether it had a batch."""
+    import numpy as np
+
+    array = np.asarray(value)
+    shape = info.shape[1:]
+    if not np.can_cast(array.dtype, info.dtype, casting="same_kind"):
+        raise UsageError(f"input {info.name!r} is {info.dtype}, not {array.dtype}")
+    array = array.astype(info.dtype)
+    if array.shape == shape:
+        return array[None], False
+    if array.shape[1:] == shape and array.ndim == len(info.shape):
+        return array, True
+    raise UsageError(
+        f"input {info.name!r} has shape {list(array.shape)}; expected {list(shape)} or [N, {str(list(shape))[1:]}"
+    )

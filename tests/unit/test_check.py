@@ -1,0 +1,111 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from armlet.artifacts import Check, Compiled, Evaluated, Latency, Match, Measured, Score
+from armlet.check import check_budgets, worst_class_drop
+from armlet.spec.budget import Budgets
+
+TRAINED = Score("accuracy", 0.92, 1000, "test", (0.9, 0.94))
+
+
+def compiled(code: int = 10_000, constants: int = 20_000, arena: int = 4096) -> Compiled:
+    return Compiled(
+        "board", "aarch64-linux-gnu", "cortex-a72", (), "net", (), (), code, constants, arena, arena, (), (), True, ()
+    )  # fmt: skip
+
+
+def outcome(budgets: Budgets, what: str, **facts: object) -> str:
+    score = facts.get("score", Score("accuracy", 0.91, 1000, "test", (0.86, 0.96)))
+    measured = Measured("board", "emulator", facts.get("match"), None, facts.get("latency"))
+    verdict = check_budgets(
+        budgets, TRAINED, Evaluated(score, 1.0), facts.get("compiled", compiled()), measured
+    )
+    return next(check.outcome for check in verdict.checks if check.what == what)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "what", "expected"),
+    [
+        (Budgets(), "accuracy", "no budget"),
+        (Budgets(accuracy=0.91), "accuracy", "pass"),
+        (Budgets(accuracy=0.9101), "accuracy", "fail"),
+        (Budgets(accuracy_drop=0.01), "accuracy drop", "pass"),
+        (Budgets(accuracy_drop=0.0099), "accuracy drop", "fail"),
+        (Budgets(worst_class_accuracy_drop=0.04), "worst class drop", "pass"),
+        (Budgets(worst_class_accuracy_drop=0.039), "worst class drop", "fail"),
+        (Budgets(size="30000 B"), "size", "pass"),
+        (Budgets(size="29999 B"), "size", "fail"),
+        (Budgets(memory="4 KiB"), "memory", "pass"),
+        (Budgets(memory="4095 B"), "memory", "fail"),
+        (Budgets(latency="5 ms"), "latency", "not measured"),
+    ],
+)
+def test_a_budget_met_exactly_is_met_and_one_more_fails(budgets, what, expected):
+    assert outcome(budgets, what) == expected
+
+
+def test_an_estimate_is_held_against_its_upper_bound():
+    latency = Latency("estimated", 1.0, 2.0, 3.0, "counted")
+    assert outcome(Budgets(latency="3 ms"), "latency", latency=latency) == "pass"
+    assert outcome(Budgets(latency="2.9 ms"), "latency", latency=latency) == "fail"
+
+
+def test_a_budget_that_could_not_be_measured_never_passes():
+    verdict = check_budgets(
+        Budgets(latency="5 ms"),
+        TRAINED,
+        Evaluated(TRAINED, 1.0),
+        compiled(),
+        Measured("b", "e", None, None, None),
+    )
+    assert not verdict.passes
+
+
+def test_outputs_that_differ_from_the_hosts_fail_even_without_budgets():
+    differing = Match(500, 499, 0.5, 0.0, "exact")
+    assert outcome(Budgets(), "same outputs", match=differing) == "fail"
+    assert outcome(Budgets(), "same outputs", match=Match(500, 500, 0.0, 0.0, "exact")) == "pass"
+
+
+def test_the_worst_class_is_the_one_that_lost_most():
+    assert worst_class_drop(TRAINED, Score("accuracy", 0.9, 10, "test", (0.95, 0.84))) == pytest.approx(0.1)
+    assert worst_class_drop(TRAINED, Score("accuracy", 0.9, 10, "test")) is None
+
+
+@given(st.integers(1, 10**7), st.integers(1, 10**7))
+def test_the_margin_is_negative_exactly_when_a_size_budget_fails(budget, size):
+    measured = Measured("board", "e", None, None, None)
+    verdict = check_budgets(
+        Budgets(size=f"{budget} B"), TRAINED, Evaluated(TRAINED, 1.0), compiled(size, 0), measured
+    )
+    check = next(c for c in verdict.checks if c.what == "size")
+    assert (check.margin < 0) == (check.outcome == "fail") == (size > budget)
+
+
+def line(budgets: Budgets, what: str, **facts: object) -> Check:
+    measured = Measured("board", "emulator", None, None, facts.get("latency"))
+    verdict = check_budgets(
+        budgets, TRAINED, Evaluated(TRAINED, 1.0), facts.get("compiled", compiled()), measured
+    )
+    return next(check for check in verdict.checks if check.what == what)
+
+
+def test_a_budget_is_printed_as_it_was_set():
+    assert line(Budgets(accuracy="90 %"), "accuracy").budget == "≥ 90.0 %"
+    assert line(Budgets(accuracy="91.75 %"), "accuracy").budget == "≥ 91.75 %"
+    assert line(Budgets(accuracy_drop="0.25 %"), "accuracy drop").budget == "≤ 0.25 points"
+
+
+def test_a_size_that_would_round_to_its_budget_is_printed_in_bytes():
+    check = line(Budgets(size="96 KiB"), "size", compiled=compiled(code=96 * 1024 + 1, constants=0))
+    assert (check.budget, check.measured, check.outcome) == ("≤ 98304 B", "98305 B", "fail")
+
+
+def test_a_budget_of_nothing_at_all_fails_without_a_margin():
+    latency = Latency("estimated", 1.0, 2.0, 3.0, "counted")
+    for check in (
+        line(Budgets(latency="0 ms"), "latency", latency=latency),
+        line(Budgets(size="0 B"), "size"),
+    ):
+        assert (check.outcome, check.margin) == ("fail", None)

@@ -1,0 +1,181 @@
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+from ruamel.yaml import YAML
+
+from armlet.errors import UsageError
+from armlet.plan import STAGES, make_plan
+from armlet.spec.load import load_recipe, load_target
+from armlet.spec.recipe import Recipe
+
+BASE = {
+    "name": "tiny",
+    "data": {"kind": "fashion-mnist"},
+    "model": {"kind": "cnn", "channels": [8, 16]},
+    "train": {"epochs": 3},
+    "passes": [{"kind": "prune_channels", "ratio": 0.25}, {"kind": "distill"}, {"kind": "quantize_static"}],
+    "budgets": {"accuracy": 0.9},
+}
+
+
+def keys(recipe: dict, *targets: str) -> dict[str, str]:
+    plan = make_plan(
+        Recipe.model_validate(recipe), [load_target(name) for name in targets or ("raspberry-pi-4",)]
+    )
+    return {step.name: step.key for step in plan.steps}
+
+
+def changed(path: tuple, value: object) -> dict:
+    recipe = copy.deepcopy(BASE)
+    here = recipe
+    for part in path[:-1]:
+        here = here[part]
+    here[path[-1]] = value
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "first"),
+    [
+        (("seed",), 1, "train"),
+        (("data", "validation"), 0.1, "train"),
+        (("data", "limit"), 100, "train"),
+        (("model", "channels"), [8, 24], "train"),
+        (("model", "block"), "residual", "train"),
+        (("train", "epochs"), 4, "train"),
+        (("train", "learning_rate"), 0.002, "train"),
+        (("passes", 0, "ratio"), 0.5, "pass 1 prune_channels"),
+        (("passes", 1, "temperature"), 2.0, "pass 2 distill"),
+        (("passes", 2, "observer"), "percentile", "pass 3 quantize_static"),
+        (("budgets", "accuracy"), 0.8, "check/raspberry-pi-4"),
+    ],
+)
+def test_a_changed_field_changes_the_key_of_its_step_and_of_all_that_follow_and_no_other(path, value, first):
+    before, after = keys(BASE), keys(changed(path, value))
+    assert before.keys() == after.keys()
+    names = list(before)
+    differing = {name for name in names if before[name] != after[name]}
+    linear = ["train", "pass 1 prune_channels", "pass 2 distill", "pass 3 quantize_static", "export"]
+    if first in linear:
+        expected = set(names) - {"data"} - set(linear[: linear.index(first)])
+    else:
+        expected = {"check/raspberry-pi-4", "bundle/raspberry-pi-4"}
+    assert differing == expected
+
+
+def test_the_name_of_the_recipe_changes_only_what_carries_it():
+    before, after = keys(BASE), keys(changed(("name",), "other"))
+    assert before["export"] == after["export"]
+    assert before["compile/host"] != after["compile/host"]
+
+
+def test_the_order_of_keys_in_the_file_does_not_matter(tmp_path):
+    yaml = YAML()
+    forward, backward = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    yaml.dump(BASE, forward)
+    yaml.dump(dict(reversed(BASE.items())), backward)
+    target = load_target("raspberry-pi-4")
+    assert make_plan(load_recipe(forward), [target]).steps == make_plan(load_recipe(backward), [target]).steps
+
+
+def test_another_target_shares_everything_up_to_export():
+    one, two = keys(BASE, "raspberry-pi-4"), keys(BASE, "raspberry-pi-4", "raspberry-pi-5")
+    assert {name: two[name] for name in one} == one
+    assert set(two) - set(one) == {
+        f"{stage}/raspberry-pi-5" for stage in ("compile", "measure", "check", "bundle")
+    }
+
+
+def test_a_changed_target_changes_only_its_own_steps():
+    target = load_target("raspberry-pi-4")
+    faster = target.model_copy(update={"core": target.core.model_copy(update={"clock_mhz": 2000.0})})
+    recipe = Recipe.model_validate(BASE)
+    before, after = (
+        {s.name: s.key for s in make_plan(recipe, [t]).steps if "raspberry" not in s.name}
+        for t in (target, faster)
+    )
+    assert before == after
+    assert (
+        make_plan(recipe, [target])["measure/raspberry-pi-4"].key
+        != make_plan(recipe, [faster])["measure/raspberry-pi-4"].key
+    )
+
+
+def test_what_the_target_resolves_to_on_this_machine_is_part_of_the_key(monkeypatch):
+    before = keys(BASE, "host")
+    monkeypatch.setattr("armlet.spec.target.Target.resolved_cpu", "another-core")
+    after = keys(BASE, "host")
+    assert {name for name in before if before[name] != after[name]} >= {"compile/host", "measure/host"}
+    assert before["export"] == after["export"]
+
+
+def test_a_time_measured_on_another_cpu_is_not_taken_for_this_ones(monkeypatch):
+    before = keys(BASE, "host", "raspberry-pi-4")
+    monkeypatch.setattr("armlet.plan.cpu_name", lambda: "Another CPU")
+    after = keys(BASE, "host", "raspberry-pi-4")
+    assert {name for name in before if before[name] != after[name]} == {
+        "measure/host", "check/host", "bundle/host",
+    }  # fmt: skip
+
+
+def test_another_llvm_changes_what_is_estimated(monkeypatch):
+    before = keys(BASE)
+    monkeypatch.setattr("armlet.plan._llvm_version", lambda: "99.1.0")
+    after = keys(BASE)
+    assert {name for name in before if before[name] != after[name]} == {
+        f"{stage}/raspberry-pi-4" for stage in ("measure", "check", "bundle")
+    }
+
+
+def test_the_bundle_names_its_profile_so_another_profile_makes_another_bundle():
+    recipe, targets = Recipe.model_validate(BASE), [load_target("raspberry-pi-4")]
+    full, smoke = ({s.name: s.key for s in make_plan(recipe, targets, p).steps} for p in ("full", "smoke"))
+    assert {name for name in full if full[name] != smoke[name]} == {"bundle/raspberry-pi-4"}
+
+
+def test_two_different_targets_of_one_name_are_refused():
+    target = load_target("raspberry-pi-4")
+    other = target.model_copy(update={"description": "mine"})
+    recipe = Recipe.model_validate(BASE)
+    assert make_plan(recipe, [target, target]).targets == (target,)
+    with pytest.raises(UsageError, match="two different targets are named 'raspberry-pi-4'"):
+        make_plan(recipe, [target, other])
+    with pytest.raises(UsageError, match="must run on this machine itself"):
+        make_plan(recipe, [target.model_copy(update={"name": "host"})])
+
+
+@pytest.mark.parametrize("name", ["main", "runner", "string", "m"])
+def test_a_recipe_whose_files_would_hide_others_is_refused_before_any_work(name):
+    with pytest.raises(UsageError, match="can't be a program's name"):
+        make_plan(Recipe.model_validate(changed(("name",), name)), [load_target("host")])
+
+
+def test_every_step_needs_only_earlier_steps():
+    plan = make_plan(Recipe.model_validate(BASE), [load_target(t) for t in ("host", "raspberry-pi-4")])
+    seen: set[str] = set()
+    for step in plan.steps:
+        assert set(step.needs) <= seen
+        seen.add(step.name)
+
+
+def test_every_source_named_for_a_key_exists():
+    from armlet.plan import _PACKAGE
+
+    missing = [s for stage in STAGES.values() for s in stage.sources if not (_PACKAGE / s).exists()]
+    assert missing == []
+
+
+def test_planning_loads_neither_torch_nor_tvm(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    YAML().dump(BASE, path)
+    script = (
+        "import sys, json; from armlet import api; api.plan(sys.argv[1], ['raspberry-pi-4']);"
+        "print(json.dumps([m for m in ('torch','tvm','onnx','matplotlib') if m in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == []

@@ -1,0 +1,78 @@
+import pytest
+
+from armlet import preflight
+from armlet.doctor import Finding
+from armlet.errors import MissingDependency, UsageError
+from armlet.plan import make_plan
+from armlet.spec.load import load_target
+from armlet.spec.recipe import Recipe
+
+RECIPE = Recipe.model_validate(
+    {"name": "t", "data": {"kind": "letter-recognition"}, "model": {"kind": "fnn"}}
+)
+
+
+@pytest.fixture
+def steps():
+    return make_plan(RECIPE, [load_target("raspberry-pi-4")]).steps
+
+
+def test_a_machine_with_everything_passes(steps):
+    preflight.require(steps)
+
+
+def test_everything_that_lacks_is_named_at_once_with_one_command_for_each_manager(steps, monkeypatch):
+    lacking = [
+        Finding("torch", "training", None, "pip install 'torch>=2'"),
+        Finding(
+            "apache-tvm-ffi",
+            "compiling",
+            "0.2, needs ==0.1",
+            "pip install 'apache-tvm-ffi==0.1'",
+            is_wrong=True,
+        ),
+        Finding("pytest", "armlet's own tests", None, "pip install pytest", optional=True),
+    ]
+    monkeypatch.setattr(preflight, "packages", lambda: lacking)
+    monkeypatch.setattr(preflight, "programs", lambda: [])
+    monkeypatch.setattr(
+        preflight.shutil, "which", lambda tool: None if "aarch64" in tool else f"/usr/bin/{tool}"
+    )
+    with pytest.raises(MissingDependency) as caught:
+        preflight.require(steps)
+    assert str(caught.value) == (
+        "missing: torch, apache-tvm-ffi (0.2, needs ==0.1), aarch64-linux-gnu-gcc, aarch64-linux-gnu-ar,"
+        " needed for training, compiling, programs for raspberry-pi-4; install with:"
+        " pip install 'torch>=2' 'apache-tvm-ffi==0.1' &&"
+        " apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils-aarch64-linux-gnu"
+    )
+
+
+def test_what_no_step_uses_is_not_asked_for(steps, monkeypatch):
+    monkeypatch.setattr(
+        preflight, "packages", lambda: [Finding("torch", "training", None, "pip install torch")]
+    )
+    preflight.require(step for step in steps if step.stage in ("check", "measure"))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "wrong", "right"),
+    [
+        ("core", "llvm_cpu", "cortex-a722", "cortex-a72"),
+        ("core", "cost_model", "neoverse-n11", "neoverse-n1"),
+        ("emulator", "cpu", "cortex-a722", "cortex-a72"),
+    ],
+)
+def test_an_unknown_core_is_refused_with_the_nearest(part, key, wrong, right):
+    board = load_target("raspberry-pi-4")
+    changed = board.model_copy(update={part: getattr(board, part).model_copy(update={key: wrong})})
+    with pytest.raises(UsageError, match=rf"{part}\.{key}: .*'{wrong}' \(did you mean '{right}'"):
+        preflight.require(make_plan(RECIPE, [changed]).steps)
+
+
+def test_a_target_for_another_machine_without_an_emulator_is_refused():
+    foreign = load_target("raspberry-pi-4").model_copy(
+        update={"emulator": None, "triple": "riscv64-linux-gnu"}
+    )
+    with pytest.raises(UsageError, match="raspberry-pi-4 is for riscv64-linux-gnu and this machine is"):
+        preflight.require(make_plan(RECIPE, [foreign]).steps)
