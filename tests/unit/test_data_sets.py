@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from armlet import data
 from armlet.data.letter_recognition import csv_of_rda
@@ -35,6 +36,13 @@ def test_a_fetched_set_has_its_full_size_and_verifies(fetched):
     assert ready.licence == data.licence(kind)
     assert data.verify(kind, folder) == []
     assert data.is_fetched(kind, folder)
+
+
+def test_what_a_recipe_is_checked_against_is_what_the_data_has(fetched):
+    kind, _, ready = fetched
+    spec = TypeAdapter(DataSpec).validate_python({"kind": kind})
+    assert spec.n_classes == len(ready.class_names)
+    assert spec.picture == (ready.input_shape[1:] if len(ready.input_shape) == 3 else None)
 
 
 def test_inputs_are_float32_whole_steps_from_0_to_1(fetched):

@@ -156,6 +156,31 @@ def test_bad_text_is_refused_with_a_clear_message(tmp_path, text, message):
     assert any(message in line for line in errors_of(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "{kind: fashion-mnist}",
+            "{kind: fashion-mnist, limit: 9}",
+            "2: data.limit: 9 samples are less than one for",
+        ),
+        (
+            "{kind: fashion-mnist}",
+            "{kind: letter-recognition}",
+            "4: model.kind: a cnn takes pictures, and letter-rec",
+        ),
+        (
+            "[8, 16]",
+            "[8, 8, 8, 8, 8, 8]",
+            "5: model.channels: pictures of 28×28 can't be halved 5 times: use fewer",
+        ),
+    ],
+)
+def test_sections_that_do_not_fit_each_other_are_refused_before_any_work(tmp_path, old, new, problem):
+    (found,) = errors_of(tmp_path, GOOD.replace(old, new))
+    assert found.startswith(problem)
+
+
 def test_an_unknown_profile_names_the_known_ones(tmp_path):
     assert "did you mean 'smoke'? known: full, smoke" in errors_of(tmp_path, GOOD, profile="smok")[0]
 

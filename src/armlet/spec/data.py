@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -10,6 +10,10 @@ from armlet.spec.base import Fraction, Spec
 
 
 class _Split(Spec):
+    n_classes: ClassVar[int]
+    picture: ClassVar[tuple[int, int] | None] = None
+    """Height and width, None where a sample is a row of numbers."""
+
     validation: Fraction = Field(
         0.05, gt=0.0, lt=1.0, description="Share of the training split held out, scored after each epoch."
     )
@@ -20,12 +24,15 @@ class _Split(Spec):
 class LetterRecognition(_Split):
     """16 integer features of 20 000 printed letters, 26 classes; first 16 000 train, last 4 000 test."""
 
+    n_classes: ClassVar[int] = 26
     kind: Literal["letter-recognition"] = Field(description="The data set.")
 
 
 class FashionMnist(_Split):
     """Grey 28×28 pictures of clothes, 10 classes; 60 000 train, 10 000 test."""
 
+    n_classes: ClassVar[int] = 10
+    picture: ClassVar[tuple[int, int] | None] = (28, 28)
     kind: Literal["fashion-mnist"] = Field(description="The data set.")
 
 

@@ -16,7 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from armlet.errors import Problem, UsageError, nearest
 from armlet.spec.budget import Budgets
 from armlet.spec.passes import order_problems
-from armlet.spec.recipe import Recipe
+from armlet.spec.recipe import Recipe, misfits
 from armlet.spec.target import Target
 
 M = TypeVar("M", bound=BaseModel)
@@ -86,6 +86,10 @@ def load_recipe(path: Path, profile: str = FULL, overrides: Mapping[str, object]
             found += [
                 Problem(message, path, _line(merged, ("passes", position)), f"passes.{position}")
                 for position, message in order_problems(recipe.passes)
+            ]
+            found += [
+                Problem(message, path, _line(merged, where), ".".join(where))
+                for where, message in misfits(recipe)
             ]
         problems += [p for p in found if p not in problems]
         if name == profile:

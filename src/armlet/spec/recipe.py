@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt
 from armlet.spec.base import ListOf, Spec
 from armlet.spec.budget import Budgets
 from armlet.spec.data import DataSpec
-from armlet.spec.model import ModelSpec
+from armlet.spec.model import Cnn, ModelSpec
 from armlet.spec.passes import PassSpec
 from armlet.spec.train import TrainSpec
 
@@ -38,3 +38,21 @@ class Recipe(Spec):
     def symbol(self) -> str:
         """The name as a C identifier."""
         return self.name.replace("-", "_")
+
+
+def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
+    """Return (location, message) for every value that is right by itself and wrong beside another section."""
+    data, model = recipe.data, recipe.model
+    found: list[tuple[tuple[str, ...], str]] = [
+        (("data", key), f"{limit} samples are less than one for each of {data.n_classes} classes")
+        for key, limit in (("limit", data.limit), ("test_limit", data.test_limit))
+        if limit is not None and limit < data.n_classes
+    ]
+    if isinstance(model, Cnn):
+        if data.picture is None:
+            found.append((("model", "kind"), f"a cnn takes pictures, and {data.kind} has none"))
+        elif min(data.picture) < 2 ** (len(model.channels) - 1):
+            height, width = data.picture
+            message = f"pictures of {height}×{width} can't be halved {len(model.channels) - 1} times"
+            found.append((("model", "channels"), f"{message}: use fewer stages"))
+    return found
