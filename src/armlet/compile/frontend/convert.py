@@ -27,7 +27,7 @@ from armlet.compile.frontend.graph import (
     Tensor,
     Transpose,
 )
-from armlet.compile.frontend.load import Reader, RefusedNode, attributes
+from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
 
 if TYPE_CHECKING:
     import onnx

@@ -17,7 +17,8 @@ from armlet.compile.layout.order import Order, after_reshape, channels_last, kee
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.lowered import CallInfo, LoweredProgram
-from armlet.compile.quantized.arithmetic import FixedPoint, addition, limits, requantization
+from armlet.compile.quantized.arithmetic import addition, limits, requantization
+from armlet.compile.quantized.reference import FixedPoint
 
 
 def select_kernels(graph: g.Graph, fallbacks: tuple[Fallback, ...], vector: Vector) -> LoweredProgram:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from armlet.compile.frontend.graph import Array, Clamp, QuantizedTensor
 from armlet.compile.quantized import reference
+from armlet.compile.quantized.reference import FixedPoint
 
 ADD_BITS = 21
 """Multipliers of a sum are below 2^21, so that two products of them and a zero-free int8 sum fit in int32."""
 LARGEST_SHIFT = 62
 """The accumulator times the multiplier is below 2^62 in magnitude: a larger shift gives 0 or -1 for every input."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FixedPoint:
-    """Real factors as integers: factor ≈ multiplier / 2^shift.
-
-    Attributes:
-        multipliers: int32, one for each channel or operand.
-        shift: the same for all, at least 1.
-    """
-
-    multipliers: Array
-    shift: int
 
 
 def requantization(factors: Array) -> FixedPoint:

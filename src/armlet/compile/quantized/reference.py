@@ -6,15 +6,25 @@ any of the compiler's layouts, packing or folding. `docs/integer-arithmetic.md` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from armlet.compile.frontend.graph import Array, QuantizedTensor
 
-if TYPE_CHECKING:
-    from armlet.compile.quantized.arithmetic import FixedPoint
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixedPoint:
+    """Real factors as integers: factor ≈ multiplier / 2^shift.
+
+    Attributes:
+        multipliers: int32, one for each channel or operand.
+        shift: the same for all, at least 1.
+    """
+
+    multipliers: Array
+    shift: int
 
 
 def quantize(x: Array | np.float32, to: QuantizedTensor) -> Array:

@@ -1,0 +1,61 @@
+"""What is known of an ONNX graph while its nodes are read one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from armlet.compile.frontend.graph import Constant, Layer, Tensor
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class RefusedNode(Exception):
+    """One node can't be read; the message says why. Never leaves this package: `read_onnx` gathers them."""
+
+
+@dataclass(slots=True)
+class Reader:
+    """What is known while the nodes are read one after the other.
+
+    Attributes:
+        constants: values known at compile time.
+        tensors: shape and type of every value.
+        layers: what has been read.
+        opset: version of the ONNX operators.
+    """
+
+    constants: dict[str, Constant]
+    tensors: dict[str, Tensor]
+    opset: int
+    layers: list[Layer] = field(default_factory=list)
+
+    def constant(self, node: onnx.NodeProto, position: int) -> Constant | None:
+        """Return the constant that is the node's input at `position`, None if it is left out.
+
+        Raises:
+            RefusedNode: the input is there, but is not a constant.
+        """
+        if position >= len(node.input) or not node.input[position]:
+            return None
+        if node.input[position] not in self.constants:
+            raise RefusedNode(f"its input {position} is not a constant")
+        return self.constants[node.input[position]]
+
+    def tensor(self, name: str) -> Tensor:
+        """Return shape and type of a value.
+
+        Raises:
+            RefusedNode: they are not known at compile time.
+        """
+        if name not in self.tensors:
+            raise RefusedNode(f"the shape of {name} is not static")
+        return self.tensors[name]
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return the node's attributes by name."""
+    import onnx
+
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
