@@ -20,7 +20,7 @@ from armlet.progress import Progress
 from armlet.spec.load import FULL
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
-from armlet.stages import ARTIFACT_TYPES, STAGE_FUNCTIONS, StageContext
+from armlet.stages import STAGE_FUNCTIONS, StageContext
 from armlet.store import Store, check_files
 
 
@@ -222,11 +222,6 @@ def reproduce(folder: Path, progress: Progress) -> Path:
     context = StageContext(plan, step, inputs, result, work, Store().root / "data", progress)
     artifact_json.save(STAGE_FUNCTIONS[step.stage](context), result)
     return result
-
-
-def load_artifact(result: StepResult) -> object:
-    """Read the artefact that a step left."""
-    return artifact_json.load(ARTIFACT_TYPES[result.step.stage], result.folder)
 
 
 def _place(source: Path, destination: Path) -> None:

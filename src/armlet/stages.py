@@ -42,18 +42,6 @@ N_TWIN = 64
 FLOAT_TOLERANCE = 1e-4
 """Largest difference allowed between float32 programs, relative to the largest output."""
 
-ARTIFACT_TYPES: dict[StageName, type] = {
-    "data": DataReady,
-    "train": Trained,
-    "pass": Compressed,
-    "export": Exported,
-    "compile": Compiled,
-    "evaluate": Evaluated,
-    "measure": Measured,
-    "check": Verdict,
-    "bundle": Verdict,
-}
-
 
 @dataclass(frozen=True)
 class StageContext:
@@ -87,7 +75,7 @@ class StageContext:
         from armlet import data
 
         spec = self.plan.recipe.data
-        data.fetch(spec.kind, self.data_folder, self.progress)
+        data.ensure(spec.kind, self.data_folder, self.progress)
         return data.prepare(
             data.load(spec.kind, self.data_folder),
             validation=spec.validation,
@@ -269,7 +257,7 @@ def _run_on_host(folder: Path, samples: np.ndarray, progress: Progress) -> np.nd
     outputs = []
     for start in range(0, len(samples), 500):
         part = samples[start : start + 500]
-        outputs.append(program.run_batch((part,))[0])
+        outputs.append(program.run_many(part))
         progress.advance(len(part))
     return np.concatenate(outputs)
 

@@ -133,11 +133,6 @@ def layer_name(node: Node) -> str:
     return f"{name} ({node.name})" if name else node.name
 
 
-def sizes_of(node: Node) -> tuple[int, ...]:
-    """Return the shape of a node's value without the batch; these sizes are fixed."""
-    return tuple(int(size) for size in shape_of(node)[1:])
-
-
 def operator_name(node: Node) -> str:
     """Return the operator that a node calls, such as `silu`."""
     return str(getattr(node.target, "__name__", node.target)).partition(".")[0]

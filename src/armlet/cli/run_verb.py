@@ -82,12 +82,17 @@ def _watch_interruptions() -> Iterator[Callable[[], bool]]:
 
 
 def _print_tables(result: RunResult) -> None:
+    from armlet import artifact_json
+    from armlet.artifacts import Compressed
     from armlet.cli.console import stdout
-    from armlet.flow import load_artifact
     from armlet.report.tables import passes_table, verdict_table
 
     console = stdout()
-    passes = tuple(load_artifact(step).record for step in result.steps if step.step.stage == "pass")  # type: ignore[attr-defined]
+    passes = tuple(
+        artifact_json.load(Compressed, step.folder).record
+        for step in result.steps
+        if step.step.stage == "pass"
+    )
     if passes:
         console.print(passes_table(passes))
     for verdict, bundle in zip(result.verdicts, result.bundles, strict=True):

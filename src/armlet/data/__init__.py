@@ -22,6 +22,7 @@ __all__ = [
     "Samples",
     "Splits",
     "digests",
+    "ensure",
     "fashion_mnist",
     "fetch",
     "hold_out",
@@ -51,6 +52,11 @@ def digests(kind: str) -> tuple[str, ...]:
     return tuple(file.sha256 for file in DATA_SETS[kind].source.files)
 
 
+def ensure(kind: str, folder: Path, progress: Progress) -> None:
+    """Put the verified files of a data set below `folder`, without reading them; raises as `fetch` does."""
+    fetch_files(DATA_SETS[kind].source, folder / kind, progress)
+
+
 def fetch(kind: str, folder: Path, progress: Progress) -> DataReady:
     """Put the verified files of a data set below `folder` and describe them; what is there is kept.
 
@@ -59,8 +65,8 @@ def fetch(kind: str, folder: Path, progress: Progress) -> DataReady:
         CorruptedFile: a file is not the recorded one.
         MissingDependency: no way to get the files works on this machine.
     """
+    ensure(kind, folder, progress)
     data_set = DATA_SETS[kind]
-    fetch_files(data_set.source, folder / kind, progress)
     splits = data_set.read(folder / kind)
     return DataReady(
         kind=kind,

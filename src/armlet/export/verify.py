@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 
 from armlet.analysis.graph import trace, value_name
 from armlet.errors import VerificationFailed
+from armlet.export.reference import reference_session
 from armlet.models.network import Network, executable
 
 FloatArray = npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ def verify(network: Network, onnx_file: Path, inputs: FloatArray) -> Comparison:
     """
     with torch.no_grad():
         expected = executable(network)(torch.from_numpy(inputs)).numpy()
-    session = _session(onnx_file)
+    session = reference_session(onnx_file)
     name = session.get_inputs()[0].name
     found = np.concatenate([session.run(None, {name: sample[None]})[0] for sample in inputs])
     difference = float(np.abs(found - expected).max())
@@ -61,13 +61,6 @@ def verify(network: Network, onnx_file: Path, inputs: FloatArray) -> Comparison:
             f"{tolerance:.3g}: {reason}"
         )
     return Comparison(len(inputs), difference, tolerance, reason)
-
-
-def _session(onnx_file: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
 
 
 def _tolerance(network: Network, expected: FloatArray) -> tuple[float, str]:

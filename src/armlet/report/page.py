@@ -44,7 +44,6 @@ class ReportInput:
     Attributes:
         passes: in the order in which they ran.
         versions: "name version" of armlet and of the packages that took part.
-        created: when the bundle was made; empty leaves it out, so that the same build gives the same page.
     """
 
     recipe: Recipe
@@ -58,7 +57,6 @@ class ReportInput:
     measured: Measured
     verdict: Verdict
     versions: tuple[str, ...]
-    created: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from ai_edge_litert.interpreter import Interpreter
 
 from armlet.export.litert.flatbuffer import Array
 from armlet.export.litert.graph import Graph
+from armlet.export.reference import reference_session
 
 _INTEGER_LEVELS = 255
 
@@ -49,10 +49,7 @@ def _in_steps(result: Array, reference: Array, graph: Graph, output: str) -> Arr
 
 
 def _onnx_outputs(onnx_file: Path, graph: Graph, samples: npt.NDArray[np.float32]) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
+    session = reference_session(onnx_file)
     rows = [session.run(list(graph.outputs), {graph.inputs[0]: sample[None]}) for sample in samples]
     return [np.stack(column) for column in zip(*rows, strict=True)]
 
