@@ -13,16 +13,50 @@ Outcome = Literal["pass", "fail", "not measured", "no budget"]
 """What became of a budget; "not measured" is never a pass."""
 
 
+TaskKind = Literal["classification", "forecast", "anomaly", "denoising", "generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of a network.
+
+    Attributes:
+        shape: of one sample, without the batch.
+        dtype: "float32", or "int32" for tokens and lengths.
+        n_values: integers lie in 0 … n_values - 1; None for float32.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int32"] = "float32"
+    n_values: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a network is asked.
+
+    Attributes:
+        output_shape: of the answer to one sample, without the batch; [n_classes] logits for classification.
+        class_names: empty where the task has no classes.
+    """
+
+    kind: TaskKind
+    output_shape: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """How well a network does on a split.
 
     Attributes:
-        metric: "accuracy".
+        metric: the task's main metric, a name of `armlet.scores.METRICS`.
         value: the score; a fraction for accuracy.
         n_samples: samples it was measured on.
         split: "validation" or "test".
         per_class: the score of each class, empty where the task has none.
+        others: further metrics of the task by name.
     """
 
     metric: str
@@ -30,6 +64,11 @@ class Score:
     n_samples: int
     split: str
     per_class: tuple[float, ...] = ()
+    others: tuple[tuple[str, float], ...] = ()
+
+    def values(self) -> dict[str, float]:
+        """Return every metric by name, the main one first."""
+        return {self.metric: self.value, **dict(self.others)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +126,19 @@ class DataReady:
     licence: str
     n_train: int
     n_test: int
-    input_shape: tuple[int, ...]
+    inputs: tuple[InputSpec, ...]
     class_names: tuple[str, ...]
     preprocessing: str
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One line of a training history."""
+    """One line of a training history; `metric` names what the validation score is."""
 
     epoch: int
     train_loss: float
     validation_loss: float
+    metric: str
     validation_score: float
     learning_rate: float
     seconds: float
@@ -177,6 +217,7 @@ class Exported:
         max_abs_difference: largest difference of any output between torch and ONNX Runtime.
         tolerance: what was allowed.
         tolerance_reason: why that much.
+        litert_missing: why there is no LiteRT file, empty where there is one.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -189,6 +230,7 @@ class Exported:
     tolerance_reason: str
     onnx_bytes: int
     litert: LitertTwin | None = None
+    litert_missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

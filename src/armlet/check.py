@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from armlet.artifacts import Check, Compiled, Evaluated, Latency, Match, Measured, Outcome, Score, Verdict
+from armlet.scores import METRICS, loss_of_score
 from armlet.spec.budget import Budgets
 from armlet.units import format_bytes, format_ms, format_percent
 
@@ -42,22 +43,64 @@ def worst_class_drop(before: Score, after: Score) -> float | None:
 
 
 def _accuracy(budgets: Budgets, before: Score, after: Score) -> Iterator[Check]:
-    images = f"({after.n_samples} samples)"
-    yield _at_least("accuracy", budgets.accuracy, after.value, f"{format_percent(after.value, 2)} {images}")
-    drop = before.value - after.value
-    yield _at_most_share(
-        "accuracy drop", budgets.accuracy_drop, drop, f"from {format_percent(before.value, 2)}"
-    )
-    worst = worst_class_drop(before, after)
-    yield _at_most_share("worst class drop", budgets.worst_class_accuracy_drop, worst, "")
+    found = after.values()
+    limits = {name: getattr(budgets, name, None) for name in METRICS}
+    for name in [*found, *(n for n, limit in limits.items() if limit is not None and n not in found)]:
+        yield _metric(name, limits[name], found.get(name), after.n_samples)
+    if after.metric == "accuracy":
+        drop, note = before.value - after.value, f"from {format_percent(before.value, 2)}"
+        yield _at_most_share("accuracy drop", budgets.accuracy_drop, drop, note)
+        yield _at_most_share(
+            "worst class drop", budgets.worst_class_accuracy_drop, worst_class_drop(before, after), ""
+        )
+    else:
+        yield from (
+            _absent(what, limit)
+            for what, limit in (
+                ("accuracy drop", budgets.accuracy_drop),
+                ("worst class drop", budgets.worst_class_accuracy_drop),
+            )
+            if limit is not None
+        )
+    if budgets.score_drop is not None:
+        yield _score_drop(budgets.score_drop, before, after)
 
 
-def _at_least(what: str, budget: float | None, value: float, measured: str) -> Check:
+def _metric(name: str, budget: float | None, value: float | None, n_samples: int) -> Check:
+    """Hold one metric against its budget, which is a least or a most, by the metric."""
+    metric = METRICS[name]
+    sign = "≥" if metric.higher_is_better else "≤"
+    limit = "" if budget is None else f"{sign} {_limit_text(name, budget)}"
+    if value is None:
+        return Check(metric.label, limit, "not measured", None, "not measured")
+    measured = f"{metric.text(value)} ({n_samples} samples)"
     if budget is None:
-        return Check(what, "", measured, None, "no budget")
-    margin = (value - budget) / budget if budget else None
-    outcome: Outcome = "pass" if value >= budget - _ROUNDING else "fail"
-    return Check(what, f"≥ {_in_full(budget)} %", measured, margin, outcome)
+        return Check(metric.label, "", measured, None, "no budget")
+    spare = value - budget if metric.higher_is_better else budget - value
+    outcome: Outcome = "pass" if spare >= -_ROUNDING else "fail"
+    return Check(metric.label, limit, measured, spare / budget if budget else None, outcome)
+
+
+def _limit_text(name: str, budget: float) -> str:
+    match METRICS[name].form:
+        case "percent":
+            return f"{_in_full(budget)} %"
+        case "decibel":
+            return f"{budget:.10g} dB"
+        case "plain":
+            return f"{budget:.10g}"
+
+
+def _score_drop(budget: float, before: Score, after: Score) -> Check:
+    worse, metric = loss_of_score(after.metric, before.value, after.value), METRICS[after.metric]
+    measured = f"{metric.text(before.value)} to {metric.text(after.value)}"
+    outcome: Outcome = "pass" if worse <= budget + _ROUNDING else "fail"
+    margin = (budget - worse) / budget if budget else None
+    return Check("score drop", f"≤ {budget:.10g}", measured, margin, outcome)
+
+
+def _absent(what: str, budget: float) -> Check:
+    return Check(what, f"≤ {_in_full(budget)} points", "not measured", None, "not measured")
 
 
 def _at_most_share(what: str, budget: float | None, value: float | None, note: str) -> Check:

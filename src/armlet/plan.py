@@ -46,7 +46,7 @@ class StageInputs:
     packages: tuple[str, ...] = ()
 
 
-_LEARN = ("data", "models", "metrics.py", "analysis", "train")
+_LEARN = ("data", "models", "metrics", "analysis", "train")
 STAGES: dict[StageName, StageInputs] = {
     "data": StageInputs(("data",), ("numpy",)),
     "train": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
@@ -56,13 +56,18 @@ STAGES: dict[StageName, StageInputs] = {
         ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "ai-edge-litert"),
     ),
     "compile": StageInputs(("compile", "runtime"), ("apache-tvm", "apache-tvm-ffi", "onnx")),
-    "evaluate": StageInputs(("data", "metrics.py", "devices"), ("torch", "torchmetrics")),
+    "evaluate": StageInputs(("data", "metrics", "devices"), ("torch", "torchmetrics")),
     "measure": StageInputs(("data", "devices", "bench", "runtime")),
     "check": StageInputs(("check.py", "units.py")),
     "bundle": StageInputs(("bundle.py", "report", "units.py"), ("jinja2", "matplotlib")),
 }
 
-_SHARED_SOURCES = ("artifacts.py", "artifact_json.py", "stages.py")  # every stage runs some of their code
+_SHARED_SOURCES = (
+    "artifacts.py",
+    "artifact_json.py",
+    "scores.py",
+    "stages.py",
+)  # every stage runs some of their code
 
 REFERENCE_TARGET = "host"
 """The target whose program is scored on the whole test split: it runs at full speed on this machine."""

@@ -23,7 +23,7 @@ from armlet.artifacts import (
     Trained,
     Verdict,
 )
-from armlet.errors import UsageError, VerificationFailed
+from armlet.errors import UnsupportedOperator, UsageError, VerificationFailed
 from armlet.plan import Plan, StageName, Step
 from armlet.progress import Progress
 from armlet.spec.target import Target
@@ -31,7 +31,7 @@ from armlet.spec.target import Target
 if TYPE_CHECKING:
     import numpy as np
 
-    from armlet.data.splits import Splits
+    from armlet.data.splits import Samples, Splits
 
 N_MATCHED = 1000
 """Test inputs run through the program on the emulated board; the test split may have fewer."""
@@ -95,22 +95,25 @@ def fetch_data(context: StageContext) -> DataReady:
 def train(context: StageContext) -> Trained:
     """Build the recipe's model and train it."""
     from armlet.analysis.cost import cost_of
+    from armlet.metrics import Scorer
     from armlet.models.network import architecture_of, build, save_network
     from armlet.train import TrainOptions, evaluate, train_network
 
     recipe, splits = context.plan.recipe, context.splits()
     options = recipe.model.model_dump(mode="json", exclude={"kind"})
-    architecture = architecture_of(recipe.model.kind, options, splits.input_shape, splits.n_classes)
+    architecture = architecture_of(recipe.model.kind, options, splits.inputs, splits.task.output_shape)
+    scorer = Scorer(splits.task)
     network, run = train_network(
         build(architecture, recipe.seed),
         splits,
         TrainOptions(**recipe.train.model_dump()),
+        scorer,
         seed=recipe.seed,
         work=context.work,
         progress=context.progress,
     )
     save_network(network, context.folder)
-    score = evaluate(network, splits.test, "test")
+    score = evaluate(network, splits.test, scorer, "test")
     return Trained(
         cost_of(network), score, run.history, run.device, run.precision, run.seconds, run.stopped_early
     )
@@ -118,16 +121,18 @@ def train(context: StageContext) -> Trained:
 
 def run_one_pass(context: StageContext) -> Compressed:
     """Run one pass of the recipe on the network that the step before it left."""
+    from armlet.metrics import Scorer
     from armlet.models.network import load_network, save_network
     from armlet.passes import PassContext, run_pass
 
-    recipe = context.plan.recipe
+    recipe, splits = context.plan.recipe, context.splits()
     network, record = run_pass(
         recipe.passes[context.step.position],
         load_network(context.inputs[0]),
         PassContext(
-            splits=context.splits(),
+            splits=splits,
             teacher=load_network(context.inputs[-1]),
+            scorer=Scorer(splits.task),
             seed=recipe.seed,
             work=context.work,
             progress=context.progress,
@@ -145,7 +150,12 @@ def export(context: StageContext) -> Exported:
 
     samples, folder = context.splits().train, context.folder
     exported = export_onnx(load_network(context.inputs[0]), samples, folder)
-    twin = export_litert(folder / "model.onnx", folder / "model.tflite", samples.inputs[:N_TWIN])
+    try:
+        twin = export_litert(
+            folder / "model.onnx", folder / "model.tflite", samples.take(slice(N_TWIN)).inputs
+        )
+    except UnsupportedOperator as error:  # the program does without; the bundle and its report say so
+        return replace(exported, litert_missing=str(error))
     return replace(exported, litert=twin)
 
 
@@ -159,36 +169,36 @@ def compile_program(context: StageContext) -> Compiled:
 
 def evaluate_program(context: StageContext) -> Evaluated:
     """Score the compiled program itself on the whole test split."""
-    from armlet.metrics import score_classification
+    from armlet.metrics import Scorer
 
     begin = time.monotonic()
     splits = context.splits()
-    outputs = _run_on_host(context.inputs[0], splits.test.inputs, context.progress)
-    score = score_classification(outputs, splits.test.labels, splits.n_classes, "test")
-    return Evaluated(score, time.monotonic() - begin)
+    outputs = _run_on_host(context.inputs[0], splits.test, context.progress)
+    return Evaluated(Scorer(splits.task).score(outputs, splits.test, "test"), time.monotonic() - begin)
 
 
 def measure(context: StageContext) -> Measured:
     """Run the program on its device: this machine, or the emulated board."""
     compiled = artifact_json.load(Compiled, context.inputs[0])
-    samples = context.splits().test.inputs[:N_MATCHED]
+    samples = context.splits().test.take(slice(N_MATCHED))
+    first = samples.take(slice(1)).inputs
     runner = context.inputs[0] / "bin" / "run"
     if context.target.is_native:
         from armlet.bench.protocol import measure_host
 
-        return Measured(context.target.name, "this machine", None, None, measure_host(runner, samples[:1]))
+        return Measured(context.target.name, "this machine", None, None, measure_host(runner, *first))
     from armlet.bench.cycles import count_cycles, estimate_latency
     from armlet.devices.emulator import Emulator
 
     emulator, target = Emulator(context.target), context.target
     context.progress.start(f"run {len(samples)} samples under emulation")
-    found = emulator.run(runner, samples, compiled.outputs)
+    (found,) = emulator.run_all(runner, samples.inputs, compiled.outputs)
     expected = _run_on_host(context.inputs[1], samples, context.progress)
     match = _compare(found, expected, artifact_json.load(Compiled, context.inputs[1]), compiled)
     if target.core.cost_model is None:  # then a latency budget is "not measured"
         return Measured(target.name, emulator.description, match, None, None)
     context.progress.start("count instructions under emulation")
-    counts = count_cycles(emulator.count(runner, samples[:1]), runner, target)
+    counts = count_cycles(emulator.count(runner, *first), runner, target)
     return Measured(target.name, emulator.description, match, counts, estimate_latency(counts, target))
 
 
@@ -246,7 +256,7 @@ STAGE_FUNCTIONS: dict[StageName, Callable[[StageContext], object]] = {
 }
 
 
-def _run_on_host(folder: Path, samples: np.ndarray, progress: Progress) -> np.ndarray:
+def _run_on_host(folder: Path, samples: Samples, progress: Progress) -> np.ndarray:
     """Run every sample through the host program of the `Compiled` in `folder`; returns its first output."""
     import numpy as np
 
@@ -256,8 +266,8 @@ def _run_on_host(folder: Path, samples: np.ndarray, progress: Progress) -> np.nd
     progress.start("run the compiled program on this machine", len(samples))
     outputs = []
     for start in range(0, len(samples), 500):
-        part = samples[start : start + 500]
-        outputs.append(program.run_many(part))
+        part = samples.take(slice(start, start + 500))
+        outputs.append(program.run_batch(part.inputs)[0])
         progress.advance(len(part))
     return np.concatenate(outputs)
 

@@ -39,6 +39,13 @@ def parse_bytes(value: object) -> int:
     return round(number * _BYTES[unit])
 
 
+def parse_decibels(value: object) -> float:
+    """Read a ratio such as "6 dB"; a bare number is refused because it may be a plain ratio."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} has no unit: write for instance {value} dB")  # noqa: TRY004 - pydantic
+    return _split(value, {"dB": 1}, "6 dB")[0]
+
+
 def parse_fraction(value: object) -> float:
     """Read "90 %" or 0.9 as 0.9; a bare number above 1 is refused because it may be a percentage."""
     if isinstance(value, bool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from armlet.analysis.graph import example_inputs
 from armlet.artifacts import Cost
 from armlet.models.network import Network
 
@@ -17,9 +18,9 @@ def cost_of(network: Network) -> Cost:
     Multiply-accumulates are those of convolutions and linear layers, zeros of the padding included.
     """
     module = network.module
-    inputs = torch.zeros(1, *network.architecture.input_shape)
+    inputs = example_inputs(network.architecture.inputs, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(inputs)
+        module(*inputs)
     quantization = network.quantization
     bytes_each = (
         {} if quantization is None else {p.parameter: _BYTES[p.dtype] for p in quantization.parameters}

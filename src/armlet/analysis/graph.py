@@ -7,25 +7,27 @@ free, and node names depend on nothing but the module, so that they can be store
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch.fx import GraphModule, Node
 
+from armlet.artifacts import InputSpec
 from armlet.errors import UnsupportedOperator
 
 aten = torch.ops.aten
 
-INPUT = "input"
-"""Name of the value that a network takes, whatever its module's forward calls it."""
+_SMALLEST_BATCH = 2
+"""torch.export takes a batch of 0 or 1 for a constant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A module's graph. Parameters and buffers are placeholder nodes of it, before the input."""
+    """A module's graph. Parameters and buffers are placeholder nodes of it, before the inputs."""
 
     program: torch.export.ExportedProgram
 
@@ -35,11 +37,10 @@ class Traced:
         return tuple(node for node in self.program.graph.nodes if node.op == "call_function")
 
     @property
-    def input(self) -> Node:
-        """The node of the module's input."""
-        (name,) = self.program.graph_signature.user_inputs
-        found: Node = next(node for node in self.program.graph.nodes if node.name == name)
-        return found
+    def inputs(self) -> tuple[Node, ...]:
+        """The nodes of the module's inputs, named as the network's inputs are."""
+        names = self.program.graph_signature.user_inputs
+        return tuple(node for node in self.program.graph.nodes if node.name in names)
 
     @property
     def outputs(self) -> tuple[Node, ...]:
@@ -71,12 +72,24 @@ class Traced:
         return GraphModule(module, graph)
 
 
-def trace(module: torch.nn.Module, input_shape: tuple[int, ...]) -> Traced:
-    """Export a module with one input of a free batch size; dropout, which does nothing in eval mode, is left out.
+def example_inputs(
+    inputs: Sequence[InputSpec], n: int, device: torch.device | None = None
+) -> tuple[Tensor, ...]:
+    """Return `n` samples that a network takes: zeros, and the largest integers, such as a whole length."""
+    return tuple(
+        torch.zeros(n, *spec.shape, device=device)
+        if spec.dtype == "float32"
+        else torch.full((n, *spec.shape), (spec.n_values or 1) - 1, dtype=torch.int32, device=device)
+        for spec in inputs
+    )
+
+
+def trace(module: torch.nn.Module, inputs: Sequence[InputSpec]) -> Traced:
+    """Export a module with a free batch size; dropout, which does nothing in eval mode, is left out.
 
     Args:
         module: in eval mode; not changed.
-        input_shape: without the batch.
+        inputs: what it takes; the graph's inputs get these names, whatever the module's forward calls them.
 
     Raises:
         ValueError: the module is in training mode.
@@ -85,13 +98,14 @@ def trace(module: torch.nn.Module, input_shape: tuple[int, ...]) -> Traced:
     if module.training:
         raise ValueError("only a module in eval mode can be traced")
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    # A batch of 2: torch.export takes 0 and 1 for constants.
-    example = torch.zeros(2, *input_shape, device=device)
+    batch = torch.export.Dim("batch")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # raised inside torch, about torch
             program = torch.export.export(
-                module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+                module,
+                example_inputs(inputs, _SMALLEST_BATCH, device),
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
             )
     except (TorchDynamoException, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -102,13 +116,26 @@ def trace(module: torch.nn.Module, input_shape: tuple[int, ...]) -> Traced:
         graph.erase_node(node)
     for specification, node in zip(program.graph_signature.output_specs, _results(program), strict=True):
         specification.arg.name = node.name
+    _name_inputs(program, inputs)
     program.graph_module.recompile()
     return Traced(program)
 
 
+def _name_inputs(program: torch.export.ExportedProgram, inputs: Sequence[InputSpec]) -> None:
+    """Name the graph's inputs after the network's."""
+    signature = program.graph_signature
+    placeholders = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    specifications = [
+        s for s in signature.input_specs if s.kind == torch.export.graph_signature.InputKind.USER_INPUT
+    ]
+    for specification, spec in zip(specifications, inputs, strict=True):
+        node = placeholders[specification.arg.name]
+        node.name = node.target = specification.arg.name = spec.name
+
+
 def value_name(node: Node) -> str:
-    """Return the name by which a node's value is known: the node's, and `input` for the network's input."""
-    return INPUT if node.op == "placeholder" else node.name
+    """Return the name by which a node's value is known: the node's own, or that of the network's input."""
+    return str(node.target) if node.op == "placeholder" else node.name
 
 
 def nodes_by_name(graph: torch.fx.Graph) -> dict[str, Node]:

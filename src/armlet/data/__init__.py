@@ -74,8 +74,8 @@ def fetch(kind: str, folder: Path, progress: Progress) -> DataReady:
         licence=data_set.source.licence,
         n_train=len(splits.train),
         n_test=len(splits.test),
-        input_shape=splits.input_shape,
-        class_names=splits.class_names,
+        inputs=splits.inputs,
+        class_names=splits.task.class_names,
         preprocessing=data_set.preprocessing,
     )
 
@@ -113,7 +113,7 @@ def prepare(
     """
     smaller = replace(
         splits,
-        train=limited(splits.train, limit, splits.n_classes, seed),
-        test=limited(splits.test, test_limit, splits.n_classes, seed),
+        train=limited(splits.train, limit, seed),
+        test=limited(splits.test, test_limit, seed),
     )
     return hold_out(smaller, validation, seed)

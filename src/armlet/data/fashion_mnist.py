@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from armlet.artifacts import InputSpec, Task
 from armlet.data.dataset import DATA_SETS, DataSet
 from armlet.data.sources import DebianPackage, Source, SourceFile, Upstream, gunzip
 from armlet.data.splits import Samples, Splits
@@ -59,16 +60,18 @@ def read(folder: Path) -> Splits:
     """
     import numpy as np
 
-    nothing = Samples(np.zeros((0, 1, 28, 28), np.float32), np.zeros(0, np.int64))
-    return Splits(_samples(folder, "train"), nothing, _samples(folder, "t10k"), CLASS_NAMES)
+    train = _samples(folder, "train")
+    task = Task("classification", (len(CLASS_NAMES),), CLASS_NAMES)
+    inputs = (InputSpec("input", (1, 28, 28)),)
+    return Splits(train, train.take(np.arange(0)), _samples(folder, "t10k"), inputs, task)
 
 
 def _samples(folder: Path, prefix: str) -> Samples:
     import numpy as np
 
     pictures = _idx(folder / f"{prefix}-images-idx3-ubyte")
-    labels = _idx(folder / f"{prefix}-labels-idx1-ubyte")
-    return Samples(pictures[:, np.newaxis].astype(np.float32) / np.float32(255), labels.astype(np.int64))
+    labels = _idx(folder / f"{prefix}-labels-idx1-ubyte").astype(np.int64)
+    return Samples((pictures[:, np.newaxis].astype(np.float32) / np.float32(255),), labels, labels)
 
 
 def _idx(path: Path) -> np.ndarray:

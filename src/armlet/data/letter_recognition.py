@@ -13,6 +13,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+from armlet.artifacts import InputSpec, Task
 from armlet.data.dataset import DATA_SETS, DataSet
 from armlet.data.sources import DebianPackage, Source, SourceFile, Unavailable, Upstream, unchanged
 from armlet.data.splits import Samples, Splits
@@ -80,10 +81,11 @@ def read(folder: Path) -> Splits:
         features = np.array([row[1:] for row in rows]).astype(np.int64).reshape(len(rows), _N_FEATURES)
     except (OSError, ValueError) as error:
         raise UsageError(Problem(f"is not the Letter Recognition file: {error}", file=path)) from error
-    samples = Samples(features.astype(np.float32) / np.float32(15), labels)
+    samples = Samples((features.astype(np.float32) / np.float32(15),), labels, labels)
     rank = np.arange(len(samples))
     train, test = samples.take(rank[:_N_TRAIN]), samples.take(rank[_N_TRAIN:])
-    return Splits(train, samples.take(rank[:0]), test, tuple(string.ascii_uppercase))
+    task = Task("classification", (26,), tuple(string.ascii_uppercase))
+    return Splits(train, samples.take(rank[:0]), test, (InputSpec("input", (_N_FEATURES,)),), task)
 
 
 DATA_SETS.register(SOURCE.kind)(

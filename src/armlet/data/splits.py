@@ -1,10 +1,12 @@
-"""Samples with labels, the splits of a data set, and how smaller or held-out splits are drawn from them."""
+"""Samples with their targets, the splits of a data set, and how smaller or held-out splits are drawn from them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from armlet.artifacts import InputSpec, Task
 from armlet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,30 +17,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Inputs and labels, in step.
+    """Inputs and what the network shall answer, in step.
 
     Attributes:
-        inputs: float32 [n_samples, *input_shape].
-        labels: int64 [n_samples], each from 0 to n_classes - 1.
+        inputs: for each input of the network [n_samples, *shape]: float32, or int32 for tokens and lengths.
+        targets: int64 [n_samples] classes, or float32 [n_samples, ...] answers.
+        labels: int64 [n_samples], the class of each sample where there are classes; for classification the targets,
+            for anomalies 0 (normal) or 1.
+        groups: int64 [n_samples], such as the subject that a sample comes from; validation holds out whole groups.
     """
 
-    inputs: np.ndarray
-    labels: np.ndarray
+    inputs: tuple[np.ndarray, ...]
+    targets: np.ndarray
+    labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.inputs.dtype != "float32" or self.labels.dtype != "int64":
+        if any(x.dtype not in ("float32", "int32") for x in self.inputs):
             raise TypeError(
-                f"inputs are {self.inputs.dtype} and labels {self.labels.dtype}: float32, int64 are meant"
+                f"inputs are {', '.join(str(x.dtype) for x in self.inputs)}: float32 or int32 is meant"
             )
-        if self.labels.shape != self.inputs.shape[:1]:
-            raise ValueError(f"{self.inputs.shape[0]} inputs have labels of shape {self.labels.shape}")
+        if self.targets.dtype not in ("int64", "float32"):
+            raise TypeError(f"targets are {self.targets.dtype}: int64 or float32 is meant")
+        for what, found in (("labels", self.labels), ("groups", self.groups)):
+            if found is not None and (found.dtype != "int64" or found.ndim != 1):
+                raise TypeError(
+                    f"{what} are {found.dtype} of shape {found.shape}: one int64 a sample is meant"
+                )
+        sizes = {name: len(x) for name, x in self.named().items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"as many of each are meant, but there are {sizes}")
 
     def __len__(self) -> int:
-        return int(self.labels.shape[0])
+        return int(self.targets.shape[0])
 
-    def take(self, indices: Indices) -> Samples:
-        """Return the samples at `indices`, int64 [n]."""
-        return Samples(self.inputs[indices], self.labels[indices])
+    def take(self, indices: Indices | slice) -> Samples:
+        """Return the samples at `indices`, int64 [n] or a slice."""
+        labels, groups = (None if x is None else x[indices] for x in (self.labels, self.groups))
+        return Samples(tuple(x[indices] for x in self.inputs), self.targets[indices], labels, groups)
+
+    def named(self) -> dict[str, np.ndarray]:
+        """Return the arrays that are there, by name; the inputs are named by their position."""
+        others = {"targets": self.targets, "labels": self.labels, "groups": self.groups}
+        inputs = {f"inputs.{i}": x for i, x in enumerate(self.inputs)}
+        return inputs | {name: x for name, x in others.items() if x is not None}
+
+    @classmethod
+    def of_named(cls, arrays: Mapping[str, np.ndarray]) -> Samples:
+        """Return what `named` gave."""
+        inputs = tuple(arrays[f"inputs.{i}"] for i in range(sum(n.startswith("inputs.") for n in arrays)))
+        return cls(inputs, arrays["targets"], arrays.get("labels"), arrays.get("groups"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,24 +76,22 @@ class Splits:
     train: Samples
     validation: Samples
     test: Samples
-    class_names: tuple[str, ...]
+    inputs: tuple[InputSpec, ...]
+    task: Task
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without a batch."""
-        return tuple(int(extent) for extent in self.train.inputs.shape[1:])
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
+    def __post_init__(self) -> None:
+        for samples in (self.train, self.validation, self.test):
+            found = [(x.shape[1:], str(x.dtype)) for x in samples.inputs]
+            if found != [(spec.shape, spec.dtype) for spec in self.inputs]:
+                raise ValueError(f"samples are {found}, which are not {self.inputs}")
 
 
 def hold_out(splits: Splits, share: float, seed: int) -> Splits:
-    """Move a stratified `share` (0 to below 1) of the training samples into the validation split.
+    """Move a `share` (0 to below 1) of the training samples into the validation split.
 
-    Each class gives its share, to within one sample; the same seed draws the same samples. Both splits keep
-    the order that the samples had.
+    Samples that have groups are held out by whole groups, as many as come nearest to the share and at least one; else
+    each class gives its share, to within one sample, where there are classes. The same seed draws the same samples.
+    Both splits keep the order that the samples had.
 
     Raises:
         UsageError: nothing would be left to train on.
@@ -75,15 +101,17 @@ def hold_out(splits: Splits, share: float, seed: int) -> Splits:
     n_held = max(1, round(share * len(splits.train))) if share > 0 else 0
     if n_held >= len(splits.train):
         raise UsageError(f"validation {share:g} of {len(splits.train)} samples leaves none to train on")
-    labels = splits.train.labels
-    counts = np.bincount(labels, minlength=splits.n_classes)
     rng = np.random.default_rng((seed, 1))  # a stream of its own for each purpose
-    held = _draw(labels, _largest_remainder(counts, n_held), rng)
+    if splits.train.groups is not None and n_held:
+        held = _draw_groups(splits.train.groups, n_held, rng)
+    else:
+        labels = _classes(splits.train)
+        held = _draw(labels, _largest_remainder(np.bincount(labels), n_held), rng)
     kept = np.setdiff1d(np.arange(len(splits.train)), held, assume_unique=True)
     return replace(splits, train=splits.train.take(kept), validation=splits.train.take(held))
 
 
-def limited(samples: Samples, limit: int | None, n_classes: int, seed: int) -> Samples:
+def limited(samples: Samples, limit: int | None, seed: int) -> Samples:
     """Return at most `limit` samples, as many of each class as the classes allow; None leaves all.
 
     Raises:
@@ -93,11 +121,35 @@ def limited(samples: Samples, limit: int | None, n_classes: int, seed: int) -> S
 
     if limit is None or limit >= len(samples):
         return samples
+    labels = _classes(samples)
+    n_classes = len(np.unique(labels))
     if limit < n_classes:
         raise UsageError(f"a limit of {limit} samples is below one for each of {n_classes} classes")
     rng = np.random.default_rng((seed, 2))
-    counts = np.bincount(samples.labels, minlength=n_classes)
-    return samples.take(_draw(samples.labels, _balanced(counts, limit, rng), rng))
+    return samples.take(_draw(labels, _balanced(np.bincount(labels), limit, rng), rng))
+
+
+def _classes(samples: Samples) -> np.ndarray:
+    """Return the class of each sample, one for all where there are none."""
+    import numpy as np
+
+    return np.zeros(len(samples), np.int64) if samples.labels is None else samples.labels
+
+
+def _draw_groups(groups: np.ndarray, total: int, rng: np.random.Generator) -> Indices:
+    """Return the sorted indices of whole groups, drawn at random until `total` samples are nearest.
+
+    Raises:
+        UsageError: there is only one group.
+    """
+    import numpy as np
+
+    names = rng.permutation(np.unique(groups))
+    if len(names) < 2:
+        raise UsageError("validation holds out whole groups (such as subjects), and there is only one")
+    sizes = np.cumsum([np.count_nonzero(groups == name) for name in names])[:-1]
+    n_groups = int(np.argmin(np.abs(sizes - total))) + 1
+    return np.flatnonzero(np.isin(groups, names[:n_groups]))
 
 
 def _largest_remainder(counts: Indices, total: int) -> Indices:

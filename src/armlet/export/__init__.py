@@ -38,7 +38,7 @@ def export_onnx(network: Network, samples: Samples, folder: Path) -> Exported:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ONNX_FILE
     write_onnx(model, path)
-    found = verify(network, path, samples.inputs[:_N_VERIFIED])
+    found = verify(network, path, samples.take(slice(_N_VERIFIED)))
     return Exported(
         inputs=tuple(_info(value) for value in model.graph.inputs),
         outputs=tuple(_info(value) for value in model.graph.outputs),

@@ -23,12 +23,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as ir_passes
 import torch
 
+from armlet.analysis.graph import example_inputs
 from armlet.errors import UnsupportedOperator
 from armlet.models.network import Network, executable
 from armlet.models.quantization import ParameterQuantization, dequantized_values, quantized_values
 
 OPSET = 18
-INPUT_NAME, OUTPUT_NAME = "input", "output"
+OUTPUT_NAME = "output"
 
 
 def to_onnx(network: Network) -> ir.Model:
@@ -38,10 +39,10 @@ def to_onnx(network: Network) -> ir.Model:
         UnsupportedOperator: the exporter has no translation, or a quantised parameter did not survive it.
     """
     module = executable(network)
-    example = torch.zeros(1, *network.architecture.input_shape)
+    example = example_inputs(network.architecture.inputs, 1)
     with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(module, (example,))
+            program = torch.export.export(module, example)
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
             if exported is None:
                 raise UnsupportedOperator("the exporter returned nothing")
@@ -53,6 +54,8 @@ def to_onnx(network: Network) -> ir.Model:
         for parameter in network.quantization.parameters:
             values = network.module.get_parameter(parameter.parameter).detach().numpy()
             _store_as_integers(model.graph, parameter, values)
+    for value, spec in zip(model.graph.inputs, network.architecture.inputs, strict=True):
+        value.name = spec.name
     _name(model.graph, {name for name, part in network.module.named_modules() if not any(part.children())})
     _tidy(model)
     return model
@@ -105,8 +108,6 @@ def _name(graph: ir.Graph, leaves: Set[str]) -> None:
         graph: with the exporter's metadata.
         leaves: names of the modules that have no modules in them.
     """
-    for position, value in enumerate(graph.inputs):
-        value.name = INPUT_NAME if len(graph.inputs) == 1 else f"{INPUT_NAME}_{position}"
     taken = {name for value in graph.initializers for name in (value, value.removesuffix(".quantized"))}
     for node in graph:
         result = node.outputs[0]

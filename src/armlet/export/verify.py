@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from armlet.analysis.graph import trace, value_name
+from armlet.data.splits import Samples
 from armlet.errors import VerificationFailed
 from armlet.export.reference import reference_session
 from armlet.models.network import Network, executable
@@ -33,7 +34,7 @@ class Comparison:
     reason: str
 
 
-def verify(network: Network, onnx_file: Path, inputs: FloatArray) -> Comparison:
+def verify(network: Network, onnx_file: Path, samples: Samples) -> Comparison:
     """Compare ONNX Runtime with torch.
 
     ONNX Runtime runs without graph optimisation, so that QDQ nodes are computed as they stand, in float: its own
@@ -41,26 +42,27 @@ def verify(network: Network, onnx_file: Path, inputs: FloatArray) -> Comparison:
 
     Args:
         network: what the file was made from.
-        onnx_file: takes one input of a batch of one.
-        inputs: [N, *input_shape].
+        onnx_file: takes a batch of one.
+        samples: what is compared.
 
     Raises:
         VerificationFailed: an output differs by more than the tolerance.
     """
     with torch.no_grad():
-        expected = executable(network)(torch.from_numpy(inputs)).numpy()
+        expected = executable(network)(*map(torch.from_numpy, samples.inputs)).numpy()
     session = reference_session(onnx_file)
-    name = session.get_inputs()[0].name
-    found = np.concatenate([session.run(None, {name: sample[None]})[0] for sample in inputs])
+    names = [i.name for i in session.get_inputs()]
+    rows = ([x[i : i + 1] for x in samples.inputs] for i in range(len(samples)))
+    found = np.concatenate([session.run(None, dict(zip(names, row, strict=True)))[0] for row in rows])
     difference = float(np.abs(found - expected).max())
     tolerance, reason = _tolerance(network, expected)
     # Not `difference > tolerance`, which holds for no NaN.
     if found.shape != expected.shape or not difference <= tolerance:
         raise VerificationFailed(
-            f"{onnx_file.name} differs from torch by {difference:.3g} on {len(inputs)} samples, allowed are "
+            f"{onnx_file.name} differs from torch by {difference:.3g} on {len(samples)} samples, allowed are "
             f"{tolerance:.3g}: {reason}"
         )
-    return Comparison(len(inputs), difference, tolerance, reason)
+    return Comparison(len(samples), difference, tolerance, reason)
 
 
 def _tolerance(network: Network, expected: FloatArray) -> tuple[float, str]:
@@ -87,6 +89,6 @@ def _output_step(network: Network) -> float | None:
     """Return the scale of the network's output, None if that is float."""
     if network.quantization is None:
         return None
-    (output,) = trace(network.module, network.architecture.input_shape).outputs
+    (output,) = trace(network.module, network.architecture.inputs).outputs
     scales = {a.node: a.scale for a in network.quantization.activations}
     return scales.get(value_name(output))

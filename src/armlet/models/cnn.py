@@ -13,9 +13,10 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
+from armlet.artifacts import InputSpec
 from armlet.errors import UsageError
 from armlet.models.activations import ACTIVATIONS
-from armlet.models.families import FAMILIES, parse_options
+from armlet.models.families import FAMILIES, n_classes_of, only_input, parse_options
 from armlet.registry import Registry
 
 
@@ -111,7 +112,7 @@ class Residual(nn.Module):
 
 
 @FAMILIES.register("cnn")
-def build_cnn(options: str, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+def build_cnn(options: str, inputs: tuple[InputSpec, ...], output_shape: tuple[int, ...]) -> nn.Module:
     """Build a convolutional network: [N, C, H, W] -> [N, n_outputs] logits.
 
     Layers are named `stem`, `stage1.block1.conv`, ..., `classifier`.
@@ -120,6 +121,7 @@ def build_cnn(options: str, input_shape: tuple[int, ...], n_outputs: int) -> nn.
         UsageError: the input is not a picture, or too small to be halved once for each stage after the first.
     """
     chosen = parse_options(CnnOptions, options)
+    input_shape, n_outputs = only_input("a cnn", inputs).shape, n_classes_of("a cnn", output_shape)
     if len(input_shape) != 3:
         raise UsageError(f"a cnn takes pictures of shape (channels, height, width), not {input_shape}")
     n_halvings = len(chosen.channels) - 1

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
+from armlet.artifacts import InputSpec
 from armlet.errors import UsageError
 from armlet.registry import Registry
 
@@ -16,8 +17,10 @@ T = TypeVar("T")
 class Family(Protocol):
     """Builds a freshly initialised module of one family; weights come from torch's global CPU generator."""
 
-    def __call__(self, options: str, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
-        """Build the module for one sample's `input_shape`, without the batch; `options` is JSON."""
+    def __call__(
+        self, options: str, inputs: tuple[InputSpec, ...], output_shape: tuple[int, ...]
+    ) -> nn.Module:
+        """Build the module that takes one tensor [N, *shape] for each input; `options` is JSON."""
 
 
 FAMILIES: Registry[Family] = Registry("model family")
@@ -38,3 +41,27 @@ def parse_options(kind: type[T], options: str) -> T:
         )
     except TypeError as error:
         raise UsageError(f"model options {options} don't fit {kind.__name__}: {error}") from None
+
+
+def only_input(family: str, inputs: tuple[InputSpec, ...]) -> InputSpec:
+    """Return the one float32 input of a family that takes no other.
+
+    Raises:
+        UsageError: there are several, or it holds integers.
+    """
+    if len(inputs) != 1 or inputs[0].dtype != "float32":
+        raise UsageError(
+            f"{family} takes one float32 input, not {', '.join(f'{i.name} ({i.dtype})' for i in inputs)}"
+        )
+    return inputs[0]
+
+
+def n_classes_of(family: str, output_shape: tuple[int, ...]) -> int:
+    """Return the width of the answer of a family that answers with one row of numbers.
+
+    Raises:
+        UsageError: the answer has another shape.
+    """
+    if len(output_shape) != 1:
+        raise UsageError(f"{family} answers with one row of numbers, not with the shape {list(output_shape)}")
+    return output_shape[0]

@@ -9,8 +9,9 @@ from typing import Literal
 
 from torch import nn
 
+from armlet.artifacts import InputSpec
 from armlet.models.activations import ACTIVATIONS
-from armlet.models.families import FAMILIES, parse_options
+from armlet.models.families import FAMILIES, n_classes_of, only_input, parse_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,13 @@ class FnnOptions:
 
 
 @FAMILIES.register("fnn")
-def build_fnn(options: str, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
-    """Build a perceptron: [N, *input_shape] -> [N, n_outputs] logits.
+def build_fnn(options: str, inputs: tuple[InputSpec, ...], output_shape: tuple[int, ...]) -> nn.Module:
+    """Build a perceptron: [N, *shape] -> [N, n_outputs].
 
     Layers are named `layer1.linear`, `layer1.norm`, ..., `classifier`.
     """
     chosen = parse_options(FnnOptions, options)
+    input_shape, n_outputs = only_input("a fnn", inputs).shape, n_classes_of("a fnn", output_shape)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if len(input_shape) > 1:
         layers["flatten"] = nn.Flatten()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from armlet import artifact_json
+from armlet.artifacts import InputSpec
 from armlet.errors import Problem, UsageError
 from armlet.models import cnn, fnn  # noqa: F401 - registers the families
 from armlet.models.families import FAMILIES
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 MANIFEST_FILE = "network.json"
 WEIGHTS_FILE = "network.safetensors"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 __all__ = [
     "Architecture",
@@ -45,14 +46,14 @@ class Architecture:
     Attributes:
         kind: the family.
         options: the family's own options as canonical JSON (sorted keys, no white space).
-        input_shape: of one sample, without the batch.
-        n_outputs: width of the last layer, such as the number of classes.
+        inputs: what the module takes, in this order.
+        output_shape: of the answer to one sample, without the batch.
     """
 
     kind: str
     options: str
-    input_shape: tuple[int, ...]
-    n_outputs: int
+    inputs: tuple[InputSpec, ...]
+    output_shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Network:
     """A network on the CPU, in evaluation mode; treat it as immutable.
 
     Attributes:
-        module: [N, *input_shape] float32 -> [N, n_outputs] logits.
+        module: one tensor [N, *shape] for each input -> [N, *output_shape].
         quantization: what static quantisation found, None for a float network.
     """
 
@@ -70,11 +71,11 @@ class Network:
 
 
 def architecture_of(
-    kind: str, options: Mapping[str, object], input_shape: tuple[int, ...], n_outputs: int
+    kind: str, options: Mapping[str, object], inputs: tuple[InputSpec, ...], output_shape: tuple[int, ...]
 ) -> Architecture:
     """Describe a network of family `kind`; `options` must be JSON-able and without the kind itself."""
     text = json.dumps(options, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return Architecture(kind, text, tuple(input_shape), n_outputs)
+    return Architecture(kind, text, tuple(inputs), tuple(output_shape))
 
 
 def build(architecture: Architecture, seed: int) -> Network:
@@ -86,7 +87,7 @@ def build(architecture: Architecture, seed: int) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = FAMILIES[architecture.kind](
-            architecture.options, architecture.input_shape, architecture.n_outputs
+            architecture.options, architecture.inputs, architecture.output_shape
         )
     return Network(module.eval(), architecture)
 
@@ -145,7 +146,7 @@ def load_network(folder: Path) -> Network:
 
 
 def executable(network: Network) -> nn.Module:
-    """Return what computes the network's outputs: [N, *input_shape] -> [N, n_outputs].
+    """Return what computes the network's outputs: a tensor [N, *shape] for each input -> [N, *output_shape].
 
     That is the module itself, or its graph with quantize and dequantize nodes where it is quantised.
     """
@@ -153,9 +154,7 @@ def executable(network: Network) -> nn.Module:
         return network.module
     from armlet.models.quantization import quantized_module
 
-    # Two samples: torch.export specialises a batch of one.
-    example = torch.zeros(2, *network.architecture.input_shape)
-    return quantized_module(network.module, example, network.quantization)
+    return quantized_module(network.module, network.architecture.inputs, network.quantization)
 
 
 def _quantization(data: object) -> Quantization | None:

@@ -21,6 +21,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 
 from armlet.analysis.graph import nodes_by_name, trace
+from armlet.artifacts import InputSpec
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MAX = 127
@@ -33,7 +34,7 @@ class ActivationQuantization:
     """Scale and zero point of one value of the graph.
 
     Attributes:
-        node: name of the node whose value is quantised, `input` for the network's input.
+        node: name of the node whose value is quantised, or of the network's input.
         scale: a positive number that float32 holds exactly.
         zero_point: the integer that stands for 0.0, from -128 to 127.
     """
@@ -87,7 +88,7 @@ def dequantized_values(integers: IntegerArray, parameter: ParameterQuantization)
 
 
 def quantized_module(
-    module: torch.nn.Module, example: torch.Tensor, quantization: Quantization
+    module: torch.nn.Module, inputs: tuple[InputSpec, ...], quantization: Quantization
 ) -> torch.nn.Module:
     """Return the network that computes with the quantised values, in float arithmetic.
 
@@ -96,7 +97,7 @@ def quantized_module(
 
     Args:
         module: the float network, in eval mode; not changed.
-        example: an input [N, *input_shape].
+        inputs: what it takes.
         quantization: names nodes of `module`'s graph and its parameters.
 
     Raises:
@@ -108,7 +109,7 @@ def quantized_module(
             tensor = module.get_parameter(parameter.parameter)
             integers = quantized_values(tensor.detach().cpu().numpy(), parameter)
             tensor.copy_(torch.from_numpy(dequantized_values(integers, parameter)))
-    graph_module = trace(module, tuple(example.shape[1:])).runnable()
+    graph_module = trace(module, inputs).runnable()
     nodes = nodes_by_name(graph_module.graph)
     if unknown := [a.node for a in quantization.activations if a.node not in nodes]:
         raise ValueError(

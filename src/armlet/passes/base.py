@@ -13,6 +13,7 @@ from torch import nn
 from armlet.artifacts import Epoch
 from armlet.data.splits import Splits
 from armlet.errors import ArmletError, UsageError
+from armlet.metrics import Scorer
 from armlet.models.network import Network
 from armlet.progress import Progress
 from armlet.registry import Registry
@@ -39,12 +40,14 @@ class PassContext:
     Attributes:
         splits: calibration and training samples come from `train`, scores from `test`.
         teacher: the trained network before any pass.
+        scorer: says how good answers are.
         seed: of everything random.
         work: a folder of this pass's own, for checkpoints.
     """
 
     splits: Splits
     teacher: Network
+    scorer: Scorer
     seed: int
     work: Path
     progress: Progress

@@ -34,10 +34,10 @@ class Distillation:
         """The student is float and answers the same question as the teacher."""
         student, teacher = network.architecture, context.teacher.architecture
         problems = float_only(network, "distill")
-        if (student.input_shape, student.n_outputs) != (teacher.input_shape, teacher.n_outputs):
+        if (student.inputs, student.output_shape) != (teacher.inputs, teacher.output_shape):
             problems += (
-                f"the teacher maps {teacher.input_shape} to {teacher.n_outputs} outputs, "
-                f"the student {student.input_shape} to {student.n_outputs}",
+                f"the teacher maps {teacher.inputs} to {teacher.output_shape}, "
+                f"the student {student.inputs} to {student.output_shape}",
             )
         return problems
 
@@ -47,6 +47,7 @@ class Distillation:
             network,
             context.splits,
             self.train,
+            context.scorer,
             seed=context.seed,
             work=context.work,
             progress=context.progress,

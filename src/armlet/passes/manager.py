@@ -77,8 +77,8 @@ def run_pass(options: PassSpec, network: Network, context: PassContext) -> tuple
         kind=kind,
         before=costs[0],
         after=costs[1],
-        score_before=evaluate(network, test, "test"),
-        score_after=evaluate(result.network, test, "test"),
+        score_before=evaluate(network, test, context.scorer, "test"),
+        score_after=evaluate(result.network, test, context.scorer, "test"),
         seconds=seconds,
         notes=result.notes,
         changed=fingerprint(result.network) != before,
@@ -130,11 +130,11 @@ def _result_problems(before: Network, after: Network, samples: Samples) -> tuple
         return ("the result has another architecture",)
     if after.module.training:
         return ("the result is in training mode",)
-    trace(after.module, after.architecture.input_shape)
+    trace(after.module, after.architecture.inputs)
     with torch.no_grad():
-        probes = torch.from_numpy(samples.inputs[:_N_PROBES])
-        outputs = executable(after)(probes)
-    if outputs.shape != (len(probes), after.architecture.n_outputs):
+        probes = samples.take(slice(_N_PROBES))
+        outputs = executable(after)(*map(torch.from_numpy, probes.inputs))
+    if outputs.shape != (len(probes), *after.architecture.output_shape):
         return (f"the result's output has shape {tuple(outputs.shape)}",)
     return () if torch.isfinite(outputs).all() else ("the result's output is not finite",)
 

@@ -25,7 +25,8 @@ from armlet.artifacts import (
 )
 from armlet.errors import MissingDependency
 from armlet.report import plots
-from armlet.report.words import cost_change, headline, margin_text, points, verdict_sentence
+from armlet.report.words import cost_change, headline, margin_text, verdict_sentence
+from armlet.scores import METRICS, Metric
 from armlet.spec.base import Spec
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
@@ -92,7 +93,7 @@ def render_report(report: ReportInput, file: Path) -> None:
     Raises:
         MissingDependency: the packages of the extra `report` are not installed.
     """
-    steps, kernels = _steps(report), _kernels(report)
+    steps, kernels, metric = _steps(report), _kernels(report), METRICS[report.trained.score.metric]
     page = _environment().get_template("page.html").render(
         r=report,
         sentence=verdict_sentence(report.verdict),
@@ -100,7 +101,8 @@ def render_report(report: ReportInput, file: Path) -> None:
         steps=steps,
         kernels=kernels,
         total_cycles=report.measured.counts.cycles if report.measured.counts else 0.0,
-        step_plots=_step_plots(steps),
+        metric=metric,
+        step_plots=_step_plots(steps, metric),
         training_plots=_training_plots(report),
         class_plot=_class_plot(report),
         class_rows=_class_rows(report),
@@ -134,7 +136,7 @@ def _environment() -> Environment:
         "margin": margin_text,
         "whole": lambda n: f"{n:,}".replace(",", "\N{NO-BREAK SPACE}"),
     }
-    environment.globals |= {"cost_change": cost_change, "points": points}
+    environment.globals |= {"cost_change": cost_change}
     return environment
 
 
@@ -169,8 +171,9 @@ def _steps(report: ReportInput) -> tuple[_Step, ...]:
     return tuple(rows)
 
 
-def _step_plots(steps: tuple[_Step, ...]) -> tuple[str, ...]:
+def _step_plots(steps: tuple[_Step, ...], metric: Metric) -> tuple[str, ...]:
     Row = plots.Row
+    factor, unit = (100, " (%)") if metric.form == "percent" else (1, "")
     return (
         plots.bars(
             "Size", "size (KiB)",
@@ -180,7 +183,8 @@ def _step_plots(steps: tuple[_Step, ...]) -> tuple[str, ...]:
             "Work", "million multiply-accumulates", [Row(s.name, s.macs / 1e6, format_count(s.macs)) for s in steps]
         ),
         plots.dots(
-            "Accuracy", "test accuracy (%)", [Row(s.name, 100 * s.score, format_percent(s.score, 2)) for s in steps]
+            metric.label.capitalize() if metric.label.islower() else metric.label, f"test {metric.label}{unit}",
+            [Row(s.name, factor * s.score, metric.text(s.score)) for s in steps],
         ),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from armlet.artifacts import Epoch, Latency
 from armlet.errors import MissingDependency
+from armlet.scores import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,14 +132,17 @@ def losses(stretches: Sequence[Stretch]) -> str:
 
 
 def validation_scores(stretches: Sequence[Stretch]) -> str:
-    """Plot the validation accuracy over all epochs."""
+    """Plot the validation score over all epochs."""
+    metric = METRICS[stretches[0].history[0].metric]
+    factor, unit = (100, " (%)") if metric.form == "percent" else (1, "")
 
     def paint(axes: Axes) -> None:
-        _curve(axes, [[100 * epoch.validation_score for epoch in s.history] for s in stretches], _ORANGE)
-        _name_stretches(axes, stretches, "accuracy (%)")
+        scores = [[factor * epoch.validation_score for epoch in s.history] for s in stretches]
+        _curve(axes, scores, _ORANGE)
+        _name_stretches(axes, stretches, f"{metric.label}{unit}")
 
-    said = [f"{s.name} ends at {100 * s.history[-1].validation_score:.1f} %" for s in stretches]
-    return _svg("Validation accuracy", "; ".join(said), (_NARROW, 2.4), paint)
+    said = [f"{s.name} ends at {metric.text(s.history[-1].validation_score)}" for s in stretches]
+    return _svg(f"Validation {metric.label}", "; ".join(said), (_NARROW, 2.4), paint)
 
 
 def learning_rates(stretches: Sequence[Stretch]) -> str:

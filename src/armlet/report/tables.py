@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from armlet.artifacts import Cost, PassRecord, Verdict
-from armlet.report.words import cost_change, headline, margin_text, points, verdict_sentence
-from armlet.units import format_bytes, format_count, format_percent
+from armlet.report.words import cost_change, headline, margin_text, verdict_sentence
+from armlet.scores import METRICS
+from armlet.units import format_bytes, format_count
 
 _STYLES = {"pass": "green", "fail": "bold red", "not measured": "yellow", "no budget": "dim"}
 
@@ -39,16 +40,18 @@ def passes_table(records: tuple[PassRecord, ...]) -> Table:
     """Return a line for the trained network and one for each pass: what it costs and scores, and the change."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)  # narrow enough for 80 columns
     table.add_column("after", no_wrap=True)
-    for column in ("weights", "MACs", "parameters", "accuracy", "points", "s"):
+    metric = METRICS[records[0].score_before.metric if records else "accuracy"]
+    points = "points" if metric.form == "percent" else "change"
+    for column in ("weights", "MACs", "parameters", metric.label, points, "s"):
         table.add_column(column, justify="right", no_wrap=True)
     if records:
-        table.add_row("training", *_cost(records[0].before), format_percent(records[0].score_before.value, 2))
+        table.add_row("training", *_cost(records[0].before), metric.text(records[0].score_before.value))
     for number, record in enumerate(records, start=1):
         table.add_row(
             Text(f"{number} {record.kind}" + ("" if record.changed else " (changed nothing)")),
             *_cost(record.after, record.before),
-            format_percent(record.score_after.value, 2),
-            points(record.score_before.value, record.score_after.value).removesuffix(" points"),
+            metric.text(record.score_after.value),
+            metric.change(record.score_before.value, record.score_after.value).removesuffix(" points"),
             f"{record.seconds:.1f}",
         )
     return table

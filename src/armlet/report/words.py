@@ -39,9 +39,3 @@ def cost_change(before: float, after: float) -> str:
         return ""
     ratio = f"{max(before, after) / min(before, after):.3g}"
     return "" if ratio == "1" else f"{'÷' if after < before else '×'}{ratio}"
-
-
-def points(before: float, after: float) -> str:
-    """Say a change of a score (a fraction) in points, with its sign."""
-    change = (after - before) * 100
-    return "±0.00 points" if abs(change) < 0.005 else f"{change:+.2f} points".replace("-", "−")

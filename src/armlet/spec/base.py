@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from armlet.units import parse_bytes, parse_fraction, parse_milliseconds
+from armlet.units import parse_bytes, parse_decibels, parse_fraction, parse_milliseconds
 
 
 class Spec(BaseModel):
@@ -51,6 +51,16 @@ Milliseconds = Annotated[
     ),
 ]
 """A duration, written with its unit ("5 ms"); held in milliseconds."""
+
+Decibels = Annotated[
+    float,
+    BeforeValidator(parse_decibels),
+    PlainSerializer(lambda db: f"{db!r} dB", return_type=str, when_used=_JSON),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*dB\s*$", "examples": ["6 dB"]}, mode="validation"
+    ),
+]
+"""A ratio in decibels, written with its unit ("6 dB")."""
 
 Bytes = Annotated[
     int,

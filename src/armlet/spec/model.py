@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from armlet.artifacts import TaskKind
 from armlet.spec.base import ListOf, Spec
+from armlet.spec.data import Form
 
 Width = Annotated[int, Field(gt=0, le=65536)]
 """Units of a layer or channels of a stage; more is a slip of the pen."""
@@ -14,8 +16,17 @@ Width = Annotated[int, Field(gt=0, le=65536)]
 Activation = Literal["relu", "relu6", "leaky_relu", "hard_swish", "silu", "gelu", "tanh", "sigmoid"]
 
 
-class Fnn(Spec):
+class _Family(Spec):
+    takes: ClassVar[tuple[Form, ...]]
+    """What samples may be."""
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("classification",)
+
+
+class Fnn(_Family):
     """A multilayer perceptron; input and output widths come from the data."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("row", "picture")
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("classification", "forecast")
 
     kind: Literal["fnn"] = Field(description="The model family.")
     hidden: ListOf[Width] = Field((128, 128), min_length=1, description="Units of each hidden layer.")
@@ -24,8 +35,10 @@ class Fnn(Spec):
     dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="After each hidden layer.")
 
 
-class Cnn(Spec):
+class Cnn(_Family):
     """A small convolutional network: stages of 3×3 blocks, global average pooling, one linear classifier."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("picture",)
 
     kind: Literal["cnn"] = Field(description="The model family.")
     channels: ListOf[Width] = Field((16, 32, 64), min_length=1, description="Channels of each stage.")

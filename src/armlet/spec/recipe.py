@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt
 
+from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.base import ListOf, Spec
 from armlet.spec.budget import Budgets
 from armlet.spec.data import DataSpec
@@ -40,6 +41,15 @@ class Recipe(Spec):
         return self.name.replace("-", "_")
 
 
+_FORMS = {
+    "row": "rows of numbers",
+    "picture": "pictures",
+    "sequence": "sequences",
+    "text": "text",
+    "latent": "random numbers",
+}
+
+
 def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
     """Return (location, message) for every value that is right by itself and wrong beside another section."""
     data, model = recipe.data, recipe.model
@@ -48,11 +58,29 @@ def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
         for key, limit in (("limit", data.limit), ("test_limit", data.test_limit))
         if limit is not None and limit < data.n_classes
     ]
-    if isinstance(model, Cnn):
-        if data.picture is None:
-            found.append((("model", "kind"), f"a cnn takes pictures, and {data.kind} has none"))
-        elif min(data.picture) < 2 ** (len(model.channels) - 1):
+    if data.form not in model.takes:
+        takes = " or ".join(_FORMS[form] for form in model.takes)
+        found.append(
+            (("model", "kind"), f"a {model.kind} takes {takes}, and {data.kind} has {_FORMS[data.form]}")
+        )
+    elif data.task not in model.tasks:
+        message = f"a {model.kind} is not made for {data.task}, which {data.kind} asks for"
+        found.append((("model", "kind"), message))
+    elif isinstance(model, Cnn) and data.picture is not None:
+        if min(data.picture) < 2 ** (len(model.channels) - 1):
             height, width = data.picture
             message = f"pictures of {height}×{width} can't be halved {len(model.channels) - 1} times"
             found.append((("model", "channels"), f"{message}: use fewer stages"))
+    known = TASK_METRICS[data.task]
+    found += [
+        (("budgets", name), f"{data.kind} is scored by {', '.join(known)}, not by {name}")
+        for name in METRICS
+        if name not in known and getattr(recipe.budgets, name, None) is not None
+    ]
+    if data.task != "classification":
+        found += [
+            (("budgets", name), "only classification has an accuracy: use score_drop")
+            for name in ("accuracy_drop", "worst_class_accuracy_drop")
+            if getattr(recipe.budgets, name) is not None
+        ]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from armlet import artifact_json, digest
-from armlet.artifacts import Epoch
+from armlet.artifacts import Epoch, Task
+from armlet.data.splits import Samples
+from armlet.metrics import Scorer
 from armlet.models.network import Network, load_network, save_network
 from armlet.train.losses import DistillationOptions
 from armlet.train.options import TrainOptions
@@ -19,6 +22,7 @@ JOB_FOLDER = "job"
 RESULT_FOLDER = "result"
 _PLAN_FILE = "plan.json"
 _DATA_FILE = "data.safetensors"
+_TASK_FILE = "task.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +43,30 @@ class TrainingData:
     """Training and validation samples on the CPU.
 
     Attributes:
-        inputs: float32 [n, *input_shape].
-        labels: int64 [n].
-        validation_inputs, validation_labels: the same, held out.
-        teacher_logits: float32 [n, n_classes], the teacher's answers to `inputs`; None without a teacher.
+        teacher_outputs: float32 [n, *output_shape], the teacher's answers to the training inputs; None without one.
     """
 
-    inputs: Tensor
-    labels: Tensor
-    validation_inputs: Tensor
-    validation_labels: Tensor
-    teacher_logits: Tensor | None = None
+    train: Samples
+    validation: Samples
+    teacher_outputs: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what there is, by name."""
         named = {
-            "inputs": self.inputs,
-            "labels": self.labels,
-            "validation_inputs": self.validation_inputs,
-            "validation_labels": self.validation_labels,
+            f"{split}.{name}": torch.from_numpy(array)
+            for split, samples in (("train", self.train), ("validation", self.validation))
+            for name, array in samples.named().items()
         }
-        return named if self.teacher_logits is None else named | {"teacher_logits": self.teacher_logits}
+        return named if self.teacher_outputs is None else named | {"teacher_outputs": self.teacher_outputs}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> TrainingData:
+        """Return what `tensors` gave."""
+        train, validation = (
+            Samples.of_named({n.removeprefix(s): t.numpy() for n, t in tensors.items() if n.startswith(s)})
+            for s in ("train.", "validation.")
+        )
+        return cls(train, validation, tensors.get("teacher_outputs"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +76,7 @@ class TrainingJob:
     network: Network
     data: TrainingData
     plan: TrainingPlan
+    scorer: Scorer
 
     def fingerprint(self, n_processes: int, precision: str) -> str:
         """Return the SHA-256 that a checkpoint must carry to be resumed by this job."""
@@ -79,6 +87,7 @@ class TrainingJob:
             {
                 "architecture": artifact_json.to_data(self.network.architecture),
                 "plan": artifact_json.to_data(self.plan),
+                "task": artifact_json.to_data(self.scorer.task),
                 "tensors": {name: digest.of_bytes(_bytes(value)) for name, value in sorted(tensors.items())},
                 "n_processes": n_processes,
                 "precision": precision,
@@ -110,12 +119,15 @@ def save_job(job: TrainingJob, folder: Path) -> None:
     save_network(job.network, folder)
     save_file({name: value.contiguous() for name, value in job.data.tensors().items()}, folder / _DATA_FILE)
     (folder / _PLAN_FILE).write_text(artifact_json.to_json(job.plan), encoding="utf-8")
+    (folder / _TASK_FILE).write_text(artifact_json.to_json(job.scorer.task), encoding="utf-8")
 
 
 def load_job(folder: Path) -> TrainingJob:
     """Read what `save_job` wrote."""
     plan = artifact_json.from_json(TrainingPlan, (folder / _PLAN_FILE).read_bytes())
-    return TrainingJob(load_network(folder), TrainingData(**load_file(folder / _DATA_FILE)), plan)
+    task = artifact_json.from_json(Task, (folder / _TASK_FILE).read_bytes())
+    data = TrainingData.of_tensors(load_file(folder / _DATA_FILE))
+    return TrainingJob(load_network(folder), data, plan, Scorer(task))
 
 
 def save_result(network: Network, run: TrainingRun, folder: Path) -> None:

@@ -20,14 +20,15 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from armlet.artifacts import Epoch
+from armlet.data.splits import Samples
 from armlet.errors import ArmletError
-from armlet.metrics import score_classification
 from armlet.models.network import Network
 from armlet.progress import Progress
+from armlet.scores import METRICS
 from armlet.train.checkpoint import Resumed, resume, save_checkpoint
 from armlet.train.evaluation import predict
 from armlet.train.job import TrainingJob, TrainingPlan, TrainingRun
-from armlet.train.losses import classification_loss, distillation_loss
+from armlet.train.losses import task_loss, teacher_loss
 from armlet.train.optim import learning_rate_at, make_optimizer, set_learning_rate
 
 _REPORT_EVERY = 25  # steps between two progress notes: reading the loss waits for a GPU
@@ -49,7 +50,7 @@ def run_training(job: TrainingJob, work: Path, progress: Progress) -> tuple[Netw
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     device, n_processes, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     precision = _precision(plan, device)
-    n_samples = len(job.data.labels)
+    task, n_samples = job.scorer.task.kind, len(job.data.train)
     share = min(options.batch_size, n_samples) // n_processes
     n_steps = n_samples // (share * n_processes)  # the last, incomplete batch of each epoch is left out
     fingerprint = job.fingerprint(n_processes, precision)
@@ -61,8 +62,8 @@ def run_training(job: TrainingJob, work: Path, progress: Progress) -> tuple[Netw
         history = list(resumed.history) if resumed else []
         best = dict(resumed.best) if resumed else {}
         wrapped, optimizer = accelerator.prepare(module, optimizer)
-        inputs, labels = _on(device, job.data.inputs), job.data.labels.to(device)
-        teacher_logits = None if job.data.teacher_logits is None else job.data.teacher_logits.to(device)
+        inputs, targets = _inputs(job.data.train, device), torch.from_numpy(job.data.train.targets).to(device)
+        teacher_outputs = None if job.data.teacher_outputs is None else job.data.teacher_outputs.to(device)
         progress.start("train", options.epochs * n_steps)
         if history:
             resumed_note = f"resumed after epoch {history[-1].epoch}"
@@ -83,11 +84,11 @@ def run_training(job: TrainingJob, work: Path, progress: Progress) -> tuple[Netw
                 first = (step * n_processes + rank) * share
                 chosen = order[first : first + share]
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    logits = wrapped(inputs[chosen])
-                loss = classification_loss(logits.float(), labels[chosen], options.label_smoothing)
-                if teacher_logits is not None and plan.distillation is not None:
+                    outputs = wrapped(*(x[chosen] for x in inputs))
+                loss = task_loss(task, outputs.float(), targets[chosen], options.label_smoothing)
+                if teacher_outputs is not None and plan.distillation is not None:
                     alpha, temperature = plan.distillation.alpha, plan.distillation.temperature
-                    soft = distillation_loss(logits.float(), teacher_logits[chosen], temperature)
+                    soft = teacher_loss(task, outputs.float(), teacher_outputs[chosen], temperature)
                     loss = alpha * soft + (1 - alpha) * loss
                 accelerator.backward(loss)
                 if options.gradient_clip is not None:
@@ -103,10 +104,10 @@ def run_training(job: TrainingJob, work: Path, progress: Progress) -> tuple[Netw
             _require_finite(train_loss, "loss", epoch)
             # Only the main process's batch statistics count, so only it validates and the others learn of it.
             validated = _validate(module, job) if accelerator.is_main_process else None
-            validation_loss, validation_score = broadcast_object_list([validated])[0]
+            validation_loss, metric, validation_score = broadcast_object_list([validated])[0]
             _require_finite(validation_loss, "validation loss", epoch)
             seconds = time.monotonic() - started
-            history.append(Epoch(epoch, train_loss, validation_loss, validation_score, rate, seconds))
+            history.append(Epoch(epoch, train_loss, validation_loss, metric, validation_score, rate, seconds))
             if options.patience and _best_epoch(history) == epoch:
                 best = _state(module)
             if accelerator.is_main_process:
@@ -144,17 +145,16 @@ def _trainable(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
-def _validate(module: nn.Module, job: TrainingJob) -> tuple[float, float]:
-    """Return loss and accuracy on the validation split, in float32."""
+def _validate(module: nn.Module, job: TrainingJob) -> tuple[float, str, float]:
+    """Return loss, metric and score on the validation split, in float32."""
     module.eval()
-    device = next(module.parameters()).device
-    logits = predict(module, _on(device, job.data.validation_inputs)).cpu()
-    labels = job.data.validation_labels
-    loss = float(classification_loss(logits, labels))
+    device, samples = next(module.parameters()).device, job.data.validation
+    outputs = predict(module, _inputs(samples, device)).cpu()
+    loss = float(task_loss(job.scorer.task.kind, outputs, torch.from_numpy(samples.targets)))
     if not math.isfinite(loss):
-        return loss, 0.0  # such answers have no score; the loop ends
-    score = score_classification(logits.numpy(), labels.numpy(), logits.shape[1], "validation")
-    return loss, score.value
+        return loss, "", 0.0  # such answers have no score; the loop ends
+    score = job.scorer.score(outputs.numpy(), samples, "validation")
+    return loss, score.metric, score.value
 
 
 def _require_finite(loss: float, what: str, epoch: int) -> None:
@@ -165,8 +165,9 @@ def _require_finite(loss: float, what: str, epoch: int) -> None:
 
 
 def _best_epoch(history: list[Epoch]) -> int:
-    """Return the first epoch with the highest validation score."""
-    return max(history, key=lambda e: (e.validation_score, -e.epoch)).epoch
+    """Return the first epoch with the best validation score."""
+    sign = 1 if METRICS[history[0].metric].higher_is_better else -1
+    return max(history, key=lambda e: (sign * e.validation_score, -e.epoch)).epoch
 
 
 def _out_of_patience(history: list[Epoch], patience: int) -> bool:
@@ -181,15 +182,18 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _on(device: torch.device, inputs: Tensor) -> Tensor:
-    """Move inputs to the device; pictures with the channels last, as `_trainable` has them."""
-    inputs = inputs.to(device)
-    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+def _inputs(samples: Samples, device: torch.device) -> tuple[Tensor, ...]:
+    """Return inputs on the device; pictures with the channels last, as `_trainable` has them."""
+    inputs = [torch.from_numpy(x).to(device) for x in samples.inputs]
+    return tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
 
 
 def _note(epoch: int, n_epochs: int, loss: float, history: list[Epoch]) -> str:
-    accuracy = f"  accuracy {history[-1].validation_score * 100:.1f} %" if history else ""
-    return f"epoch {epoch}/{n_epochs}  loss {loss:.3f}{accuracy}"
+    score = ""
+    if history:
+        metric = METRICS[history[-1].metric]
+        score = f"  {metric.label} {metric.text(history[-1].validation_score)}"
+    return f"epoch {epoch}/{n_epochs}  loss {loss:.3f}{score}"
 
 
 def _stream(*key: int) -> int:

@@ -1,4 +1,4 @@
-"""Losses of classification, with and without a teacher."""
+"""What training makes small: the losses of each task, with and without a teacher."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional
+
+from armlet.artifacts import TaskKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,20 @@ def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float =
     Source: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", section 7.
     """
     return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def task_loss(task: TaskKind, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean loss of answers [N, *output_shape]: cross-entropy of classes, squared error of anything else."""
+    if task == "classification":
+        return classification_loss(outputs, targets, label_smoothing)
+    return functional.mse_loss(outputs, targets)
+
+
+def teacher_loss(task: TaskKind, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+    """Return the mean loss of a student's answers against its teacher's."""
+    if task == "classification":
+        return distillation_loss(outputs, teacher_outputs, temperature)
+    return functional.mse_loss(outputs, teacher_outputs)
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

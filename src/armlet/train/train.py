@@ -9,6 +9,7 @@ from torch import nn
 
 from armlet.data.splits import Splits
 from armlet.errors import UsageError
+from armlet.metrics import Scorer
 from armlet.models.network import Network, executable
 from armlet.progress import Progress
 from armlet.train.evaluation import predict
@@ -23,6 +24,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
     network: Network,
     splits: Splits,
     options: TrainOptions,
+    scorer: Scorer,
     *,
     seed: int,
     work: Path,
@@ -36,6 +38,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
         network: where training starts.
         splits: trains on `train`, validates on `validation` after each epoch, never looks at `test`.
         options: how.
+        scorer: of the validation split.
         seed: decides the order of the samples and dropout.
         work: private folder for checkpoints; a run that was killed goes on after its last whole epoch.
         progress: counts training steps.
@@ -56,16 +59,14 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
             raise UsageError(f"the {name} split is empty; training needs both (data.validation above 0 %)")
     n_processes = _n_processes(options)
     _check_batch(network, min(options.batch_size, len(splits.train)), n_processes)
-    inputs = torch.from_numpy(splits.train.inputs)
+    inputs = tuple(map(torch.from_numpy, splits.train.inputs))
     data = TrainingData(
-        inputs,
-        torch.from_numpy(splits.train.labels),
-        torch.from_numpy(splits.validation.inputs),
-        torch.from_numpy(splits.validation.labels),
+        splits.train,
+        splits.validation,
         # The inputs are the same in every epoch, so the teacher is asked once.
         None if teacher is None else predict(executable(teacher), inputs).clone(),
     )
-    job = TrainingJob(network, data, TrainingPlan(options, seed, distillation))
+    job = TrainingJob(network, data, TrainingPlan(options, seed, distillation), scorer)
     work.mkdir(parents=True, exist_ok=True)
     if n_processes == 1:
         return run_training(job, work, progress)

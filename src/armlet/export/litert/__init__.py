@@ -10,6 +10,7 @@ once where ONNX's QDQ form rounds once, but not always to the same side: results
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +47,13 @@ def write_litert(onnx_file: Path, tflite_file: Path) -> LitertReport:
     return write(onnx_file, tflite_file)
 
 
-def verify_litert(tflite_file: Path, onnx_file: Path, samples: npt.NDArray[np.float32]) -> float:
+def verify_litert(tflite_file: Path, onnx_file: Path, samples: Sequence[npt.NDArray[np.generic]]) -> float:
     """Run both files and return the largest difference of any output.
 
     Args:
-        tflite_file: written by `write_litert` from `onnx_file`.
-        onnx_file: has one input.
-        samples: inputs [N, *input_shape], N > 0.
+        tflite_file: written by `write_litert`.
+        onnx_file: what it was written from.
+        samples: [N, *shape] for each input, N > 0.
 
     Returns:
         For a float network the absolute difference. For a quantised one, steps of the output's scale, or where the
@@ -68,13 +69,15 @@ def verify_litert(tflite_file: Path, onnx_file: Path, samples: npt.NDArray[np.fl
     return difference(tflite_file, onnx_file, samples)
 
 
-def export_litert(onnx_file: Path, tflite_file: Path, samples: npt.NDArray[np.float32]) -> LitertTwin:
+def export_litert(
+    onnx_file: Path, tflite_file: Path, samples: Sequence[npt.NDArray[np.generic]]
+) -> LitertTwin:
     """Write a .tflite file and prove that it computes what the ONNX file does.
 
     Args:
-        onnx_file: as `write_litert` takes it, with one input.
+        onnx_file: as `write_litert` takes it.
         tflite_file: is written.
-        samples: inputs [N, *input_shape], N > 0.
+        samples: [N, *shape] for each input, N > 0.
 
     Raises:
         UnsupportedOperator: names each node and operator that has no .tflite form here.
@@ -92,7 +95,7 @@ def export_litert(onnx_file: Path, tflite_file: Path, samples: npt.NDArray[np.fl
         raise VerificationFailed(
             f"{tflite_file.name} differs from {onnx_file.name} by {found:.3g} ({unit}); {tolerance:g} is allowed"
         )
-    return LitertTwin(report.n_bytes, len(samples), found, unit, report.float_layers)
+    return LitertTwin(report.n_bytes, len(samples[0]), found, unit, report.float_layers)
 
 
 def _missing(error: ModuleNotFoundError) -> MissingDependency:

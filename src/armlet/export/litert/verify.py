@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ from armlet.export.reference import reference_session
 
 _INTEGER_LEVELS = 255
 
+Samples = Sequence[npt.NDArray[np.generic]]
+"""[N, *shape] for each input."""
 
-def difference(tflite_file: Path, onnx_file: Path, samples: npt.NDArray[np.float32]) -> float:
+
+def difference(tflite_file: Path, onnx_file: Path, samples: Samples) -> float:
     """Return the largest difference; see `armlet.export.litert.verify_litert`."""
     graph = Graph(onnx_file)
-    if len(graph.inputs) != 1:
-        raise ValueError(f"the network has {len(graph.inputs)} inputs; only one can be verified")
     expected = _onnx_outputs(onnx_file, graph, samples)
     found = _litert_outputs(tflite_file, graph, samples)
     differences = []
@@ -48,22 +49,28 @@ def _in_steps(result: Array, reference: Array, graph: Graph, output: str) -> Arr
     return np.asarray((result - reference) / unit)
 
 
-def _onnx_outputs(onnx_file: Path, graph: Graph, samples: npt.NDArray[np.float32]) -> list[Array]:
+def _onnx_outputs(onnx_file: Path, graph: Graph, samples: Samples) -> list[Array]:
     session = reference_session(onnx_file)
-    rows = [session.run(list(graph.outputs), {graph.inputs[0]: sample[None]}) for sample in samples]
+    rows = [session.run(list(graph.outputs), feed) for feed in _feeds(graph, samples)]
     return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _litert_outputs(tflite_file: Path, graph: Graph, samples: npt.NDArray[np.float32]) -> list[Array]:
+def _litert_outputs(tflite_file: Path, graph: Graph, samples: Samples) -> list[Array]:
     interpreter = Interpreter(model_path=str(tflite_file), num_threads=1)
     with _quiet():
         interpreter.allocate_tensors()
     run = interpreter.get_signature_runner()
     rows = []
-    for sample in samples:
-        results = run(**{graph.inputs[0]: sample[None]})
+    for feed in _feeds(graph, samples):
+        results = run(**feed)
         rows.append([results[name] for name in graph.outputs])
     return [np.stack(column) for column in zip(*rows, strict=True)]
+
+
+def _feeds(graph: Graph, samples: Samples) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+    """Give one sample after the other, by the names of the inputs."""
+    for i in range(len(samples[0])):
+        yield {name: x[i : i + 1] for name, x in zip(graph.inputs, samples, strict=True)}
 
 
 @contextlib.contextmanager

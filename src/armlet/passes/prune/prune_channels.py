@@ -61,7 +61,7 @@ class ChannelPruning:
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Rank, remove, train."""
-        found = channel_groups(trace(network.module, network.architecture.input_shape))
+        found = channel_groups(trace(network.module, network.architecture.inputs))
         groups = [g for g in found.prunable if not self._excluded(g)]
         notes = [f"{g.name} keeps its channels: {g.reason}" for g in found.fixed]
         notes += [f"{g.name} keeps its channels: excluded" for g in found.prunable if self._excluded(g)]
@@ -76,6 +76,7 @@ class ChannelPruning:
             smaller,
             context.splits,
             self.finetune,
+            context.scorer,
             seed=context.seed,
             work=context.work,
             progress=context.progress,
@@ -84,10 +85,10 @@ class ChannelPruning:
 
     def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
         """Every group keeps at least one channel, and a multiple of `round_to` where it lost any."""
-        shape = before.architecture.input_shape
-        was = {g.name: g.n_channels for g in channel_groups(trace(before.module, shape)).prunable}
+        inputs = before.architecture.inputs
+        was = {g.name: g.n_channels for g in channel_groups(trace(before.module, inputs)).prunable}
         problems = []
-        for group in channel_groups(trace(after.module, shape)).prunable:
+        for group in channel_groups(trace(after.module, inputs)).prunable:
             n = group.n_channels
             if group.name not in was or n > was[group.name]:
                 problems.append(f"{group.name} has {n} channels, more than before")

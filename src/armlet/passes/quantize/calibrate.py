@@ -24,14 +24,14 @@ _BIAS_LIMIT = 2.0**30
 
 
 def calibrate(
-    traced: Traced, placement: Placement, samples: torch.Tensor, percentile: float | None = None
+    traced: Traced, placement: Placement, samples: tuple[torch.Tensor, ...], percentile: float | None = None
 ) -> Quantization:
     """Return the quantisation of a graph.
 
     Args:
         traced: the graph that `placement` was made for.
         placement: what is quantised.
-        samples: [N, *input_shape].
+        samples: [N, *shape] for each input.
         percentile: of the values of each activation that its range holds; None for all of them.
     """
     observed = tuple(name for names in placement.shared for name in names)

@@ -12,6 +12,7 @@ Rules, each of which must hold, for otherwise the normalisation stays:
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 from torch.fx import Node
 
 from armlet.analysis.graph import Traced, arguments, aten, layer_name, shape_of, trace
+from armlet.artifacts import InputSpec
 
 _FOLDABLE = (aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.linear.default)
 
@@ -37,10 +39,10 @@ class Folded:
     notes: tuple[str, ...]
 
 
-def fold_batch_norm(module: nn.Module, input_shape: tuple[int, ...]) -> Folded:
+def fold_batch_norm(module: nn.Module, inputs: Sequence[InputSpec]) -> Folded:
     """Return a copy of a module in eval mode with its batch normalisations folded; the module is not changed."""
     module = copy.deepcopy(module)
-    traced = trace(module, input_shape)
+    traced = trace(module, inputs)
     layers, notes = [], []
     for node in traced.nodes:
         if node.target is not aten.batch_norm.default:

@@ -169,7 +169,7 @@ def _layer(node: Node, traced: Traced) -> WeightedLayer:
 
 def _shared(traced: Traced, needed: set[Node]) -> tuple[tuple[str, ...], ...]:
     """Return the sets of one scale each (rule 3) that hold a value that some integer node needs."""
-    nodes = [traced.input, *traced.nodes]
+    nodes = [*traced.inputs, *traced.nodes]
     leader = {node: node for node in nodes}
     for node in traced.nodes:
         if node.target in _SHARING:

@@ -61,9 +61,9 @@ class StaticQuantization:
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Fold, place, calibrate."""
-        shape = network.architecture.input_shape
-        folded = fold_batch_norm(network.module, shape)
-        traced = trace(folded.module, shape)
+        inputs = network.architecture.inputs
+        folded = fold_batch_norm(network.module, inputs)
+        traced = trace(folded.module, inputs)
         placement = place(traced, self.exclude)
         if not placement.shared:
             raise PreconditionFailed(
@@ -73,7 +73,7 @@ class StaticQuantization:
         quantization = calibrate(traced, placement, samples, self.percentile)
         notes = (
             f"{len(folded.layers)} batch normalisations folded; {len(placement.layers)} layers compute on integers; "
-            f"calibrated on {len(samples)} training samples",
+            f"calibrated on {len(samples[0])} training samples",
             *folded.notes,
             *placement.notes,
         )
@@ -90,10 +90,10 @@ class StaticQuantization:
         return (f"scales that are not positive numbers: {', '.join(bad)}",) if bad else ()
 
 
-def calibration_samples(train: Samples, n: int, seed: int) -> torch.Tensor:
-    """Return at most `n` random training inputs, [n, *input_shape]; the same seed draws the same."""
+def calibration_samples(train: Samples, n: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """Return at most `n` random training samples, [n, *shape] for each input; the same seed draws the same."""
     chosen = np.random.default_rng((seed, _STREAM)).permutation(len(train))[:n]
-    return torch.from_numpy(train.inputs[np.sort(chosen)])
+    return tuple(map(torch.from_numpy, train.take(np.sort(chosen)).inputs))
 
 
 @PASSES.register("quantize_static")

@@ -14,10 +14,11 @@ _BATCH = 64
 _BINS = 8192
 
 Range = tuple[float, float]
+Samples = tuple[torch.Tensor, ...]
 
 
-def min_max_ranges(traced: Traced, nodes: tuple[str, ...], samples: torch.Tensor) -> tuple[Range, ...]:
-    """Return the least and the greatest value of each node over all samples [N, *input_shape]."""
+def min_max_ranges(traced: Traced, nodes: tuple[str, ...], samples: Samples) -> tuple[Range, ...]:
+    """Return the least and the greatest value of each node over all samples, [N, *shape] for each input."""
     low = [np.inf] * len(nodes)
     high = [-np.inf] * len(nodes)
     for values in _observe(traced, nodes, samples):
@@ -28,7 +29,7 @@ def min_max_ranges(traced: Traced, nodes: tuple[str, ...], samples: torch.Tensor
 
 
 def percentile_ranges(
-    traced: Traced, nodes: tuple[str, ...], samples: torch.Tensor, percentile: float
+    traced: Traced, nodes: tuple[str, ...], samples: Samples, percentile: float
 ) -> tuple[Range, ...]:
     """Return for each node the range that leaves out the share 100 - `percentile` of its values at either end.
 
@@ -57,13 +58,11 @@ def activation_scale(low: float, high: float) -> tuple[float, int]:
     return scale, max(ACTIVATION_MIN, min(ACTIVATION_MAX, zero_point))
 
 
-def _observe(
-    traced: Traced, nodes: tuple[str, ...], samples: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, ...]]:
+def _observe(traced: Traced, nodes: tuple[str, ...], samples: Samples) -> Iterator[tuple[torch.Tensor, ...]]:
     module = traced.runnable(observed=nodes)
     with torch.no_grad():
-        for batch in torch.split(samples, _BATCH):
-            yield module(batch)
+        for batch in zip(*(torch.split(x, _BATCH) for x in samples), strict=True):
+            yield module(*batch)
 
 
 def _cut(counts: np.ndarray, limits: Range, percentile: float) -> Range:

@@ -1,4 +1,4 @@
-"""Task metrics, on the answers of a torch network and of a compiled program alike."""
+"""Classification: how many answers are right, over all samples and in each class."""
 
 from __future__ import annotations
 

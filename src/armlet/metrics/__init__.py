@@ -1,0 +1,58 @@
+"""Task metrics, on the answers of a torch network and of a compiled program alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from armlet.artifacts import Score, Task
+from armlet.data.splits import Samples
+from armlet.errors import ArmletError, UsageError
+from armlet.metrics.anomaly import score_anomaly
+from armlet.metrics.classification import score_classification
+from armlet.metrics.denoising import score_denoising
+from armlet.metrics.forecast import score_forecast
+
+__all__ = ["Scorer", "score_anomaly", "score_classification", "score_denoising", "score_forecast"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Says how good answers to a task are."""
+
+    task: Task
+
+    def score(self, outputs: npt.NDArray[Any], samples: Samples, split: str) -> Score:
+        """Score answers.
+
+        Args:
+            outputs: [N, *output_shape] of any type.
+            samples: what was asked.
+            split: name of the split that the samples come from.
+
+        Raises:
+            UsageError: there are no samples, or the shapes don't fit.
+            ArmletError: an answer is not a number.
+        """
+        if len(samples) == 0:
+            raise UsageError(f"the {split} split has no samples to score")
+        if outputs.shape != (len(samples), *self.task.output_shape):
+            raise UsageError(
+                f"answers of shape {outputs.shape} to {len(samples)} samples, each of {list(self.task.output_shape)}"
+            )
+        if np.isnan(outputs).any():
+            raise ArmletError(f"answers to the {split} split are not numbers (NaN)")
+        match self.task.kind:
+            case "classification":
+                return score_classification(outputs, samples.targets, self.task.output_shape[0], split)
+            case "forecast":
+                return score_forecast(outputs, samples.targets, split)
+            case "anomaly":
+                return score_anomaly(outputs, samples, split)
+            case "denoising":
+                return score_denoising(outputs, samples, split)
+            case "generation":
+                raise ArmletError("generation has no score yet")
