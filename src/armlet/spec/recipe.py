@@ -66,11 +66,14 @@ def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
     elif data.task not in model.tasks:
         message = f"a {model.kind} is not made for {data.task}, which {data.kind} asks for"
         found.append((("model", "kind"), message))
-    elif isinstance(model, Cnn) and data.picture is not None:
-        if min(data.picture) < 2 ** (len(model.channels) - 1):
-            height, width = data.picture
-            message = f"pictures of {height}×{width} can't be halved {len(model.channels) - 1} times"
-            found.append((("model", "channels"), f"{message}: use fewer stages"))
+    elif (
+        isinstance(model, Cnn)
+        and data.picture is not None
+        and min(data.picture) < 2 ** (len(model.channels) - 1)
+    ):
+        height, width = data.picture
+        message = f"pictures of {height}×{width} can't be halved {len(model.channels) - 1} times"
+        found.append((("model", "channels"), f"{message}: use fewer stages"))
     known = TASK_METRICS[data.task]
     found += [
         (("budgets", name), f"{data.kind} is scored by {', '.join(known)}, not by {name}")
