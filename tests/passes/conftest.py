@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import nn
 
+from armlet.artifacts import InputSpec, Task
 from armlet.data.splits import Samples, Splits
+from armlet.metrics import Scorer
 from armlet.models.network import Network, architecture_of, build
 from armlet.passes import PassContext
 from armlet.passes.quantize.quantize_static import StaticQuantization
 from armlet.progress import Silent
 
-INPUT_SHAPE = (1, 12, 12)
+INPUTS = (InputSpec("input", (1, 12, 12)),)
 N_CLASSES = 4
 
 
@@ -35,7 +37,7 @@ def randomize(module: nn.Module, seed: int = 1) -> nn.Module:
 def tiny(kind: str = "cnn", **options: object) -> Network:
     """Build a small network of a family, with random normalisations."""
     default = {"channels": [6, 10]} if kind == "cnn" else {"hidden": [14, 9]}
-    architecture = architecture_of(kind, default | options, INPUT_SHAPE, N_CLASSES)
+    architecture = architecture_of(kind, default | options, INPUTS, (N_CLASSES,))
     network = build(architecture, seed=0)
     randomize(network.module)
     return network
@@ -58,7 +60,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 @pytest.fixture(scope="session", params=NETWORKS)
 def quantized(request: pytest.FixtureRequest, splits: Splits) -> Network:
     """A quantised network, shared by the tests of a session: not to be changed."""
-    context = PassContext(splits, NETWORKS["fnn"](), 0, Path("unused"), Silent())
+    context = PassContext(splits, NETWORKS["fnn"](), Scorer(splits.task), 0, Path("unused"), Silent())
     step = StaticQuantization(n_samples=64, percentile=None, exclude=())
     return step.run(NETWORKS[request.param](), context).network
 
@@ -77,16 +79,17 @@ def _samples(n: int, seed: int) -> Samples:
     """Pictures with a bright quarter: the class is which one."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, N_CLASSES, n)
-    inputs = rng.normal(0, 0.4, (n, *INPUT_SHAPE)).astype(np.float32)
+    inputs = rng.normal(0, 0.4, (n, *INPUTS[0].shape)).astype(np.float32)
     for picture, label in zip(inputs, labels, strict=True):
         row, column = divmod(int(label), 2)
         picture[0, row * 6 : row * 6 + 6, column * 6 : column * 6 + 6] += 1.0
-    return Samples(inputs, labels)
+    return Samples((inputs,), labels, labels)
 
 
 @pytest.fixture(scope="session")
 def splits() -> Splits:
-    return Splits(_samples(192, 0), _samples(64, 1), _samples(96, 2), tuple("abcd"))
+    task = Task("classification", (N_CLASSES,), tuple("abcd"))
+    return Splits(_samples(192, 0), _samples(64, 1), _samples(96, 2), INPUTS, task)
 
 
 @pytest.fixture
@@ -95,6 +98,8 @@ def context(splits: Splits, tmp_path):
     runs = iter(range(1000))
 
     def make(teacher: Network, seed: int = 0) -> PassContext:
-        return PassContext(splits, teacher, seed, tmp_path / f"work{next(runs)}", Silent())
+        return PassContext(
+            splits, teacher, Scorer(splits.task), seed, tmp_path / f"work{next(runs)}", Silent()
+        )
 
     return make

@@ -10,10 +10,11 @@ from torch.nn import functional
 
 from armlet.analysis.graph import trace
 from armlet.analysis.groups import ChannelGroup, channel_groups
+from armlet.artifacts import InputSpec
 
 
 def groups_of(module: nn.Module, input_shape: tuple[int, ...] = (1, 12, 12)):
-    return channel_groups(trace(module.eval(), input_shape))
+    return channel_groups(trace(module.eval(), (InputSpec("input", input_shape),)))
 
 
 def members(group: ChannelGroup) -> set[tuple[str, int]]:

@@ -11,7 +11,6 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from armlet.data.splits import Samples
 from armlet.errors import UnsupportedOperator, UsageError, VerificationFailed
 from armlet.export import export_onnx
 from armlet.export.onnx import to_onnx, write_onnx
@@ -113,7 +112,7 @@ def test_onnx_runtimes_own_integer_kernels_agree_but_for_a_step(tiny_network, co
     reference = onnxruntime.InferenceSession(
         tmp_path / "model.onnx", plain, providers=["CPUExecutionProvider"]
     )
-    feeds = [{"input": picture[None]} for picture in splits.test.inputs]
+    feeds = [{"input": picture[None]} for picture in splits.test.inputs[0]]
     found = np.concatenate([session.run(None, feed)[0] for feed in feeds])
     expected = np.concatenate([reference.run(None, feed)[0] for feed in feeds])
     assert np.abs(found - expected).max() <= record.tolerance
@@ -128,7 +127,7 @@ def test_a_changed_weight_is_found(quantized, splits, tmp_path):
     weight.const_value = ir.tensor(values, name=weight.name)
     write_onnx(model, path)
     with pytest.raises(VerificationFailed, match=r"model\.onnx differs from torch by .* on 64 samples"):
-        verify(quantized, path, splits.validation.inputs)
+        verify(quantized, path, splits.validation)
 
 
 def test_an_output_that_is_not_a_number_is_found(tiny_network, splits, tmp_path):
@@ -138,11 +137,11 @@ def test_an_output_that_is_not_a_number_is_found(tiny_network, splits, tmp_path)
         network.module.classifier.bias[0] = torch.nan
     write_onnx(to_onnx(network), path)
     with pytest.raises(VerificationFailed):
-        verify(network, path, splits.validation.inputs)
+        verify(network, path, splits.validation)
 
 
 def test_no_samples_is_an_error(tiny_network, splits, tmp_path):
-    none = Samples(splits.test.inputs[:0], splits.test.labels[:0])
+    none = splits.test.take(slice(0))
     with pytest.raises(UsageError, match="no samples to verify"):
         export_onnx(tiny_network(), none, tmp_path)
 

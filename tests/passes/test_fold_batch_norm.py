@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from armlet.artifacts import InputSpec
 from armlet.passes.quantize.fold_batch_norm import fold_batch_norm
 
 
 def test_a_folded_network_computes_the_same(network, splits):
-    inputs = torch.from_numpy(splits.test.inputs)
-    folded = fold_batch_norm(network.module, network.architecture.input_shape)
+    inputs = torch.from_numpy(splits.test.inputs[0])
+    folded = fold_batch_norm(network.module, network.architecture.inputs)
     assert len(folded.layers) >= 2
     assert folded.notes == ()
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in folded.module.modules())
@@ -24,7 +25,7 @@ def test_a_folded_network_computes_the_same(network, splits):
 
 def test_the_network_given_keeps_its_normalisations(network):
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
-    fold_batch_norm(network.module, network.architecture.input_shape)
+    fold_batch_norm(network.module, network.architecture.inputs)
     after = network.module.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -74,7 +75,7 @@ class RunsTwice(nn.Module):
 )
 def test_what_can_not_be_folded_stays_and_is_named(module, reason, randomized):
     made = randomized(module())
-    folded = fold_batch_norm(made, (1, 8, 8))
+    folded = fold_batch_norm(made, (InputSpec("input", (1, 8, 8)),))
     assert folded.layers == ()
     assert folded.notes
     assert all(
@@ -90,7 +91,7 @@ def test_a_normalisation_without_parameters_folds_too(randomized):
     with torch.no_grad():
         module[1].running_mean.copy_(torch.tensor([0.5, -1.0, 2.0]))
         module[1].running_var.copy_(torch.tensor([0.5, 1.5, 4.0]))
-    folded = fold_batch_norm(module, (1, 8, 8))
+    folded = fold_batch_norm(module, (InputSpec("input", (1, 8, 8)),))
     inputs = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(folded.module(inputs), module(inputs), rtol=1e-5, atol=1e-6)

@@ -254,14 +254,14 @@ def test_a_float_network_computes_the_same(network: onnx.ModelProto, tmp_path: P
     file = saved(network, tmp_path)
     assert not write_litert(file, tmp_path / "model.tflite").quantized
     # Sums of at most a hundred products in float32, added up in another order.
-    assert verify_litert(tmp_path / "model.tflite", file, samples_of(network)) < 1e-5
+    assert verify_litert(tmp_path / "model.tflite", file, (samples_of(network),)) < 1e-5
 
 
 def test_a_quantized_network_computes_the_same(network: onnx.ModelProto, tmp_path: Path) -> None:
     file = saved(quantized(network), tmp_path)
     assert write_litert(file, tmp_path / "model.tflite").quantized
     # LiteRT may round a requantisation to the other side; the residual network's scales make two steps of one.
-    assert verify_litert(tmp_path / "model.tflite", file, samples_of(network)) <= 2
+    assert verify_litert(tmp_path / "model.tflite", file, (samples_of(network),)) <= 2
 
 
 def test_what_has_an_integer_form_stays_integer_and_the_rest_is_reported(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_layer_whose_output_stays_float_is_computed_in_float(tmp_path: Path) -
     file = saved(model, tmp_path)
     report = write_litert(file, tmp_path / "model.tflite")
     assert report.float_layers == ("sigmoid1", "mul2")
-    assert verify_litert(tmp_path / "model.tflite", file, samples_of(model)) <= 1
+    assert verify_litert(tmp_path / "model.tflite", file, (samples_of(model),)) <= 1
 
 
 def test_the_decomposed_gelu_and_a_product_with_a_bias_are_one_operator_each(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_the_decomposed_gelu_and_a_product_with_a_bias_are_one_operator_each(tmp
     file = saved(model, tmp_path)
     write_litert(file, tmp_path / "model.tflite")
     assert operators_of(tmp_path / "model.tflite") == ["FULLY_CONNECTED", "GELU"]
-    assert verify_litert(tmp_path / "model.tflite", file, samples_of(model)) < 1e-5
+    assert verify_litert(tmp_path / "model.tflite", file, (samples_of(model),)) < 1e-5
 
 
 def test_clamps_are_fused_and_only_the_borders_of_the_network_are_moved_and_quantized(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_twin_of_another_network_is_refused_and_leaves_no_file(
 ) -> None:
     model = quantized(residual())
     file, twin = saved(model, tmp_path), tmp_path / "model.tflite"
-    proven = export_litert(file, twin, samples_of(model))
+    proven = export_litert(file, twin, (samples_of(model),))
     assert (proven.n_bytes, proven.n_verified) == (twin.stat().st_size, N_SAMPLES)
     assert proven.unit == "quantisation steps"
     other = tmp_path / "other"
@@ -366,12 +366,12 @@ def test_a_twin_of_another_network_is_refused_and_leaves_no_file(
     bias = next(t for t in wrong.graph.initializer if t.data_type == TensorProto.INT32 and t.dims == [4])
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias)[[1, 0, 2, 3]], bias.name))
     write_litert(saved(wrong, other), twin)
-    assert verify_litert(twin, file, samples_of(model)) > 4
+    assert verify_litert(twin, file, (samples_of(model),)) > 4
     monkeypatch.setattr(
         "armlet.export.litert.write_litert", lambda _, to: write_litert(other / "model.onnx", to)
     )
     with pytest.raises(VerificationFailed, match=r"quantisation steps\); 4 is allowed"):
-        export_litert(file, twin, samples_of(model))
+        export_litert(file, twin, (samples_of(model),))
     assert not twin.exists()
 
 

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from armlet.analysis.graph import trace
 from armlet.analysis.groups import channel_groups
+from armlet.artifacts import InputSpec
+from armlet.metrics import Scorer
 from armlet.passes import PreconditionFailed, run_pass
 from armlet.passes.prune.remove import remove_channels
 from armlet.passes.prune.selection import channel_scores, select_by_layer, select_globally
@@ -41,7 +43,7 @@ class Mixed(nn.Module):
 
 def removals_of(module: nn.Module, seed: int):
     rng = np.random.default_rng(seed)
-    groups = channel_groups(trace(module, (1, 12, 12))).prunable
+    groups = channel_groups(trace(module, (InputSpec("input", (1, 12, 12)),))).prunable
     return [(g, tuple(sorted(rng.permutation(g.n_channels)[: g.n_channels // 2].tolist()))) for g in groups]
 
 
@@ -57,7 +59,7 @@ def without_readers(module: nn.Module, removals) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_pruned_network_is_the_network_that_ignores_those_channels(network, seed, splits):
-    inputs = torch.from_numpy(splits.test.inputs)
+    inputs = torch.from_numpy(splits.test.inputs[0])
     removals = removals_of(network.module, seed)
     with torch.no_grad():
         smaller = remove_channels(network.module, removals)
@@ -75,7 +77,7 @@ def test_that_holds_for_concatenation_groups_and_flatten_too(randomized, splits)
     module = randomized(Mixed())
     removals = removals_of(module, 0)
     assert sum(len(channels) for _, channels in removals) >= 6
-    inputs = torch.from_numpy(splits.test.inputs)
+    inputs = torch.from_numpy(splits.test.inputs[0])
     with torch.no_grad():
         smaller = remove_channels(module, removals)
         without_readers(module, removals)
@@ -101,7 +103,7 @@ def prune(**options: object) -> PruneChannels:
 
 
 def widths(network) -> dict[str, int]:
-    found = channel_groups(trace(network.module, network.architecture.input_shape))
+    found = channel_groups(trace(network.module, network.architecture.inputs))
     return {g.name: g.n_channels for g in found.prunable}
 
 
@@ -154,19 +156,27 @@ def test_finetuning_gives_back_what_pruning_took(tiny_network, context, splits):
     start = context(tiny_network("fnn"))
     options = {"epochs": 15, "batch_size": 32, "learning_rate": 1e-2}
     network, _ = train_network(
-        start.teacher, splits, TrainOptions(**options), seed=0, work=start.work, progress=start.progress
+        start.teacher,
+        splits,
+        TrainOptions(**options),
+        start.scorer,
+        seed=0,
+        work=start.work,
+        progress=start.progress,
     )
     rough, _ = run_pass(prune(ratio=0.5), network, context(network))
     tuned, record = run_pass(prune(ratio=0.5, finetune=options), network, context(network))
     assert widths(rough) == widths(tuned)
     assert len(record.history) == 15
     assert record.score_before.value > 0.9
-    assert record.score_after.value > max(0.9, evaluate(rough, splits.test, "test").value)
+    assert record.score_after.value > max(
+        0.9, evaluate(rough, splits.test, Scorer(splits.task), "test").value
+    )
 
 
 def test_scores_have_a_mean_of_one_and_rank_by_norm(tiny_network):
     module = tiny_network().module
-    group = channel_groups(trace(module, (1, 12, 12))).prunable[0]
+    group = channel_groups(trace(module, (InputSpec("input", (1, 12, 12)),))).prunable[0]
     state = module.state_dict()
     scores = channel_scores(group, state, norm_order=1)
     np.testing.assert_allclose(scores.mean(), 1.0, rtol=1e-12)

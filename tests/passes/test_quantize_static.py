@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from armlet.analysis.graph import trace
+from armlet.artifacts import InputSpec
 from armlet.models.network import executable
 from armlet.models.quantization import (
     ActivationQuantization,
@@ -40,8 +41,8 @@ def outputs(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
 
 def test_the_integer_network_stays_close_to_the_float_one(network, context, splits):
     quantized, record = quantize(network, context)
-    expected = outputs(network.module, splits.test.inputs)
-    found = outputs(executable(quantized), splits.test.inputs)
+    expected = outputs(network.module, splits.test.inputs[0])
+    found = outputs(executable(quantized), splits.test.inputs[0])
     noise = 10 * np.log10(np.mean((expected - expected.mean()) ** 2) / np.mean((found - expected) ** 2))
     # Eight bits give some 40 dB a layer, and these networks have up to nine layers one behind the other.
     assert noise > 22
@@ -58,14 +59,14 @@ def test_every_value_between_quantize_and_dequantize_is_an_integer_that_fits(net
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
     with torch.no_grad():
-        values = module(torch.from_numpy(splits.test.inputs))
+        values = module(torch.from_numpy(splits.test.inputs[0]))
     assert all(v.dtype == torch.int8 for v in values)
     # Ranges are used: none of the activations lives on a handful of steps.
     assert all(int(v.max()) - int(v.min()) > 100 for v in values)
 
 
 def placement_of(module: nn.Module, shape=(1, 12, 12), exclude=()):
-    return place(trace(module.eval(), shape), exclude)
+    return place(trace(module.eval(), (InputSpec("input", shape),)), exclude)
 
 
 def test_a_clamp_belongs_to_the_layer_before_it(tiny_network):
@@ -95,11 +96,12 @@ def test_concatenation_takes_one_scale_that_holds_all_its_inputs():
         module.b.weight.fill_(5.0)
     placement = placement_of(module)
     assert ("conv2d", "mul", "cat") in placement.shared
-    traced = trace(module, (1, 12, 12))
-    found = calibrate(traced, placement, torch.linspace(0, 1, 144).reshape(1, 1, 12, 12))
+    traced = trace(module, (InputSpec("input", (1, 12, 12)),))
+    samples = (torch.linspace(0, 1, 144).reshape(1, 1, 12, 12),)
+    found = calibrate(traced, placement, samples)
     scales = {a.node: a.scale for a in found.activations}
     assert scales["conv2d"] == scales["mul"] == scales["cat"]
-    low, high = min_max_ranges(traced, ("cat",), torch.linspace(0, 1, 144).reshape(1, 1, 12, 12))[0]
+    low, high = min_max_ranges(traced, ("cat",), samples)[0]
     np.testing.assert_allclose(scales["cat"], (max(high, 0) - min(low, 0)) / 255, rtol=1e-6)
 
 
@@ -138,9 +140,9 @@ def test_nothing_to_quantize_is_refused(tiny_network, context):
 
 def test_min_max_ranges_are_those_of_the_values(tiny_network, splits):
     network = tiny_network()
-    traced = trace(network.module, (1, 12, 12))
-    inputs = torch.from_numpy(splits.train.inputs)
-    ranges = min_max_ranges(traced, ("input", "linear"), inputs)
+    traced = trace(network.module, (InputSpec("input", (1, 12, 12)),))
+    inputs = torch.from_numpy(splits.train.inputs[0])
+    ranges = min_max_ranges(traced, ("input", "linear"), (inputs,))
     with torch.no_grad():
         answers = network.module(inputs)
     assert ranges[0] == (inputs.min().item(), inputs.max().item())
@@ -154,12 +156,12 @@ def test_percentile_ranges_leave_out_outliers():
         module[0].weight.copy_(torch.eye(4))
     values = torch.randn(5000, 4, generator=torch.Generator().manual_seed(0))
     values[17, 2] = 40.0
-    traced = trace(module, (4,))
-    ((low, high),) = percentile_ranges(traced, ("linear",), values, 99.9)
+    traced = trace(module, (InputSpec("input", (4,)),))
+    ((low, high),) = percentile_ranges(traced, ("linear",), (values,), 99.9)
     expected = np.percentile(values.numpy(), [0.1, 99.9])
     width = (values.max() - values.min()).item() / 8192
     np.testing.assert_allclose((low, high), expected, atol=2 * width)  # to the edge of a histogram's bin
-    assert min_max_ranges(traced, ("linear",), values)[0][1] == 40.0
+    assert min_max_ranges(traced, ("linear",), (values,))[0][1] == 40.0
 
 
 def test_the_percentile_observer_is_what_the_pass_uses(tiny_network, context):
@@ -222,14 +224,14 @@ def test_a_quantization_of_another_network_is_refused(tiny_network, context):
     activation = ActivationQuantization("conv2d_99", 0.1, 0)
     other = dataclasses.replace(quantized.quantization, activations=(activation,))
     with pytest.raises(ValueError, match="no nodes conv2d_99"):
-        quantized_module(quantized.module, torch.zeros(1, 1, 12, 12), other)
+        quantized_module(quantized.module, quantized.architecture.inputs, other)
 
 
 def test_calibration_samples_come_from_the_training_split_by_seed(splits):
-    first = calibration_samples(splits.train, 10, seed=3)
+    (first,) = calibration_samples(splits.train, 10, seed=3)
     assert first.shape == (10, 1, 12, 12)
-    assert torch.equal(first, calibration_samples(splits.train, 10, seed=3))
-    assert not torch.equal(first, calibration_samples(splits.train, 10, seed=4))
-    known = {picture.tobytes() for picture in splits.train.inputs}
+    assert torch.equal(first, calibration_samples(splits.train, 10, seed=3)[0])
+    assert not torch.equal(first, calibration_samples(splits.train, 10, seed=4)[0])
+    known = {picture.tobytes() for picture in splits.train.inputs[0]}
     assert all(picture.numpy().tobytes() in known for picture in first)
-    assert len(calibration_samples(splits.train, 10_000, seed=3)) == len(splits.train)
+    assert len(calibration_samples(splits.train, 10_000, seed=3)[0]) == len(splits.train)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from armlet.analysis.cost import cost_of
+from armlet.artifacts import InputSpec
 from armlet.models.network import architecture_of, build
 from armlet.spec.load import FULL, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-DATA = {"letter-recognition": ((16,), 26), "fashion-mnist": ((1, 28, 28), 10)}
+DATA = {"letter-recognition": ((16,), (26,)), "fashion-mnist": ((1, 28, 28), (10,))}
 
 
 def each_recipe():
@@ -32,9 +33,11 @@ def test_a_recipe_is_named_as_its_file_and_starts_with_the_command_that_runs_it(
 @pytest.mark.parametrize("profile", [FULL, "smoke"])
 def test_a_recipe_builds_the_network_it_describes(file: Path, profile: str) -> None:
     recipe = load_recipe(file, profile)
-    shape, n_classes = DATA[recipe.data.kind]
+    shape, answer = DATA[recipe.data.kind]
     options = recipe.model.model_dump(mode="json", exclude={"kind"})
-    cost = cost_of(build(architecture_of(recipe.model.kind, options, shape, n_classes), recipe.seed))
+    cost = cost_of(
+        build(architecture_of(recipe.model.kind, options, (InputSpec("input", shape),), answer), recipe.seed)
+    )
     assert cost.parameters > 1000
     # Weights become one byte each, and shrink further: what is not yet within the budget as INT8 never will be.
     assert recipe.budgets.size is not None

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from armlet.analysis.cost import cost_of
-from armlet.artifacts import Cost
+from armlet.artifacts import Cost, InputSpec
 from armlet.models.network import Network, architecture_of, build
 from armlet.models.quantization import ParameterQuantization, Quantization
 
 
 def test_a_perceptron_costs_its_matrices() -> None:
-    network = build(architecture_of("fnn", {"hidden": [5], "norm": "none"}, (7,), 3), 0)
+    network = build(
+        architecture_of("fnn", {"hidden": [5], "norm": "none"}, (InputSpec("input", (7,)),), (3,)), 0
+    )
     n_parameters = 7 * 5 + 5 + 5 * 3 + 3
     assert cost_of(network) == Cost(7 * 5 + 5 * 3, n_parameters, 4 * n_parameters)
 
 
 def test_a_convolution_costs_its_kernel_at_every_place() -> None:
-    network = build(architecture_of("cnn", {"channels": [4, 6]}, (2, 8, 8), 3), 0)
+    network = build(architecture_of("cnn", {"channels": [4, 6]}, (InputSpec("input", (2, 8, 8)),), (3,)), 0)
     macs = 8 * 8 * 4 * 2 * 9 + 4 * 4 * 6 * 4 * 9 + 6 * 3
     norms = 2 * 4 + 2 * 6
     assert cost_of(network).macs == macs
@@ -23,12 +25,19 @@ def test_a_convolution_costs_its_kernel_at_every_place() -> None:
 
 
 def test_a_depthwise_convolution_costs_one_kernel_a_channel() -> None:
-    network = build(architecture_of("cnn", {"channels": [4], "block": "separable"}, (1, 8, 8), 3), 0)
+    network = build(
+        architecture_of(
+            "cnn", {"channels": [4], "block": "separable"}, (InputSpec("input", (1, 8, 8)),), (3,)
+        ),
+        0,
+    )
     assert cost_of(network).macs == 64 * (4 * 9 + 4 * 9 + 4 * 4) + 4 * 3
 
 
 def test_a_quantized_weight_counts_one_byte_and_its_bias_four() -> None:
-    network = build(architecture_of("fnn", {"hidden": [5], "norm": "none"}, (7,), 3), 0)
+    network = build(
+        architecture_of("fnn", {"hidden": [5], "norm": "none"}, (InputSpec("input", (7,)),), (3,)), 0
+    )
     quantization = Quantization(
         (),
         (

@@ -31,7 +31,7 @@ EXPECTED = {
 def test_a_fetched_set_has_its_full_size_and_verifies(fetched):
     kind, folder, ready = fetched
     shape, n_train, n_test, _ = EXPECTED[kind]
-    assert (ready.input_shape, ready.n_train, ready.n_test) == (shape, n_train, n_test)
+    assert (ready.inputs[0].shape, ready.n_train, ready.n_test) == (shape, n_train, n_test)
     assert ready.source_digests == data.digests(kind)
     assert ready.licence == data.licence(kind)
     assert data.verify(kind, folder) == []
@@ -42,7 +42,7 @@ def test_what_a_recipe_is_checked_against_is_what_the_data_has(fetched):
     kind, _, ready = fetched
     spec = TypeAdapter(DataSpec).validate_python({"kind": kind})
     assert spec.n_classes == len(ready.class_names)
-    assert spec.picture == (ready.input_shape[1:] if len(ready.input_shape) == 3 else None)
+    assert spec.picture == (ready.inputs[0].shape[1:] if len(ready.inputs[0].shape) == 3 else None)
 
 
 def test_inputs_are_float32_whole_steps_from_0_to_1(fetched):
@@ -51,10 +51,10 @@ def test_inputs_are_float32_whole_steps_from_0_to_1(fetched):
     splits = data.load(kind, folder)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (n_train, 0, n_test)
     for samples in (splits.train, splits.test):
-        assert samples.inputs.dtype == np.float32
+        assert samples.inputs[0].dtype == np.float32
         assert samples.labels.dtype == np.int64
-        assert (samples.inputs.min(), samples.inputs.max()) == (0, 1)
-        raw = samples.inputs[:500] * highest
+        assert (samples.inputs[0].min(), samples.inputs[0].max()) == (0, 1)
+        raw = samples.inputs[0][:500] * highest
         # a float32 quotient times the divisor is within 2 rounding errors of the whole number
         np.testing.assert_allclose(raw, raw.round(), atol=highest * 2e-7)
 
@@ -64,7 +64,12 @@ def test_every_class_has_a_name_and_samples_in_both_splits(fetched):
     splits = data.load(kind, folder)
     for samples in (splits.train, splits.test):
         counts = np.bincount(samples.labels)
-        assert len(counts) == splits.n_classes == len(ready.class_names) == len(set(ready.class_names))
+        assert (
+            len(counts)
+            == len(splits.task.class_names)
+            == len(ready.class_names)
+            == len(set(ready.class_names))
+        )
         assert counts.min() > 100
 
 
@@ -94,11 +99,11 @@ def test_the_first_rows_are_the_published_ones(fetched):
     kind, folder, _ = fetched
     splits = data.load(kind, folder)
     if kind == "letter-recognition":
-        assert splits.class_names[splits.train.labels[0]] == "T"
+        assert splits.task.class_names[splits.train.labels[0]] == "T"
         expected = [2, 8, 3, 5, 1, 8, 13, 0, 6, 6, 10, 8, 0, 8, 0, 8]
-        np.testing.assert_array_equal((splits.train.inputs[0] * 15).round(), expected)
+        np.testing.assert_array_equal((splits.train.inputs[0][0] * 15).round(), expected)
     else:
-        assert [splits.class_names[c] for c in splits.train.labels[:3]] == [
+        assert [splits.task.class_names[c] for c in splits.train.labels[:3]] == [
             "Ankle boot",
             "T-shirt/top",
             "T-shirt/top",

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armlet.artifacts import InputSpec, Task
 from armlet.data import Samples, Splits, hold_out, limited, prepare
 from armlet.errors import UsageError
+
+INPUTS = (InputSpec("input", (1,)),)
 
 
 def numbered(counts: list[int], seed: int = 0) -> Samples:
@@ -16,16 +19,18 @@ def numbered(counts: list[int], seed: int = 0) -> Samples:
     labels = (
         np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int64)
     )
-    return Samples(np.arange(len(labels), dtype=np.float32)[:, np.newaxis], labels)
+    return Samples((np.arange(len(labels), dtype=np.float32)[:, np.newaxis],), labels, labels)
 
 
 def splits_of(counts: list[int]) -> Splits:
     names = tuple(f"class {c}" for c in range(len(counts)))
-    return Splits(numbered(counts), numbered([0] * len(counts)), numbered([7] * len(counts), seed=1), names)
+    task = Task("classification", (len(counts),), names)
+    nothing, test = numbered([0] * len(counts)), numbered([7] * len(counts), seed=1)
+    return Splits(numbered(counts), nothing, test, INPUTS, task)
 
 
 def numbers(samples: Samples) -> set[float]:
-    return set(samples.inputs[:, 0].tolist())
+    return set(samples.inputs[0][:, 0].tolist())
 
 
 def class_counts(samples: Samples, n_classes: int) -> list[int]:
@@ -46,10 +51,10 @@ def test_a_hold_out_is_disjoint_complete_and_stratified(counts, share, seed):
 
 def test_labels_stay_with_their_inputs():
     whole = splits_of([30, 20])
-    label_of = dict(zip(whole.train.inputs[:, 0].tolist(), whole.train.labels.tolist(), strict=True))
+    label_of = dict(zip(whole.train.inputs[0][:, 0].tolist(), whole.train.labels.tolist(), strict=True))
     held = hold_out(whole, 0.3, seed=5)
-    for samples in (held.train, held.validation, limited(whole.train, 9, 2, seed=5)):
-        assert [label_of[x] for x in samples.inputs[:, 0].tolist()] == samples.labels.tolist()
+    for samples in (held.train, held.validation, limited(whole.train, 9, seed=5)):
+        assert [label_of[x] for x in samples.inputs[0][:, 0].tolist()] == samples.labels.tolist()
 
 
 def test_the_same_seed_draws_the_same_samples_and_another_seed_others():
@@ -61,7 +66,7 @@ def test_the_same_seed_draws_the_same_samples_and_another_seed_others():
 
 def test_a_share_of_zero_holds_nothing_out():
     whole = splits_of([5, 5])
-    assert hold_out(whole, 0.0, seed=0).train.inputs.tolist() == whole.train.inputs.tolist()
+    assert hold_out(whole, 0.0, seed=0).train.inputs[0].tolist() == whole.train.inputs[0].tolist()
 
 
 def test_a_hold_out_of_everything_is_refused():
@@ -73,7 +78,7 @@ def test_a_hold_out_of_everything_is_refused():
 def test_a_limit_is_as_balanced_as_the_classes_allow(counts, more, seed):
     samples = numbered(counts)
     limit = len(counts) + more
-    smaller = limited(samples, limit, len(counts), seed)
+    smaller = limited(samples, limit, seed)
     drawn = class_counts(smaller, len(counts))
     assert len(smaller) == min(limit, len(samples))
     for count, n in zip(counts, drawn, strict=True):
@@ -82,7 +87,7 @@ def test_a_limit_is_as_balanced_as_the_classes_allow(counts, more, seed):
 
 def test_a_limit_below_one_sample_a_class_is_refused():
     with pytest.raises(UsageError, match="limit of 2 samples is below one for each of 3 classes"):
-        limited(numbered([5, 5, 5]), 2, 3, seed=0)
+        limited(numbered([5, 5, 5]), 2, seed=0)
 
 
 def test_prepare_limits_first_and_leaves_the_test_split_apart():
@@ -91,12 +96,50 @@ def test_prepare_limits_first_and_leaves_the_test_split_apart():
     assert (len(ready.train), len(ready.validation), len(ready.test)) == (18, 2, 6)
     assert class_counts(ready.test, 2) == [3, 3]
     assert numbers(ready.test) <= numbers(whole.test)
-    assert ready.class_names == whole.class_names
+    assert ready.task == whole.task
 
 
 def test_samples_of_the_wrong_type_or_length_are_refused():
     inputs, labels = np.zeros((3, 2), np.float32), np.zeros(3, np.int64)
     with pytest.raises(TypeError, match="float64"):
-        Samples(inputs.astype(np.float64), labels)
-    with pytest.raises(ValueError, match=r"3 inputs have labels of shape \(2,\)"):
-        Samples(inputs, labels[:2])
+        Samples((inputs.astype(np.float64),), labels)
+    with pytest.raises(TypeError, match="labels are int64 of shape"):
+        Samples((inputs,), labels, labels[:, np.newaxis])
+    with pytest.raises(ValueError, match=r"'targets': 2"):
+        Samples((inputs,), labels[:2])
+
+
+@given(st.integers(2, 9), st.integers(1, 20), st.floats(0.02, 0.9), st.integers(0, 9))
+def test_samples_that_have_groups_are_held_out_by_whole_groups(n_groups, size, share, seed):
+    groups = np.repeat(np.arange(n_groups), size)
+    inputs = np.arange(len(groups), dtype=np.float32)[:, np.newaxis]
+    samples = Samples((inputs,), np.zeros(len(groups), np.int64), groups=groups)
+    whole = Splits(
+        samples,
+        samples.take(slice(0)),
+        samples,
+        (InputSpec("input", (1,)),),
+        Task("classification", (1,), ("a",)),
+    )
+    held = hold_out(whole, share, seed) if round(share * len(groups)) < len(groups) else None
+    if held is None:
+        return
+    assert not set(held.train.groups) & set(held.validation.groups)
+    assert len(held.train) + len(held.validation) == len(groups)
+    assert len(held.train)
+    assert len(held.validation)
+    if size < share * len(groups) < (n_groups - 1) * size:
+        assert abs(len(held.validation) - share * len(groups)) <= size / 2 + 1
+
+
+def test_one_group_alone_can_not_be_held_out():
+    samples = Samples((np.zeros((4, 1), np.float32),), np.zeros(4, np.int64), groups=np.zeros(4, np.int64))
+    whole = Splits(
+        samples,
+        samples.take(slice(0)),
+        samples,
+        (InputSpec("input", (1,)),),
+        Task("classification", (1,), ("a",)),
+    )
+    with pytest.raises(UsageError, match="whole groups"):
+        hold_out(whole, 0.5, seed=0)

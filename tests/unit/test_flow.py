@@ -56,7 +56,7 @@ def test_a_step_during_which_an_interruption_was_swallowed_leaves_nothing(plan, 
             signal.raise_signal(signal.SIGINT)
         except BaseException:  # noqa: BLE001, S110 - as a careless library does
             pass
-        return Epoch(1, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return Epoch(1, 0.0, 0.0, "accuracy", 0.0, 0.0, 0.0)
 
     fail_with(monkeypatch, stage)
     store = Store(tmp_path / "cache")

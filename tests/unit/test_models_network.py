@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from armlet.artifacts import InputSpec
 from armlet.errors import UsageError
 from armlet.models.network import (
     Architecture,
@@ -26,11 +27,13 @@ PICTURE = (1, 12, 12)
 
 
 def fnn(hidden=(12, 9), **options) -> Architecture:
-    return architecture_of("fnn", {"hidden": list(hidden), **options}, (7,), 5)
+    return architecture_of("fnn", {"hidden": list(hidden), **options}, (InputSpec("input", (7,)),), (5,))
 
 
 def cnn(channels=(8, 12), **options) -> Architecture:
-    return architecture_of("cnn", {"channels": list(channels), **options}, PICTURE, 5)
+    return architecture_of(
+        "cnn", {"channels": list(channels), **options}, (InputSpec("input", PICTURE),), (5,)
+    )
 
 
 def randomized(architecture: Architecture, seed: int = 0) -> Network:
@@ -47,7 +50,7 @@ def randomized(architecture: Architecture, seed: int = 0) -> Network:
 
 
 def outputs(network: Network) -> torch.Tensor:
-    inputs = torch.randn(3, *network.architecture.input_shape, generator=torch.Generator().manual_seed(9))
+    inputs = torch.randn(3, *network.architecture.inputs[0].shape, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
         return network.module(inputs)
 
@@ -232,11 +235,14 @@ def test_a_folder_without_a_whole_network_is_refused(damage: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        (architecture_of("fnm", {}, (3,), 2), "unknown model family 'fnm' .did you mean 'fnn'"),
+        (
+            architecture_of("fnm", {}, (InputSpec("input", (3,)),), (2,)),
+            "unknown model family 'fnm' .did you mean 'fnn'",
+        ),
         (fnn(activation="rellu"), "unknown activation 'rellu' .did you mean 'relu'"),
         (fnn(hiden=[3]), "hiden"),
         (cnn(block="plane"), "unknown block 'plane' .did you mean 'plain'"),
-        (architecture_of("cnn", {}, (16,), 2), "takes pictures"),
+        (architecture_of("cnn", {}, (InputSpec("input", (16,)),), (2,)), "takes pictures"),
         (cnn((4, 4, 4, 4, 4)), "can't be halved 4 times"),
     ],
 )

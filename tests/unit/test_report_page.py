@@ -23,6 +23,7 @@ from armlet.artifacts import (
     Evaluated,
     Exported,
     Fallback,
+    InputSpec,
     Kernel,
     KernelCount,
     Latency,
@@ -64,6 +65,7 @@ def history(n: int, start: float) -> tuple[Epoch, ...]:
             e,
             start * 0.8**e + 0.2,
             start * 0.8**e + 0.23,
+            "accuracy",
             0.92 - start * 0.3 * 0.7**e,
             0.01 * (1 - e / n),
             4.2,
@@ -128,7 +130,14 @@ def report_input(**changes: object) -> ReportInput:
         recipe=recipe,
         target=target,
         data=DataReady(
-            "fashion-mnist", ("ab" * 32, "cd" * 32), "MIT", 60_000, 10_000, (1, 28, 28), CLASSES, "pixels / 255"
+            "fashion-mnist",
+            ("ab" * 32, "cd" * 32),
+            "MIT",
+            60_000,
+            10_000,
+            (InputSpec("input", (1, 28, 28)),),
+            CLASSES,
+            "pixels / 255",
         ),
         trained=Trained(BIG, score(0.9231), history(12, 0.9), "cpu", "fp32", 612.3, stopped_early=False),
         passes=(
@@ -136,23 +145,54 @@ def report_input(**changes: object) -> ReportInput:
             Compressed(record("quantize_static", SMALL, TINY, (0.9175, 0.9168))),
         ),
         exported=Exported(
-            (image,), (TensorInfo("logits", (1, 10)),),
-            18, True, 64, 3.1e-6, 1e-4, "float sums in another order", 41_234
+            (image,),
+            (TensorInfo("logits", (1, 10)),),
+            18,
+            True,
+            64,
+            3.1e-6,
+            1e-4,
+            "float sums in another order",
+            41_234,
         ),
         compiled=Compiled(
-            "raspberry-pi-4", "aarch64-linux-gnu", "cortex-a72", ("neon",), "cnn", (image,),
-            (TensorInfo("logits", (1, 10)),), 21_344, 37_120, 12_608, 11_776, KERNELS,
-            (Fallback("pool1/MaxPool", "max_pool2d", "no schedule of its own"),), True, ("tvm 0.27.0",),
+            "raspberry-pi-4",
+            "aarch64-linux-gnu",
+            "cortex-a72",
+            ("neon",),
+            "cnn",
+            (image,),
+            (TensorInfo("logits", (1, 10)),),
+            21_344,
+            37_120,
+            12_608,
+            11_776,
+            KERNELS,
+            (Fallback("pool1/MaxPool", "max_pool2d", "no schedule of its own"),),
+            True,
+            ("tvm 0.27.0",),
         ),
         evaluated=Evaluated(score(0.9166), 12.25),
         measured=Measured(
-            "raspberry-pi-4", "qemu-aarch64 7.2",
+            "raspberry-pi-4",
+            "qemu-aarch64 7.2",
             Match(1_000, 1_000, 0.0, 0.0, "integer arithmetic is exact on every CPU"),
             Counts(
-                1_234_567, 345_678, 12_345, 678, 812_345.6,
-                (*(KernelCount(k.symbol, 190_000 + 1_111 * i, 120_000.0 + 9_876 * i)
-                   for i, k in enumerate(KERNELS)), KernelCount("memcpy", 4_321, 3_210.0)),
-                "llvm-mca 19 cortex-a72", 0.998, "qemu-aarch64 7.2",
+                1_234_567,
+                345_678,
+                12_345,
+                678,
+                812_345.6,
+                (
+                    *(
+                        KernelCount(k.symbol, 190_000 + 1_111 * i, 120_000.0 + 9_876 * i)
+                        for i, k in enumerate(KERNELS)
+                    ),
+                    KernelCount("memcpy", 4_321, 3_210.0),
+                ),
+                "llvm-mca 19 cortex-a72",
+                0.998,
+                "qemu-aarch64 7.2",
             ),
             Latency("estimated", 0.55, 0.73, 0.91, "812 k cycles × 1.62 at 1800 MHz, ±25 %"),
         ),
@@ -167,7 +207,7 @@ def report_input(**changes: object) -> ReportInput:
             ),
         ),
         versions=("armlet 0.1.0", "torch 2.13.0"),
-    )  # fmt: skip
+    )
     return replace(made, **changes)
 
 
