@@ -1,7 +1,7 @@
 """armlet turns a neural network into a small, fast, proven program for a phone or an ARM board.
 
 The public API: `load` opens a bundle as a callable program; `run` carries a recipe the whole way; `plan` says what
-would run; `check` repeats a bundle's verdict; `Bundle` reads a bundle's manifest.
+would run; `export` hands a network out as files; `check` repeats a bundle's verdict; `Bundle` reads its manifest.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from armlet.api import check, plan, run
+    from armlet.api import check, export, plan, run
     from armlet.bundle import Bundle
     from armlet.errors import ArmletError, MissingDependency, StepFailed, UsageError
     from armlet.program import Program, load
@@ -25,6 +25,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "check",
+    "export",
     "load",
     "plan",
     "run",
@@ -38,6 +39,7 @@ _HOMES = {
     "StepFailed": "armlet.errors",
     "UsageError": "armlet.errors",
     "check": "armlet.api",
+    "export": "armlet.api",
     "load": "armlet.program",
     "plan": "armlet.api",
     "run": "armlet.api",

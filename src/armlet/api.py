@@ -7,7 +7,8 @@ from pathlib import Path
 
 from armlet.artifacts import Verdict
 from armlet.bundle import Bundle
-from armlet.flow import RunResult, run_plan
+from armlet.flow import RunResult, make_network, run_plan
+from armlet.handout import Handout, chosen_formats, default_folder, hand_out
 from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
 from armlet.spec.budget import Budgets
@@ -68,6 +69,37 @@ def run(  # noqa: PLR0913 - the keywords are what a run can be told
     """
     steps = plan(recipe, targets, profile=profile, budgets=budgets)
     return run_plan(steps, store=store or Store(), output=Path(output), progress=progress or Silent())
+
+
+def export(  # noqa: PLR0913 - the keywords are what can be told
+    recipe: str | Path | Recipe,
+    *,
+    profile: str = "full",
+    output: str | Path | None = None,
+    formats: Sequence[str] = (),
+    compressed: bool = True,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Handout:
+    """Write a recipe's network as files that others can use, with a model card; make it first where it isn't made.
+
+    Args:
+        recipe: as for `plan`.
+        profile: as for `plan`.
+        output: folder; `build/<recipe>[-<profile>]-model` by default.
+        formats: of "safetensors", "pt2" and "onnx"; all by default.
+        compressed: the network after every pass; else the trained one before any.
+        store: as for `run`.
+        progress: as for `run`.
+
+    Raises:
+        UsageError: bad input, an unknown format, or a folder that holds something else.
+        MissingDependency: something is missing on this machine.
+        StepFailed: a step failed; a reproducer was written.
+    """
+    chosen, made = chosen_formats(formats), plan(recipe, profile=profile)
+    done = make_network(made, store=store or Store(), progress=progress or Silent())
+    return hand_out(made, done, Path(output or default_folder(made)), chosen, compressed=compressed)
 
 
 def check(bundle: str | Path, budgets: Budgets | None = None) -> Verdict:

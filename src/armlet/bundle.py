@@ -1,8 +1,8 @@
 """Writes, opens and verifies bundles: the folder that an app links and a person reads.
 
 A bundle holds `manifest.json` (everything known of the program, and the SHA-256 of every other file), `lib/` (static
-and shared library, header), `src/` (C entry and glue), `bin/run` (the runner program), `model.onnx`, `model.tflite`,
-`examples/` and `report.html`.
+and shared library, header), `src/` (C entry and glue), `bin/run` (the runner program), `model.onnx`, `model.tflite`
+where it can be written, `examples/` and `report.html`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def write_bundle(
     root.mkdir()
     for part in ("lib", "src", "bin"):
         shutil.copytree(program / part, root / part)
-    for model in ("model.onnx", "model.tflite"):
+    for model in ("model.onnx", *(["model.tflite"] if facts.exported.litert else [])):
         shutil.copyfile(exported / model, root / model)
     write_examples(facts.compiled, root)
     render_report(facts, root / "report.html")

@@ -103,12 +103,7 @@ def run_plan(  # noqa: PLR0913 - the keywords are what a run can be told
     destinations = [output / f"{plan.recipe.name}-{name}{suffix}.armlet" for name in names]
     _check_places(store, output, destinations)
     preflight.require(step for step in plan.steps if not store.has(step.key))
-    run = _Run(plan, store, progress, begin, interrupted)
-    done: dict[str, StepResult] = {}
-    for step in plan.steps:
-        result = _do(run, step, done)
-        done[step.name] = result
-        finish(result)
+    done = _do_all(_Run(plan, store, progress, begin, interrupted), plan.steps, finish)
     for name, destination in zip(names, destinations, strict=True):
         with store.lock(
             digest.of_bytes(str(destination.absolute()).encode())
@@ -116,6 +111,33 @@ def run_plan(  # noqa: PLR0913 - the keywords are what a run can be told
             _place(done[f"bundle/{name}"].folder / "bundle", destination)
     verdicts = tuple(artifact_json.load(Verdict, done[f"check/{name}"].folder) for name in names)
     return RunResult(plan, tuple(done.values()), tuple(destinations), verdicts)
+
+
+def make_network(
+    plan: Plan,
+    *,
+    store: Store,
+    progress: Progress,
+    begin: Callable[[Step], None] = lambda _: None,
+    finish: StepListener = lambda _: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, StepResult]:
+    """Carry out the steps of a plan up to the export of the network; arguments and errors as of `run_plan`.
+
+    Returns:
+        The steps by name: "data", "train", each pass, "export".
+    """
+    steps = plan.network_steps
+    preflight.require(step for step in steps if not store.has(step.key))
+    return _do_all(_Run(plan, store, progress, begin, interrupted), steps, finish)
+
+
+def _do_all(run: _Run, steps: Sequence[Step], finish: StepListener) -> dict[str, StepResult]:
+    done: dict[str, StepResult] = {}
+    for step in steps:
+        done[step.name] = _do(run, step, done)
+        finish(done[step.name])
+    return done
 
 
 def _check_places(store: Store, output: Path, destinations: Sequence[Path]) -> None:

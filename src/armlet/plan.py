@@ -46,6 +46,7 @@ class StageInputs:
     packages: tuple[str, ...] = ()
 
 
+_NETWORK_STAGES = ("data", "train", "pass", "export")
 _LEARN = ("data", "models", "metrics", "analysis", "train")
 STAGES: dict[StageName, StageInputs] = {
     "data": StageInputs(("data",), ("numpy",)),
@@ -112,6 +113,11 @@ class Plan:
     def pass_steps(self) -> tuple[Step, ...]:
         """The steps that are passes of the recipe, in order."""
         return tuple(step for step in self.steps if step.stage == "pass")
+
+    @property
+    def network_steps(self) -> tuple[Step, ...]:
+        """The steps that make the network and export it, which need no target."""
+        return tuple(step for step in self.steps if step.target is None and step.stage in _NETWORK_STAGES)
 
 
 def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") -> Plan:

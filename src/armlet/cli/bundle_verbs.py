@@ -18,6 +18,7 @@ def check(  # noqa: PLR0913 - one parameter for each flag
     latency: options.Latency = None,
     size: options.Size = None,
     memory: options.Memory = None,
+    budget: options.Budget = [],  # noqa: B006 - typer reads it, nothing writes it
     json: options.Json = False,
 ) -> int:
     """Verify every file of a bundle and repeat its verdict; flags replace its budgets. Exit 1 if one fails."""
@@ -29,6 +30,7 @@ def check(  # noqa: PLR0913 - one parameter for each flag
 
     opened = Bundle.open(bundle)
     given = options.budgets(
+        budget,
         accuracy=accuracy,
         accuracy_drop=accuracy_drop,
         worst_class_accuracy_drop=worst_class_accuracy_drop,

@@ -13,6 +13,7 @@ from armlet.cli import (
     bundle_verbs,
     data_verbs,
     doctor_verb,
+    export_verb,
     plan_verb,
     reproduce_verb,
     run_verb,
@@ -38,6 +39,7 @@ app.command("run")(run_verb.run)
 app.command("plan")(plan_verb.plan)
 app.command("check")(bundle_verbs.check)
 app.command("inspect")(bundle_verbs.inspect)
+app.command("export")(export_verb.export)
 app.command("doctor")(doctor_verb.doctor)
 app.command("reproduce")(reproduce_verb.reproduce)
 app.add_typer(data_verbs.app, name="data")

@@ -37,8 +37,31 @@ Size = Annotated[
 Memory = Annotated[
     str | None, typer.Option("--memory", metavar="BYTES", help='Most working memory, "64 KiB".')
 ]
+Budget = Annotated[
+    list[str],
+    typer.Option(
+        "--budget", "-b", metavar="KEY=VALUE", help='Any budget of a recipe, "roc_auc=0.99"; may be repeated.'
+    ),
+]
 
 
-def budgets(**given: str | None) -> dict[str, str]:
-    """Return the budget flags that were given, by their key in a recipe."""
-    return {key: value for key, value in given.items() if value is not None}
+def budgets(pairs: list[str], **given: str | None) -> dict[str, object]:
+    """Return the budgets that were given, by their key in a recipe: flags of their own, and KEY=VALUE.
+
+    Raises:
+        UsageError: a pair is not one, or a budget is given twice.
+    """
+    from armlet.errors import UsageError
+
+    found: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise UsageError(f"--budget {pair}: write KEY=VALUE, such as roc_auc=0.99")
+        if key in found:
+            raise UsageError(f"--budget {key} is given twice")
+        try:
+            found[key] = float(value)  # a plain number; what has a unit stays text
+        except ValueError:
+            found[key] = value
+    return found

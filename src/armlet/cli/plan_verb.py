@@ -15,6 +15,7 @@ def plan(  # noqa: PLR0913 - one parameter for each flag
     latency: options.Latency = None,
     size: options.Size = None,
     memory: options.Memory = None,
+    budget: options.Budget = [],  # noqa: B006 - typer reads it, nothing writes it
     json: options.Json = False,
 ) -> None:
     """Print the steps of a run and which are cached, without doing any."""
@@ -23,6 +24,7 @@ def plan(  # noqa: PLR0913 - one parameter for each flag
     from armlet.store import Store
 
     given = options.budgets(
+        budget,
         accuracy=accuracy,
         accuracy_drop=accuracy_drop,
         worst_class_accuracy_drop=worst_class_accuracy_drop,

@@ -26,6 +26,7 @@ def run(  # noqa: PLR0913 - one parameter for each flag
     latency: options.Latency = None,
     size: options.Size = None,
     memory: options.Memory = None,
+    budget: options.Budget = [],  # noqa: B006 - typer reads it, nothing writes it
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     json: options.Json = False,
 ) -> int:
@@ -40,6 +41,7 @@ def run(  # noqa: PLR0913 - one parameter for each flag
     from armlet.store import Store
 
     given = options.budgets(
+        budget,
         accuracy=accuracy,
         accuracy_drop=accuracy_drop,
         worst_class_accuracy_drop=worst_class_accuracy_drop,
@@ -48,7 +50,7 @@ def run(  # noqa: PLR0913 - one parameter for each flag
         memory=memory,
     )
     plan = api.plan(recipe, target, profile=profile, budgets=given)
-    with run_display(quiet or json) as display, _watch_interruptions() as interrupted:
+    with run_display(quiet or json) as display, watch_interruptions() as interrupted:
         result = run_plan(
             plan,
             store=Store(),
@@ -63,7 +65,7 @@ def run(  # noqa: PLR0913 - one parameter for each flag
 
 
 @contextmanager
-def _watch_interruptions() -> Iterator[Callable[[], bool]]:
+def watch_interruptions() -> Iterator[Callable[[], bool]]:
     """Remember Ctrl-C, beside raising it: libraries swallow it in callbacks and half-done imports."""
     import signal
     from types import FrameType

@@ -94,7 +94,7 @@ def render_report(report: ReportInput, file: Path) -> None:
         MissingDependency: the packages of the extra `report` are not installed.
     """
     steps, kernels, metric = _steps(report), _kernels(report), METRICS[report.trained.score.metric]
-    page = _environment().get_template("page.html").render(
+    page = environment().get_template("page.html").render(
         r=report,
         sentence=verdict_sentence(report.verdict),
         headline=headline(report.verdict),
@@ -115,14 +115,19 @@ def render_report(report: ReportInput, file: Path) -> None:
     file.write_text(page, encoding="utf-8")
 
 
-def _environment() -> Environment:
+def environment(*, html: bool = True) -> Environment:
+    """Return what renders this package's templates, with the filters that write numbers.
+
+    Raises:
+        MissingDependency: the packages of the extra `report` are not installed.
+    """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
         raise MissingDependency("jinja2", "the report", "pip install 'armlet[report]'") from error
     environment = Environment(
         loader=PackageLoader("armlet.report", ""),
-        autoescape=True,
+        autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,0 +1,143 @@
+"""Hands a trained or compressed network out as files that others can use, with a model card that says what it is."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from armlet import artifact_json, digest
+from armlet.artifacts import Compressed, DataReady, Trained
+from armlet.bundle import versions
+from armlet.errors import UsageError, nearest
+from armlet.flow import StepResult
+from armlet.plan import Plan
+from armlet.report.card import CardInput, FileRow, render_card
+from armlet.spec.load import FULL
+
+Format = Literal["safetensors", "pt2", "onnx"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Handout:
+    """What was written.
+
+    Attributes:
+        files: with the card, in the order in which they were written.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+
+
+def chosen_formats(names: Sequence[str]) -> tuple[Format, ...]:
+    """Return the formats that are named, all where none is.
+
+    Raises:
+        UsageError: an unknown format.
+    """
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(f"unknown format {name!r} ({nearest(name, FORMATS)})")
+    return tuple(format_ for format_ in FORMATS if format_ in (names or FORMATS))
+
+
+def default_folder(plan: Plan) -> Path:
+    """Return where a plan's network is handed out if nothing else is said."""
+    suffix = "" if plan.profile == FULL else f"-{plan.profile}"
+    return Path("build") / f"{plan.recipe.name}{suffix}-model"
+
+
+def hand_out(
+    plan: Plan,
+    steps: Mapping[str, StepResult],
+    folder: Path,
+    formats: tuple[Format, ...] = FORMATS,
+    *,
+    compressed: bool = True,
+) -> Handout:
+    """Write a network into `folder` with its model card; files of the same names are replaced.
+
+    Args:
+        plan: of the recipe.
+        steps: what `armlet.flow.make_network` gave.
+        folder: is made if missing.
+        formats: "safetensors" is armlet's own form (`network.json` beside the weights, read by `load_network`).
+        compressed: the network after every pass; else the trained one before any.
+
+    Raises:
+        UsageError: the folder holds something else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / CARD_FILE).is_file():
+        raise UsageError(f"{folder} is not empty and holds no handed-out network: choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".handout-") as scratch:
+        names = _write(plan, steps, Path(scratch), formats, compressed)
+        for name in names:  # only what is whole gets here
+            (Path(scratch) / name).replace(folder / name)
+    return Handout(folder, tuple(folder / name for name in names))
+
+
+def _write(
+    plan: Plan, steps: Mapping[str, StepResult], folder: Path, formats: Sequence[Format], compressed: bool
+) -> tuple[str, ...]:
+    """Write the files and their card; return their names."""
+    last = steps[plan.steps[_position(plan, compressed)].name]
+    written = [path for name in formats for path in _WRITERS[name](last.folder, folder)]
+    train = artifact_json.load(Trained, steps["train"].folder)
+    passes = tuple(
+        artifact_json.load(Compressed, steps[s.name].folder).record for s in plan.pass_steps if compressed
+    )
+    card = CardInput(
+        recipe=plan.recipe,
+        profile=plan.profile,
+        data=artifact_json.load(DataReady, steps["data"].folder),
+        trained=train,
+        passes=passes,
+        files=tuple(FileRow(path.name, path.stat().st_size, digest.of_file(path)) for path in written),
+        versions=versions(),
+    )
+    (folder / CARD_FILE).write_text(render_card(card), encoding="utf-8")
+    return (*(path.name for path in written), CARD_FILE)
+
+
+def _position(plan: Plan, compressed: bool) -> int:
+    """Return the position in the plan of the step whose network is handed out."""
+    stages = ("train", "pass") if compressed else ("train",)
+    return max(i for i, step in enumerate(plan.steps) if step.stage in stages)
+
+
+def _safetensors(source: Path, folder: Path) -> tuple[Path, ...]:
+    from armlet.models.network import MANIFEST_FILE, WEIGHTS_FILE
+
+    return tuple(
+        Path(shutil.copyfile(source / name, folder / name)) for name in (WEIGHTS_FILE, MANIFEST_FILE)
+    )
+
+
+def _pt2(source: Path, folder: Path) -> tuple[Path, ...]:
+    from armlet.export.formats import write_pt2
+    from armlet.models.network import load_network
+
+    return (write_pt2(load_network(source), folder),)
+
+
+def _onnx(source: Path, folder: Path) -> tuple[Path, ...]:
+    from armlet.export import ONNX_FILE
+    from armlet.export.onnx import to_onnx, write_onnx
+    from armlet.models.network import load_network
+
+    write_onnx(to_onnx(load_network(source)), folder / ONNX_FILE)
+    return (folder / ONNX_FILE,)
+
+
+_WRITERS: dict[Format, Callable[[Path, Path], tuple[Path, ...]]] = {
+    "safetensors": _safetensors,
+    "pt2": _pt2,
+    "onnx": _onnx,
+}
