@@ -98,7 +98,12 @@ def load_recipe(path: Path, profile: str = FULL, overrides: Mapping[str, object]
         raise UsageError(problems)
     if not overrides:
         return chosen
-    return chosen.model_copy(update={"budgets": override_budgets(chosen.budgets, overrides)})
+    changed = chosen.model_copy(update={"budgets": override_budgets(chosen.budgets, overrides)})
+    if unfit := [
+        Problem(m, key=f"--budget {where[1]}") for where, m in misfits(changed) if where[0] == "budgets"
+    ]:
+        raise UsageError(unfit)
+    return changed
 
 
 def load_target(name_or_path: str) -> Target:
@@ -135,6 +140,11 @@ def override_budgets(budgets: Budgets, given: Mapping[str, object]) -> Budgets:
     Raises:
         UsageError: a value that can't be read, named by its flag.
     """
+    if unknown := [key for key in given if key not in Budgets.model_fields]:
+        known = Budgets.model_fields
+        raise UsageError(
+            [Problem("no such budget", key=f"--budget {k}", hint=nearest(k, known)) for k in unknown]
+        )
     try:
         return Budgets.model_validate(budgets.model_dump(mode="json") | dict(given))
     except ValidationError as error:
