@@ -146,7 +146,13 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained network (`network.json`, `network.safetensors`) and how it got there."""
+    """A trained network (`network.json`, `network.safetensors`) and how it got there.
+
+    Where the task has classes, `outputs.npy` has its logits for the test split, float32 [N, n_classes].
+
+    Attributes:
+        training_score: on training samples, without augmentation: far above `score`, it learned them by heart.
+    """
 
     cost: Cost
     score: Score
@@ -155,6 +161,7 @@ class Trained:
     precision: str
     seconds: float
     stopped_early: bool
+    training_score: Score | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,11 +309,64 @@ class Compiled:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedClass:
+    """What compression changed in one class.
+
+    Attributes:
+        n_changed: samples of the class that are now answered otherwise.
+        n_lost, n_gained: those of them that were right before, and that are right now.
+    """
+
+    n_samples: int
+    n_changed: int
+    n_lost: int
+    n_gained: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedInput:
+    """One sample that is now answered otherwise; classes by number.
+
+    Attributes:
+        index: position in the test split.
+        confidence_before, confidence_after: share of the softmax that the answer had.
+    """
+
+    index: int
+    label: int
+    before: int
+    after: int
+    confidence_before: float
+    confidence_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Which answers of the trained network the compiled program gives otherwise.
+
+    Attributes:
+        inputs: those first of which the trained network was surest; not all where there are many.
+    """
+
+    n_samples: int
+    n_changed: int
+    n_lost: int
+    n_gained: int
+    classes: tuple[ChangedClass, ...]
+    inputs: tuple[ChangedInput, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The score of the compiled program itself, run on this machine over the whole test split."""
+    """The score of the compiled program itself, run on this machine over the whole test split.
+
+    Attributes:
+        changes: None where the task has no classes.
+    """
 
     score: Score
     seconds: float
+    changes: Changes | None = None
 
 
 @dataclass(frozen=True, slots=True)

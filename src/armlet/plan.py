@@ -140,7 +140,7 @@ def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") 
         layout.add(f"compile/{target.name}", "compile", f"compile for {target.description or target.name}",
                    (exported,), recipe.symbol, target)  # fmt: skip
     layout.add("evaluate", "evaluate", "score the compiled program on the test split",
-               (f"compile/{reference.name}", "data"), layout.data_and_seed)  # fmt: skip
+               (f"compile/{reference.name}", "data", "train"), layout.data_and_seed)  # fmt: skip
     for target in by_name.values():
         layout.add_verdict(target, f"compile/{reference.name}")
     return Plan(recipe, profile, tuple(by_name.values()), tuple(layout.steps.values()))

@@ -39,6 +39,11 @@ N_MATCHED = 1000
 N_TWIN = 64
 """Training inputs on which the LiteRT file is compared with the ONNX file."""
 
+N_TRAINING_SCORED = 10_000
+"""Training samples that the trained network is scored on, to see how much it learned by heart."""
+
+OUTPUTS_FILE = "outputs.npy"
+
 FLOAT_TOLERANCE = 1e-4
 """Largest difference allowed between float32 programs, relative to the largest output."""
 
@@ -94,10 +99,13 @@ def fetch_data(context: StageContext) -> DataReady:
 
 def train(context: StageContext) -> Trained:
     """Build the recipe's model and train it."""
+    import numpy as np
+    import torch
+
     from armlet.analysis.cost import cost_of
     from armlet.metrics import Scorer
     from armlet.models.network import architecture_of, build, save_network
-    from armlet.train import TrainOptions, evaluate, train_network
+    from armlet.train import TrainOptions, evaluate, predict, train_network
 
     recipe, splits = context.plan.recipe, context.splits()
     options = recipe.model.model_dump(mode="json", exclude={"kind"})
@@ -113,9 +121,18 @@ def train(context: StageContext) -> Trained:
         progress=context.progress,
     )
     save_network(network, context.folder)
-    score = evaluate(network, splits.test, scorer, "test")
+    if splits.task.kind == "classification":
+        tested = tuple(map(torch.from_numpy, splits.test.inputs))
+        np.save(context.folder / OUTPUTS_FILE, predict(network.module, tested).numpy())
     return Trained(
-        cost_of(network), score, run.history, run.device, run.precision, run.seconds, run.stopped_early
+        cost=cost_of(network),
+        score=evaluate(network, splits.test, scorer, "test"),
+        history=run.history,
+        device=run.device,
+        precision=run.precision,
+        seconds=run.seconds,
+        stopped_early=run.stopped_early,
+        training_score=evaluate(network, splits.train.take(slice(N_TRAINING_SCORED)), scorer, "training"),
     )
 
 
@@ -169,12 +186,17 @@ def compile_program(context: StageContext) -> Compiled:
 
 def evaluate_program(context: StageContext) -> Evaluated:
     """Score the compiled program itself on the whole test split."""
-    from armlet.metrics import Scorer
+    import numpy as np
+
+    from armlet.metrics import Scorer, find_changes
 
     begin = time.monotonic()
     splits = context.splits()
     outputs = _run_on_host(context.inputs[0], splits.test, context.progress)
-    return Evaluated(Scorer(splits.task).score(outputs, splits.test, "test"), time.monotonic() - begin)
+    score, changes = Scorer(splits.task).score(outputs, splits.test, "test"), None
+    if splits.task.kind == "classification":
+        changes = find_changes(np.load(context.inputs[2] / OUTPUTS_FILE), outputs, splits.test.targets)
+    return Evaluated(score, time.monotonic() - begin, changes)
 
 
 def measure(context: StageContext) -> Measured:

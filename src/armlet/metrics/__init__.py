@@ -12,11 +12,19 @@ from armlet.artifacts import Score, Task
 from armlet.data.splits import Samples
 from armlet.errors import ArmletError, UsageError
 from armlet.metrics.anomaly import score_anomaly
+from armlet.metrics.changes import find_changes
 from armlet.metrics.classification import score_classification
 from armlet.metrics.denoising import score_denoising
 from armlet.metrics.forecast import score_forecast
 
-__all__ = ["Scorer", "score_anomaly", "score_classification", "score_denoising", "score_forecast"]
+__all__ = [
+    "Scorer",
+    "find_changes",
+    "score_anomaly",
+    "score_classification",
+    "score_denoising",
+    "score_forecast",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from armlet.artifacts import Score
 from armlet.errors import ArmletError, UsageError
 
+_N_BINS = 15
+
 
 def score_classification(
     predictions: npt.NDArray[Any], labels: npt.NDArray[np.int64], n_classes: int, split: str
@@ -45,4 +47,20 @@ def score_classification(
     hits, n_samples = counts[:, 0], counts[:, 4]
     # Divided here, as torchmetrics would round to float32.
     per_class = tuple(float(h / n) if n else 0.0 for h, n in zip(hits, n_samples, strict=True))
-    return Score("accuracy", float(hits.sum() / n_samples.sum()), len(labels), split, per_class)
+    others = (("expected_calibration_error", _calibration_error(predictions, labels)),) if logits_fit else ()
+    return Score("accuracy", float(hits.sum() / n_samples.sum()), len(labels), split, per_class, others)
+
+
+def _calibration_error(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
+    """Return how far confidence and accuracy are apart, on average over 15 bins of confidence.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    """
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    confidences = torch.from_numpy(logits.astype(np.float32)).softmax(dim=1)
+    error = multiclass_calibration_error(
+        confidences, torch.from_numpy(labels), logits.shape[1], n_bins=_N_BINS
+    )
+    return float(error)

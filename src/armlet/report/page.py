@@ -102,10 +102,12 @@ def render_report(report: ReportInput, file: Path) -> None:
         kernels=kernels,
         total_cycles=report.measured.counts.cycles if report.measured.counts else 0.0,
         metric=metric,
+        metrics=METRICS,
         step_plots=_step_plots(steps, metric),
         training_plots=_training_plots(report),
         class_plot=_class_plot(report),
         class_rows=_class_rows(report),
+        change_rows=_change_rows(report),
         kernel_plot=_kernel_plot(report, kernels),
         latency_plot=_latency_plot(report),
         recipe_yaml=_yaml(report.recipe),
@@ -216,6 +218,30 @@ def _class_rows(report: ReportInput) -> tuple[tuple[str, float, float], ...]:
     if not len(names) == len(before) == len(after):
         return ()
     return tuple(zip(names, before, after, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _ChangeRow:
+    """What compression changed in one class, by name."""
+
+    name: str
+    n_samples: int
+    n_changed: int
+    n_lost: int
+    n_gained: int
+
+
+def _change_rows(report: ReportInput) -> tuple[_ChangeRow, ...]:
+    """Return the classes of which any answer changed, those first that lost most."""
+    changes = report.evaluated.changes
+    if changes is None:
+        return ()
+    rows = [
+        _ChangeRow(name, c.n_samples, c.n_changed, c.n_lost, c.n_gained)
+        for name, c in zip(report.data.class_names, changes.classes, strict=True)
+        if c.n_changed
+    ]
+    return tuple(sorted(rows, key=lambda row: row.n_gained - row.n_lost))
 
 
 def _class_plot(report: ReportInput) -> str:
