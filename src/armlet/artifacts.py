@@ -119,6 +119,7 @@ class DataReady:
 
     Attributes:
         preprocessing: how raw values became the network's inputs, in words that an app's author can follow.
+        assets: files that an app needs for it, in the folder `assets`.
     """
 
     kind: str
@@ -129,6 +130,7 @@ class DataReady:
     inputs: tuple[InputSpec, ...]
     class_names: tuple[str, ...]
     preprocessing: str
+    assets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A bundle holds `manifest.json` (everything known of the program, and the SHA-256 of every other file), `lib/` (static
 and shared library, header), `src/` (C entry and glue), `bin/run` (the runner program), `model.onnx`, `model.tflite`
-where it can be written, `examples/` and `report.html`.
+where it can be written, `assets/` that inputs are prepared with (such as a tokenizer), `examples/` and `report.html`.
 """
 
 from __future__ import annotations
@@ -135,16 +135,22 @@ class Bundle:
         )
 
 
-def write_bundle(
-    facts: ReportInput, provenance: Provenance, program: Path, exported: Path, folder: Path
-) -> Bundle:
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Folders of the artefacts that a bundle's files come from: `Compiled`, `Exported`, `DataReady`."""
+
+    program: Path
+    exported: Path
+    data: Path
+
+
+def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, folder: Path) -> Bundle:
     """Write a bundle into `folder/bundle`.
 
     Args:
         facts: all that is known of the network and its program.
         provenance: where they come from.
-        program: folder of the `Compiled`.
-        exported: folder of the `Exported`.
+        sources: where the files are.
         folder: an existing folder.
     """
     from armlet.compile.emit.examples import write_examples
@@ -152,9 +158,11 @@ def write_bundle(
     root = folder / "bundle"
     root.mkdir()
     for part in ("lib", "src", "bin"):
-        shutil.copytree(program / part, root / part)
+        shutil.copytree(sources.program / part, root / part)
     for model in ("model.onnx", *(["model.tflite"] if facts.exported.litert else [])):
-        shutil.copyfile(exported / model, root / model)
+        shutil.copyfile(sources.exported / model, root / model)
+    if facts.data.assets:
+        shutil.copytree(sources.data / "assets", root / "assets")
     write_examples(facts.compiled, root)
     render_report(facts, root / "report.html")
     manifest = _manifest(facts, provenance, digest.of_folder(root))

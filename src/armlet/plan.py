@@ -49,7 +49,7 @@ class StageInputs:
 _NETWORK_STAGES = ("data", "train", "pass", "export")
 _LEARN = ("data", "models", "metrics", "analysis", "train")
 STAGES: dict[StageName, StageInputs] = {
-    "data": StageInputs(("data",), ("numpy",)),
+    "data": StageInputs(("data",), ("numpy", "tokenizers")),
     "train": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
     "pass": StageInputs((*_LEARN, "passes"), ("numpy", "torch", "accelerate", "torchmetrics")),
     "export": StageInputs(
@@ -183,7 +183,13 @@ class _Layout:
         """Add what makes the network, which all targets share; return the name of its export."""
         recipe, data, seed = self._recipe, self._data, self._recipe.seed
         kind = recipe.data.kind
-        self.add("data", "data", f"fetch and verify {kind}", (), [kind, list(data_digests(kind))])
+        self.add(
+            "data",
+            "data",
+            f"fetch and verify {kind}",
+            (),
+            [kind, list(data_digests(kind)), recipe.data.options()],
+        )
         last = self.add(
             "train", "train", f"train {recipe.model.kind} for up to {recipe.train.epochs} epochs", ("data",),
             [data, recipe.model.model_dump(mode="json"), recipe.train.model_dump(mode="json"), seed],

@@ -43,6 +43,7 @@ N_TRAINING_SCORED = 10_000
 """Training samples that the trained network is scored on, to see how much it learned by heart."""
 
 OUTPUTS_FILE = "outputs.npy"
+ASSETS = "assets"
 
 FLOAT_TOLERANCE = 1e-4
 """Largest difference allowed between float32 programs, relative to the largest output."""
@@ -82,7 +83,7 @@ class StageContext:
         spec = self.plan.recipe.data
         data.ensure(spec.kind, self.data_folder, self.progress)
         return data.prepare(
-            data.load(spec.kind, self.data_folder),
+            data.load(spec.kind, self.data_folder, spec.options()),
             validation=spec.validation,
             limit=spec.limit,
             test_limit=spec.test_limit,
@@ -94,7 +95,12 @@ def fetch_data(context: StageContext) -> DataReady:
     """Fetch and verify the recipe's data set."""
     from armlet import data
 
-    return data.fetch(context.plan.recipe.data.kind, context.data_folder, context.progress)
+    spec = context.plan.recipe.data
+    ready, splits = data.fetch(spec.kind, context.data_folder, context.progress, spec.options())
+    for name, content in splits.assets:
+        (context.folder / ASSETS).mkdir(exist_ok=True)
+        (context.folder / ASSETS / name).write_bytes(content)
+    return ready
 
 
 def train(context: StageContext) -> Trained:
@@ -240,7 +246,7 @@ def check(context: StageContext) -> Verdict:
 
 def bundle(context: StageContext) -> Verdict:
     """Write the bundle with its report."""
-    from armlet.bundle import Provenance, versions, write_bundle
+    from armlet.bundle import Provenance, Sources, versions, write_bundle
     from armlet.report import ReportInput
 
     data, train_, evaluate, compiled, measured, verdict, exported, *passes = context.inputs
@@ -261,7 +267,7 @@ def bundle(context: StageContext) -> Verdict:
     keys = {step.name: step.key for step in context.plan.steps if step.name in context.step.needs}
     sources = facts.data.source_digests
     provenance = Provenance(recipe, context.plan.profile, recipe.seed, sources, facts.versions, keys)
-    write_bundle(facts, provenance, program=compiled, exported=exported, folder=context.folder)
+    write_bundle(facts, provenance, Sources(compiled, exported, data), context.folder)
     return facts.verdict
 
 

@@ -50,7 +50,7 @@ def fetch(kinds: Kinds = None) -> None:
     folder = cache_root() / "data"
     with run_display() as display:
         for kind in kinds or data.kinds():
-            ready = data.fetch(kind, folder, display)
+            ready, _ = data.fetch(kind, folder, display)
             display.say(f"{kind}: {ready.n_train} training and {ready.n_test} test samples, {ready.licence}")
 
 

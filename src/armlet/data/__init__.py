@@ -7,11 +7,20 @@ asking for kinds, licences and digests, loads neither numpy nor torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from armlet.artifacts import DataReady
-from armlet.data import fashion_mnist, letter_recognition
+from armlet.data import (
+    electricity_demand,
+    fashion_mnist,
+    japanese_vowels,
+    letter_recognition,
+    movie_sentences,
+    shuttle,
+    smartwatch_exercises,
+)
 from armlet.data.dataset import DATA_SETS
 from armlet.data.sources import fetch_files, problems
 from armlet.data.splits import Samples, Splits, hold_out, limited
@@ -22,17 +31,22 @@ __all__ = [
     "Samples",
     "Splits",
     "digests",
+    "electricity_demand",
     "ensure",
     "fashion_mnist",
     "fetch",
     "hold_out",
     "is_fetched",
+    "japanese_vowels",
     "kinds",
     "letter_recognition",
     "licence",
     "limited",
     "load",
+    "movie_sentences",
     "prepare",
+    "shuttle",
+    "smartwatch_exercises",
     "verify",
 ]
 
@@ -57,8 +71,10 @@ def ensure(kind: str, folder: Path, progress: Progress) -> None:
     fetch_files(DATA_SETS[kind].source, folder / kind, progress)
 
 
-def fetch(kind: str, folder: Path, progress: Progress) -> DataReady:
-    """Put the verified files of a data set below `folder` and describe them; what is there is kept.
+def fetch(
+    kind: str, folder: Path, progress: Progress, options: Mapping[str, object] | None = None
+) -> tuple[DataReady, Splits]:
+    """Put the verified files of a data set below `folder`, describe and read them; what is there is kept.
 
     Raises:
         UsageError: no such data set.
@@ -66,9 +82,8 @@ def fetch(kind: str, folder: Path, progress: Progress) -> DataReady:
         MissingDependency: no way to get the files works on this machine.
     """
     ensure(kind, folder, progress)
-    data_set = DATA_SETS[kind]
-    splits = data_set.read(folder / kind)
-    return DataReady(
+    data_set, splits = DATA_SETS[kind], load(kind, folder, options)
+    ready = DataReady(
         kind=kind,
         source_digests=digests(kind),
         licence=data_set.source.licence,
@@ -77,16 +92,23 @@ def fetch(kind: str, folder: Path, progress: Progress) -> DataReady:
         inputs=splits.inputs,
         class_names=splits.task.class_names,
         preprocessing=data_set.preprocessing,
+        assets=tuple(name for name, _ in splits.assets),
     )
+    return ready, splits
 
 
-def load(kind: str, folder: Path) -> Splits:
+def load(kind: str, folder: Path, options: Mapping[str, object] | None = None) -> Splits:
     """Read a fetched data set, whole: no validation split yet.
+
+    Args:
+        kind: the data set.
+        folder: where data sets lie.
+        options: of the data set itself, by name; its own defaults where left out.
 
     Raises:
         UsageError: no such data set, or a file is missing or malformed.
     """
-    return DATA_SETS[kind].read(folder / kind)
+    return DATA_SETS[kind].read(folder / kind, **(options or {}))
 
 
 def verify(kind: str, folder: Path) -> list[Problem]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from armlet.data.sources import Source
 from armlet.data.splits import Splits
@@ -17,12 +16,13 @@ class DataSet:
 
     Attributes:
         preprocessing: how raw values become the network's inputs, in words that an app's author can follow.
-        read: reads the verified files of a folder; `validation` of its result is empty.
+        read: reads the verified files of a folder, its first argument; keywords are the data set's own options.
+            `validation` of its result is empty.
     """
 
     source: Source
     preprocessing: str
-    read: Callable[[Path], Splits]
+    read: Callable[..., Splits]
 
 
 DATA_SETS: Registry[DataSet] = Registry("data set")

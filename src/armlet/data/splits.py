@@ -71,13 +71,20 @@ class Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Splits:
-    """A data set; `validation` is empty until `hold_out`."""
+    """A data set; `validation` is empty until `hold_out`.
+
+    Attributes:
+        assets: files that an app needs to prepare inputs, such as a tokenizer, by name.
+        unlabeled: inputs without an answer, to pre-train on; none where the data set has none.
+    """
 
     train: Samples
     validation: Samples
     test: Samples
     inputs: tuple[InputSpec, ...]
     task: Task
+    assets: tuple[tuple[str, bytes], ...] = ()
+    unlabeled: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self) -> None:
         for samples in (self.train, self.validation, self.test):

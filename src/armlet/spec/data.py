@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from armlet.artifacts import TaskKind
 from armlet.spec.base import Fraction, Spec
@@ -14,8 +14,6 @@ Form = Literal["row", "picture", "sequence", "text", "latent"]
 
 
 class _Split(Spec):
-    form: ClassVar[Form] = "row"
-    task: ClassVar[TaskKind] = "classification"
     n_classes: ClassVar[int] = 1
     """Fewest samples that a limit may leave: one a class where there are classes."""
     picture: ClassVar[tuple[int, int] | None] = None
@@ -26,6 +24,20 @@ class _Split(Spec):
     )
     limit: PositiveInt | None = Field(None, description="Use at most this many training samples.")
     test_limit: PositiveInt | None = Field(None, description="Use at most this many test samples.")
+
+    @property
+    def form(self) -> Form:
+        """What a sample is."""
+        return "row"
+
+    @property
+    def asks(self) -> TaskKind:
+        """What the network is asked."""
+        return "classification"
+
+    def options(self) -> dict[str, object]:
+        """Return the data set's own options, by name."""
+        return self.model_dump(mode="json", exclude={"kind", *_Split.model_fields})
 
 
 class LetterRecognition(_Split):
@@ -38,10 +50,106 @@ class LetterRecognition(_Split):
 class FashionMnist(_Split):
     """Grey 28×28 pictures of clothes, 10 classes; 60 000 train, 10 000 test."""
 
-    form: ClassVar[Form] = "picture"
     n_classes: ClassVar[int] = 10
     picture: ClassVar[tuple[int, int] | None] = (28, 28)
     kind: Literal["fashion-mnist"] = Field(description="The data set.")
+    task: Literal["classification", "denoising", "generation"] = Field(
+        "classification", description="Which class, the clean form of a noisy picture, or new pictures."
+    )
+    noise: PositiveFloat = Field(
+        0.25, description="Standard deviation of the noise, of pixels from 0 to 1; denoising."
+    )
+    latent: PositiveInt = Field(
+        64, le=4096, description="Random numbers that a picture is made from; generation."
+    )
+
+    @property
+    def form(self) -> Form:
+        """What a sample is."""
+        return "latent" if self.task == "generation" else "picture"
+
+    @property
+    def asks(self) -> TaskKind:
+        """What the network is asked."""
+        return self.task
 
 
-DataSpec = Annotated[LetterRecognition | FashionMnist, Field(discriminator="kind")]
+class JapaneseVowels(_Split):
+    """640 utterances of 9 speakers, 7 to 29 frames of 12 numbers; 270 train, 370 test."""
+
+    n_classes: ClassVar[int] = 9
+    kind: Literal["japanese-vowels"] = Field(description="The data set.")
+
+    @property
+    def form(self) -> Form:
+        """What a sample is."""
+        return "sequence"
+
+
+class SmartwatchExercises(_Split):
+    """Windows of 2 s of a smart watch's sensors, 7 exercises; 8 people train, 2 others test."""
+
+    n_classes: ClassVar[int] = 7
+    kind: Literal["smartwatch-exercises"] = Field(description="The data set.")
+
+    @property
+    def form(self) -> Form:
+        """What a sample is."""
+        return "sequence"
+
+
+class ElectricityDemand(_Split):
+    """Half hours of a year's electricity demand; asked is the demand 24 hours ahead, the last fifth tests."""
+
+    kind: Literal["electricity-demand"] = Field(description="The data set.")
+
+    @property
+    def form(self) -> Form:
+        """What a sample is."""
+        return "sequence"
+
+    @property
+    def asks(self) -> TaskKind:
+        """What the network is asked."""
+        return "forecast"
+
+
+class Shuttle(_Split):
+    """9 sensor readings of a spacecraft; half of the normal samples train, the others and all anomalies test."""
+
+    n_classes: ClassVar[int] = 2
+    kind: Literal["shuttle"] = Field(description="The data set.")
+
+    @property
+    def asks(self) -> TaskKind:
+        """What the network is asked."""
+        return "anomaly"
+
+
+class MovieSentences(_Split):
+    """10 568 sentences of film reviews that people rated; positive or negative; a fifth tests."""
+
+    n_classes: ClassVar[int] = 2
+    kind: Literal["movie-sentences"] = Field(description="The data set.")
+    vocabulary: PositiveInt = Field(
+        4000, ge=64, le=65536, description="Most tokens that the tokenizer may use."
+    )
+    length: PositiveInt = Field(64, le=1024, description="Most tokens of a sentence; the rest is cut off.")
+    lower_case: bool = Field(True, description="Whether capitals are read as small letters.")
+
+    @property
+    def form(self) -> Form:
+        """What a sample is."""
+        return "text"
+
+
+DataSpec = Annotated[
+    LetterRecognition
+    | FashionMnist
+    | JapaneseVowels
+    | SmartwatchExercises
+    | ElectricityDemand
+    | Shuttle
+    | MovieSentences,
+    Field(discriminator="kind"),
+]

@@ -63,8 +63,8 @@ def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
         found.append(
             (("model", "kind"), f"a {model.kind} takes {takes}, and {data.kind} has {_FORMS[data.form]}")
         )
-    elif data.task not in model.tasks:
-        message = f"a {model.kind} is not made for {data.task}, which {data.kind} asks for"
+    elif data.asks not in model.tasks:
+        message = f"a {model.kind} is not made for {data.asks}, which {data.kind} asks for"
         found.append((("model", "kind"), message))
     elif (
         isinstance(model, Cnn)
@@ -74,13 +74,13 @@ def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
         height, width = data.picture
         message = f"pictures of {height}×{width} can't be halved {len(model.channels) - 1} times"
         found.append((("model", "channels"), f"{message}: use fewer stages"))
-    known = TASK_METRICS[data.task]
+    known = TASK_METRICS[data.asks]
     found += [
         (("budgets", name), f"{data.kind} is scored by {', '.join(known)}, not by {name}")
         for name in METRICS
         if name not in known and getattr(recipe.budgets, name, None) is not None
     ]
-    if data.task != "classification":
+    if data.asks != "classification":
         found += [
             (("budgets", name), "only classification has an accuracy: use score_drop")
             for name in ("accuracy_drop", "worst_class_accuracy_drop")
