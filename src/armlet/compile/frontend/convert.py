@@ -28,6 +28,7 @@ from armlet.compile.frontend.graph import (
     Transpose,
 )
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
+from armlet.compile.frontend.recurrent import convert_recurrent
 
 if TYPE_CHECKING:
     import onnx
@@ -275,6 +276,9 @@ CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = Mappin
         "Cast": _cast,
         "Transpose": _transpose,
         "Concat": _concat,
+        "LSTM": convert_recurrent,
+        "GRU": convert_recurrent,
+        "RNN": convert_recurrent,
         "QuantizeLinear": _quantize,
         "DequantizeLinear": _dequantize,
     }

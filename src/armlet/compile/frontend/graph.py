@@ -186,6 +186,38 @@ class Concat:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Recurrent:
+    """A recurrent layer over all its steps (ONNX LSTM, GRU, RNN); inputs are X [T, 1, I], then `given` in order.
+
+    Attributes:
+        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu".
+        direction: "forward", "reverse" or "bidirectional".
+        weight: [D, gates × H, I], gates in ONNX's order.
+        recurrent: [D, gates × H, H], or two factors [D, gates × H, P] and [D, P, H] of it.
+        bias: [D, gates × H], what is added to the input's share.
+        recurrent_bias: [D, gates × H], what is added to the recurrent product.
+        given: which further inputs there are: "length" [1] int32, "h" and "c" [D, 1, H].
+        parts: what is computed, one after the other: "y" [T, D, 1, H], "h" and "c" [D, 1, H].
+    """
+
+    cell: str
+    direction: str
+    weight: Array
+    recurrent: tuple[Array, ...]
+    bias: Array
+    recurrent_bias: Array
+    given: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The elements of a flat value from `start` on."""
+
+    start: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Generic:
     """An operator without a kernel of its own.
 
@@ -203,7 +235,19 @@ class Generic:
 
 
 Op: TypeAlias = (
-    Conv2d | Dense | Add | Limit | Pool | Quantize | Dequantize | Reshape | Transpose | Concat | Generic
+    Conv2d
+    | Dense
+    | Add
+    | Limit
+    | Pool
+    | Quantize
+    | Dequantize
+    | Reshape
+    | Transpose
+    | Concat
+    | Recurrent
+    | Part
+    | Generic
 )
 
 

@@ -28,7 +28,8 @@ def read_onnx(file: Path) -> Graph:
         UnsupportedOperator: lists every node that can't be read, with the reason.
     """
     model, opset = _checked_model(file)
-    reader = Reader(_initializers(model), _tensors(model), opset)
+    used = {n for node in model.graph.node for n in node.input if n} | {o.name for o in model.graph.output}
+    reader = Reader(_initializers(model), _tensors(model), opset, frozenset(used))
     refused = []
     for node in model.graph.node:
         name = node.name or node.output[0]
@@ -112,6 +113,8 @@ def _fold(node: onnx.NodeProto, reader: Reader) -> bool:
             quantized.values.transpose(order), quantized.scale, quantized.zero, order.index(quantized.axis)
         )
     else:
+        if node.op_type == "MatMul":
+            reader.factors[node.output[0]] = (operands[0], operands[1])
         result = Constant(_evaluate(node, [_plain(o) for o in operands], reader.opset))
     reader.constants[node.output[0]] = result
     return True

@@ -24,11 +24,15 @@ class Reader:
         tensors: shape and type of every value.
         layers: what has been read.
         opset: version of the ONNX operators.
+        used: values that a node or the caller reads.
+        factors: the two constants of each constant that is their matrix product.
     """
 
     constants: dict[str, Constant]
     tensors: dict[str, Tensor]
     opset: int
+    used: frozenset[str] = frozenset()
+    factors: dict[str, tuple[Constant, Constant]] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
 
     def constant(self, node: onnx.NodeProto, position: int) -> Constant | None:

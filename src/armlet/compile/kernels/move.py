@@ -67,6 +67,23 @@ class Concat:
     dtype: str
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`size` elements of a flat tensor of `whole`, from `start` on."""
+
+    whole: int
+    start: int
+    size: int
+    dtype: str
+
+
+def build_part(spec: Part, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, y)."""
+    del vector
+    parameters = [Parameter("x", spec.whole, spec.dtype), Parameter("y", spec.size, spec.dtype)]
+    return prim_func(parameters, lambda x, y: _copy(y, 0, x, spec.start, spec.size))
+
+
 def build_pad(spec: Pad, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, y)."""
     del vector

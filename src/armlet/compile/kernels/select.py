@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from armlet.artifacts import Fallback
 from armlet.compile.frontend import graph as g
-from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool
+from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool, recurrent
 from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize
 from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
@@ -40,27 +43,7 @@ def _emit_layers(graph: g.Graph, builder: ProgramBuilder) -> None:
 
 
 def _emit(layer: g.Layer, builder: ProgramBuilder) -> None:
-    match layer.op:
-        case g.Conv2d():
-            _conv2d(layer, layer.op, builder)
-        case g.Dense():
-            _dense(layer, layer.op, builder)
-        case g.Pool():
-            _pool(layer, layer.op, builder)
-        case g.Add() | g.Limit():
-            _sum(layer, layer.op.clamp, builder)
-        case g.Quantize():
-            _convert(layer, elementwise.Quantize, layer.op.to, builder)
-        case g.Dequantize():
-            _convert(layer, elementwise.Dequantize, layer.op.origin, builder)
-        case g.Reshape():
-            _reshape(layer, builder)
-        case g.Transpose():
-            _transpose(layer, layer.op, builder)
-        case g.Concat():
-            _concat(layer, layer.op, builder)
-        case g.Generic():
-            raise AssertionError(f"{layer.name} belongs to an island")
+    _EMITTERS[type(layer.op)](layer, layer.op, builder)
 
 
 def _dtype(layer: g.Layer) -> str:
@@ -181,7 +164,8 @@ def _pool(layer: g.Layer, op: g.Pool, builder: ProgramBuilder) -> None:
     builder.define(layer.output, var, channels_last(shape))
 
 
-def _sum(layer: g.Layer, clamp: g.Clamp, builder: ProgramBuilder) -> None:
+def _sum(layer: g.Layer, op: g.Add | g.Limit, builder: ProgramBuilder) -> None:
+    clamp = op.clamp
     values = [builder.value(name) for name in layer.inputs]
     if len({v.order for v in values}) > 1:
         spatial = all(len(v.tensor.shape) == 4 for v in values)
@@ -203,23 +187,23 @@ def _sum(layer: g.Layer, clamp: g.Clamp, builder: ProgramBuilder) -> None:
     builder.define(layer.output, var, values[0].order)
 
 
-def _convert(
-    layer: g.Layer,
-    kind: type[elementwise.Quantize] | type[elementwise.Dequantize],
-    quantized: g.QuantizedTensor,
-    builder: ProgramBuilder,
-) -> None:
+def _quantize(layer: g.Layer, op: g.Quantize, builder: ProgramBuilder) -> None:
     value = builder.value(layer.inputs[0])
-    spec = kind(value.tensor.size, quantized.scale, quantized.zero)
-    if kind is elementwise.Quantize:
-        kernel, dtype = Kernel("quantize", "vector", spec, elementwise.build_quantize), "int8"
-    else:
-        kernel, dtype = Kernel("dequantize", "vector", spec, elementwise.build_dequantize), "float32"
-    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, dtype)
+    spec = elementwise.Quantize(value.tensor.size, op.to.scale, op.to.zero)
+    kernel = Kernel("quantize", "vector", spec, elementwise.build_quantize)
+    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, "int8")
     builder.define(layer.output, var, value.order)
 
 
-def _reshape(layer: g.Layer, builder: ProgramBuilder) -> None:
+def _dequantize(layer: g.Layer, op: g.Dequantize, builder: ProgramBuilder) -> None:
+    value = builder.value(layer.inputs[0])
+    spec = elementwise.Dequantize(value.tensor.size, op.origin.scale, op.origin.zero)
+    kernel = Kernel("dequantize", "vector", spec, elementwise.build_dequantize)
+    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, "float32")
+    builder.define(layer.output, var, value.order)
+
+
+def _reshape(layer: g.Layer, op: g.Reshape, builder: ProgramBuilder) -> None:
     value = builder.value(layer.inputs[0])
     order = after_reshape(value.order, builder.graph.tensors[layer.output].shape)
     if order is None:
@@ -254,6 +238,76 @@ def _concat(layer: g.Layer, op: g.Concat, builder: ProgramBuilder) -> None:
     kernel = Kernel("concat", "copy", spec, move.build_concat)
     var = builder.call(layer.name, kernel, [v.var for v in values], prod(shape), dtype)
     builder.define(layer.output, var, order)
+
+
+def _recurrent(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None:
+    """Call the kernel that computes the input's share of all gates of all steps, and the loop over time."""
+    vector, (steps, _, inputs) = builder.vector, builder.graph.tensors[layer.inputs[0]].shape
+    gates = recurrent.GATES[op.cell]
+    hidden = op.weight.shape[1] // gates
+    padded = recurrent.padded_units(hidden, vector)
+
+    def padding(values: g.Array) -> g.Array:
+        """Return values [D, gates × hidden, ...] with rows of zeros behind the units of each gate."""
+        whole = values.reshape(len(values), gates, hidden, *values.shape[2:])
+        wide = [(0, 0)] * whole.ndim
+        wide[2] = (0, padded - hidden)
+        return np.pad(whole, wide).reshape(len(values), gates * padded, *values.shape[2:])
+
+    spec = recurrent.Recurrence(
+        cell=op.cell,  # type: ignore[arg-type]  # the frontend gives no others
+        direction=op.direction,  # type: ignore[arg-type]
+        steps=steps,
+        hidden=hidden,
+        padded=padded,
+        rank=op.recurrent[0].shape[2] if len(op.recurrent) > 1 else None,
+        has_length="length" in op.given,
+        initial=tuple(part for part in op.given if part != "length"),  # type: ignore[misc]
+        parts=op.parts,  # type: ignore[arg-type]
+    )
+    weight, bias = (padding(values) for values in (op.weight, op.bias))
+    dense = conv2d.Conv2d(
+        1, steps, inputs, spec.directions * spec.gates, (1, 1), (1, 1), 1, FloatClamp(None, None), False
+    )
+    x = builder.row_major(layer.inputs[0]).var
+    share = weight.reshape(-1, inputs)[:, :, None, None]
+    gates_in = _call_conv2d(layer, f"{op.cell}_input", dense, (x, share, bias.reshape(-1), None), builder)
+    factors = list(op.recurrent)
+    factors = [*factors[1:], padding(factors[0])]  # the right factor, if there are two, comes first
+    arguments = [gates_in, *(recurrent.pack_product(factor, vector) for factor in factors)]
+    arguments += [padding(op.recurrent_bias).reshape(-1)] if op.cell == "gru" else []
+    arguments += [builder.row_major(name).var for name in layer.inputs[1:]]
+    kernel = Kernel(op.cell, "loop over time", spec, recurrent.build, spec.macs)
+    size = sum(map(spec.size, spec.parts))
+    builder.define(layer.output, builder.call(layer.name, kernel, arguments, size, "float32"), None)
+
+
+def _part(layer: g.Layer, op: g.Part, builder: ProgramBuilder) -> None:
+    whole, part = builder.row_major(layer.inputs[0]), builder.graph.tensors[layer.output]
+    kernel = Kernel(
+        "part", "copy", move.Part(whole.tensor.size, op.start, part.size, part.dtype), move.build_part
+    )
+    builder.define(layer.output, builder.call(layer.name, kernel, [whole.var], part.size, part.dtype), None)
+
+
+# Each function takes the operator of its own class, which no common type but Any can say.
+_EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = MappingProxyType(
+    {
+        g.Conv2d: _conv2d,
+        g.Dense: _dense,
+        g.Pool: _pool,
+        g.Add: _sum,
+        g.Limit: _sum,
+        g.Quantize: _quantize,
+        g.Dequantize: _dequantize,
+        g.Reshape: _reshape,
+        g.Transpose: _transpose,
+        g.Concat: _concat,
+        g.Recurrent: _recurrent,
+        g.Part: _part,
+    }
+)
+"""What emits each operator; generic ones are emitted by the island."""
 
 
 def _island(graph: g.Graph, start: int) -> tuple[g.Layer, ...]:

@@ -25,9 +25,11 @@ from armlet.compile.frontend.graph import (
     Integer,
     Layer,
     Limit,
+    Part,
     Pool,
     Quantize,
     QuantizedTensor,
+    Recurrent,
     Reshape,
     Tensor,
     Transpose,
@@ -85,6 +87,8 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
         _rewrite_quantize(layer, op, state)
     elif isinstance(op, Pool) and op.kind == "max_pool2d" and layer.inputs[0] in state.twins:
         _pass_through(layer, state)
+    elif isinstance(op, Part):
+        state.layers.append(layer)
     elif isinstance(op, Reshape | Transpose):
         if layer.inputs[0] in state.twins:
             _pass_through(layer, state)
@@ -146,7 +150,7 @@ def _output_quantization(layer: Layer, state: _Rewriter) -> QuantizedTensor:
 
 def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
     op = layer.op
-    if isinstance(op, Generic):
+    if isinstance(op, Generic | Recurrent):
         raise _StaysFloatError(f"{layer.kind} has no integer form")
     if any(name not in state.twins for name in layer.inputs):
         raise _StaysFloatError("an input is not quantized")
