@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from armlet.analysis.graph import example_inputs
 from armlet.artifacts import Cost
 from armlet.models.network import Network
+from armlet.models.recurrent import OPERATOR, recurrent_flops
 
 _BYTES = {"int8": 1, "int32": 4}
 
@@ -15,11 +16,15 @@ _BYTES = {"int8": 1, "int32": 4}
 def cost_of(network: Network) -> Cost:
     """Return the cost of a batch of one; quantised weights count one byte, their biases four.
 
-    Multiply-accumulates are those of convolutions and linear layers, zeros of the padding included.
+    Multiply-accumulates are those of convolutions, matrix products, linear and recurrent layers, zeros of the padding
+    and frames behind a length included.
     """
     module = network.module
     inputs = example_inputs(network.architecture.inputs, 1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with (
+        FlopCounterMode(display=False, custom_mapping={OPERATOR: recurrent_flops}) as counter,
+        torch.no_grad(),
+    ):
         module(*inputs)
     quantization = network.quantization
     bytes_each = (

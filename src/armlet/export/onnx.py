@@ -25,6 +25,7 @@ import torch
 
 from armlet.analysis.graph import example_inputs
 from armlet.errors import UnsupportedOperator
+from armlet.export.recurrent import keep_factors, translations
 from armlet.models.network import Network, executable
 from armlet.models.quantization import ParameterQuantization, dequantized_values, quantized_values
 
@@ -43,7 +44,13 @@ def to_onnx(network: Network) -> ir.Model:
     with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(module, example)
-            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                custom_translation_table=translations(),
+            )
             if exported is None:
                 raise UnsupportedOperator("the exporter returned nothing")
         except (torch.onnx.OnnxExporterError, RuntimeError) as error:
@@ -54,6 +61,7 @@ def to_onnx(network: Network) -> ir.Model:
         for parameter in network.quantization.parameters:
             values = network.module.get_parameter(parameter.parameter).detach().numpy()
             _store_as_integers(model.graph, parameter, values)
+    keep_factors(model.graph, network.module)
     for value, spec in zip(model.graph.inputs, network.architecture.inputs, strict=True):
         value.name = spec.name
     _name(model.graph, {name for name, part in network.module.named_modules() if not any(part.children())})
@@ -109,11 +117,13 @@ def _name(graph: ir.Graph, leaves: Set[str]) -> None:
         leaves: names of the modules that have no modules in them.
     """
     taken = {name for value in graph.initializers for name in (value, value.removesuffix(".quantized"))}
+    # A layer's name is that of the node that has its weight, not of one that moves values for it.
+    owners = {owner for node in graph if (owner := _owner(node))}
     for node in graph:
         result = node.outputs[0]
         if result.name in taken:
             continue  # a dequantised weight
-        name = _readable(node, leaves)
+        name = _readable(node, leaves - owners)
         name = name if name not in taken else f"{name}.{result.name}"
         taken.add(name)
         node.name = result.name = name
@@ -127,10 +137,8 @@ def _readable(node: ir.Node, leaves: Set[str]) -> str:
         return f"{source}.quantize"
     if node.op_type == "DequantizeLinear":
         return f"{(source or '').removesuffix('.quantize')}.dequantize"
-    for value in node.inputs[1:]:
-        # The exporter fuses a float layer with its normalisation; the layer's name is the one to keep.
-        if value is not None and (value.name or "").endswith(".weight"):
-            return (value.name or "").removesuffix(".weight")
+    if owner := _owner(node):
+        return owner
     # Names of the modules around the operator from the outside in, then of the operator itself.
     scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
     module = scopes[-2] if len(scopes) > 1 else ""
@@ -138,6 +146,13 @@ def _readable(node: ir.Node, leaves: Set[str]) -> str:
     if module in leaves:
         return str(module)
     return f"{module}.{own}" if module else own
+
+
+def _owner(node: ir.Node) -> str:
+    """Return the module whose weight a node has, empty if it has none."""
+    # The exporter fuses a float layer with its normalisation; the layer's name is the one to keep.
+    names = [value.name or "" for value in node.inputs[1:] if value is not None]
+    return next((name.removesuffix(".weight") for name in names if name.endswith(".weight")), "")
 
 
 def _tidy(model: ir.Model) -> None:

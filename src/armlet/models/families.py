@@ -65,3 +65,23 @@ def n_classes_of(family: str, output_shape: tuple[int, ...]) -> int:
     if len(output_shape) != 1:
         raise UsageError(f"{family} answers with one row of numbers, not with the shape {list(output_shape)}")
     return output_shape[0]
+
+
+def frames_of(family: str, inputs: tuple[InputSpec, ...]) -> tuple[int, int]:
+    """Return frames and channels of a family that takes sequences [T, C], with or without a length.
+
+    Raises:
+        UsageError: the inputs are something else.
+    """
+    lengths = [spec for spec in inputs[1:] if spec.dtype == "int32" and spec.shape == ()]
+    if (
+        not inputs
+        or inputs[0].dtype != "float32"
+        or len(inputs[0].shape) != 2
+        or len(lengths) != len(inputs) - 1
+    ):
+        raise UsageError(
+            f"{family} takes sequences [T, C], not {', '.join(f'{i.name} {list(i.shape)}' for i in inputs)}"
+        )
+    n_frames, n_channels = inputs[0].shape
+    return n_frames, n_channels

@@ -7,7 +7,8 @@ Rules, by kind of module:
 2. Linear: features from the weight's shape.
 3. Batch normalisation: features from the tensors' shape; Identity where it has no tensors (it was folded).
 4. Convolution and linear: a bias is added or removed as the tensors have one or none.
-5. Anything else must fit as it is.
+5. Recurrent: units, inputs and projection from the weights' shapes.
+6. Anything else must fit as it is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from armlet.errors import UsageError
+from armlet.models.recurrent import GATES, Recurrent
 
 
 def fit_to_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -40,6 +42,8 @@ def fit_to_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 _fit_conv(layer, own)
             elif isinstance(layer, nn.Linear):
                 _fit_linear(layer, own)
+            elif isinstance(layer, Recurrent):
+                _fit_recurrent(layer, own)
             elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
                 if own:
                     _fit_batch_norm(layer, own)
@@ -78,6 +82,16 @@ def _fit_conv(layer: nn.Conv2d, own: Mapping[str, Tensor]) -> None:
 def _fit_linear(layer: nn.Linear, own: Mapping[str, Tensor]) -> None:
     layer.out_features, layer.in_features = _weight(own, n_dims=2).shape
     _set(layer, own)
+
+
+def _fit_recurrent(layer: Recurrent, own: Mapping[str, Tensor]) -> None:
+    weight = _weight(own, n_dims=3)
+    layer.hidden, rest = divmod(weight.shape[1], GATES[layer.cell])
+    if rest:
+        raise _Misfit(f"{weight.shape[1]} rows are not {GATES[layer.cell]} gates")
+    for name, parameter in layer.named_parameters():
+        if name in own and own[name].dim() == parameter.dim():
+            setattr(layer, name, nn.Parameter(torch.zeros_like(own[name])))
 
 
 def _fit_batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: Mapping[str, Tensor]) -> None:

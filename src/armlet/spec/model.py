@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from armlet.artifacts import TaskKind
 from armlet.spec.base import ListOf, Spec
@@ -53,4 +53,38 @@ class Cnn(_Family):
     dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="Before the classifier.")
 
 
-ModelSpec = Annotated[Fnn | Cnn, Field(discriminator="kind")]
+class Rnn(_Family):
+    """A recurrent network of simple cells; sequences may differ in length."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("sequence",)
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("classification", "forecast")
+
+    kind: Literal["rnn"] = Field(description="The model family.")
+    cell: Literal["elman", "elman_relu", "gru"] = Field("gru", description="elman: tanh; gru: gated.")
+    hidden: ListOf[Width] = Field((64,), min_length=1, description="Units of each layer, for each direction.")
+    bidirectional: bool = Field(False, description="Whether each layer reads both ways.")
+    dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="Between layers and before the last one.")
+    readout: Literal["last", "mean"] = Field(
+        "last", description="The last state, or the mean over the valid frames."
+    )
+
+
+class Lstm(_Family):
+    """A network of long short-term memory; sequences may differ in length."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("sequence",)
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("classification", "forecast")
+
+    kind: Literal["lstm"] = Field(description="The model family.")
+    hidden: ListOf[Width] = Field((64,), min_length=1, description="Units of each layer, for each direction.")
+    bidirectional: bool = Field(False, description="Whether each layer reads both ways.")
+    projection: NonNegativeInt = Field(
+        0, description="Width that the hidden state is projected to before it is fed back; 0 for none."
+    )
+    dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="Between layers and before the last one.")
+    readout: Literal["last", "mean"] = Field(
+        "last", description="The last state, or the mean over the valid frames."
+    )
+
+
+ModelSpec = Annotated[Fnn | Cnn | Rnn | Lstm, Field(discriminator="kind")]

@@ -10,7 +10,7 @@ from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.base import ListOf, Spec
 from armlet.spec.budget import Budgets
 from armlet.spec.data import DataSpec
-from armlet.spec.model import Cnn, ModelSpec
+from armlet.spec.model import Cnn, Lstm, ModelSpec
 from armlet.spec.passes import PassSpec
 from armlet.spec.train import TrainSpec
 
@@ -74,6 +74,10 @@ def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
         height, width = data.picture
         message = f"pictures of {height}×{width} can't be halved {len(model.channels) - 1} times"
         found.append((("model", "channels"), f"{message}: use fewer stages"))
+    elif isinstance(model, Lstm) and model.projection and model.projection >= min(model.hidden):
+        found.append(
+            (("model", "projection"), f"is not narrower than the {min(model.hidden)} units of a layer")
+        )
     known = TASK_METRICS[data.asks]
     found += [
         (("budgets", name), f"{data.kind} is scored by {', '.join(known)}, not by {name}")

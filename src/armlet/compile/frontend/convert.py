@@ -14,6 +14,7 @@ from armlet.compile.frontend.graph import (
     Concat,
     Constant,
     Conv2d,
+    Convert,
     Dense,
     Dequantize,
     Generic,
@@ -217,9 +218,13 @@ def _reshape(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 
 def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    if reader.tensor(node.input[0]).dtype != reader.tensor(node.output[0]).dtype:
-        raise RefusedNode("it changes the element type")
-    _reshape(node, name, reader)
+    types = reader.tensor(node.input[0]).dtype, reader.tensor(node.output[0]).dtype
+    if types == ("int32", "float32"):
+        _append(reader, node, name, Convert(), (node.input[0],))
+    elif types[0] == types[1]:
+        _reshape(node, name, reader)
+    else:
+        raise RefusedNode(f"it turns {types[0]} into {types[1]}")
 
 
 def _transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:

@@ -211,6 +211,11 @@ class Recurrent:
 
 
 @dataclass(frozen=True, slots=True)
+class Convert:
+    """The same numbers, rounded to the nearest, in the output's element type."""
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """The elements of a flat value from `start` on."""
 
@@ -247,6 +252,7 @@ Op: TypeAlias = (
     | Concat
     | Recurrent
     | Part
+    | Convert
     | Generic
 )
 

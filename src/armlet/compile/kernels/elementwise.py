@@ -72,6 +72,19 @@ class FloatSum:
     clamp: FloatClamp
 
 
+@dataclass(frozen=True, slots=True)
+class ToFloat:
+    """int32 to float32."""
+
+    size: int
+
+
+def build_to_float(spec: ToFloat, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (n, x)."""
+    width = vector.lanes("float32")
+    return _flat(spec.size, ("int32",), "float32", width, lambda lanes, n: cast(n, "float32", lanes))
+
+
 def build_quantize(spec: Quantize, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, q). The division is IEEE float32 division, not a product with 1 / scale."""
     from tvm import tirx

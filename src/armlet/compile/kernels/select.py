@@ -282,6 +282,14 @@ def _recurrent(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None
     builder.define(layer.output, builder.call(layer.name, kernel, arguments, size, "float32"), None)
 
 
+def _to_float(layer: g.Layer, op: g.Convert, builder: ProgramBuilder) -> None:
+    del op
+    value = builder.value(layer.inputs[0])
+    kernel = Kernel("convert", "vector", elementwise.ToFloat(value.tensor.size), elementwise.build_to_float)
+    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, "float32")
+    builder.define(layer.output, var, value.order)
+
+
 def _part(layer: g.Layer, op: g.Part, builder: ProgramBuilder) -> None:
     whole, part = builder.row_major(layer.inputs[0]), builder.graph.tensors[layer.output]
     kernel = Kernel(
@@ -305,6 +313,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Concat: _concat,
         g.Recurrent: _recurrent,
         g.Part: _part,
+        g.Convert: _to_float,
     }
 )
 """What emits each operator; generic ones are emitted by the island."""

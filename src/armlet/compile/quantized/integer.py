@@ -18,6 +18,7 @@ from armlet.compile.frontend.graph import (
     Concat,
     Constant,
     Conv2d,
+    Convert,
     Dense,
     Dequantize,
     Generic,
@@ -87,7 +88,7 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
         _rewrite_quantize(layer, op, state)
     elif isinstance(op, Pool) and op.kind == "max_pool2d" and layer.inputs[0] in state.twins:
         _pass_through(layer, state)
-    elif isinstance(op, Part):
+    elif isinstance(op, Part | Convert):
         state.layers.append(layer)
     elif isinstance(op, Reshape | Transpose):
         if layer.inputs[0] in state.twins:

@@ -1,0 +1,85 @@
+"""The operator `armlet::recurrent` as one ONNX LSTM, GRU or RNN node.
+
+A projection has no ONNX form of its own. With m the output before it, the recurrent product is U (P m) = (U P) m: the
+node's recurrent weight is the product of two constants, and its outputs are multiplied with P behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript
+from onnxscript import opset18 as op
+from torch import nn
+
+from armlet.models.recurrent import GATES, OPERATOR, Recurrent
+
+_ONNX_NAMES = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN", "rnn_relu": "RNN"}
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return the table of translations that torch's ONNX exporter is given."""
+    return {OPERATOR.default: _recurrent}
+
+
+def keep_factors(graph: ir.Graph, module: nn.Module) -> None:
+    """Put the two factors of a recurrent weight back where the exporter multiplied them: they are the smaller form."""
+    layers = dict(module.named_modules())
+    for node in [n for n in graph if n.op_type == "LSTM"]:
+        weight, product = node.inputs[1], node.inputs[2]
+        name = (weight.name or "").removesuffix(".weight") if weight is not None else ""
+        layer = layers.get(name)
+        if not isinstance(layer, Recurrent) or layer.projection_weight is None or product is None:
+            continue
+        factors = [
+            _initializer(graph, f"{name}.{part}", getattr(layer, part).detach().numpy())
+            for part in ("recurrent_weight", "projection_weight")
+        ]
+        multiply = ir.node("MatMul", factors, name=f"{name}.recurrent_product")
+        result = multiply.outputs[0]
+        result.name, result.type, result.shape = f"{name}.recurrent_product", product.type, product.shape
+        graph.insert_before(node, multiply)
+        node.replace_input_with(2, result)
+
+
+def _initializer(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = ir.tensor(values, name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _recurrent(  # noqa: PLR0913 - called with the operator's arguments
+    inputs: onnxscript.FLOAT,
+    length: onnxscript.INT32 | None,
+    weight: onnxscript.FLOAT,
+    recurrent_weight: onnxscript.FLOAT,
+    bias: onnxscript.FLOAT,
+    projection_weight: onnxscript.FLOAT | None,
+    cell: str,
+    direction: str,
+) -> tuple[onnxscript.FLOAT, onnxscript.FLOAT]:
+    attributes = {
+        "hidden_size": weight.shape[1] // GATES[cell],
+        "direction": direction,
+    }
+    if cell == "gru":
+        attributes["linear_before_reset"] = 1
+    if cell == "rnn_relu":
+        attributes["activations"] = ["Relu"] * weight.shape[0]
+    if projection_weight is not None:
+        recurrent_weight = op.MatMul(recurrent_weight, projection_weight)
+    frames = op.Transpose(inputs, perm=[1, 0, 2])
+    found = getattr(op, _ONNX_NAMES[cell])(frames, weight, recurrent_weight, bias, length, **attributes)
+    # [T, D, N, H] -> [N, T, D × H] and [D, N, H] -> [N, D × H]
+    outputs = op.Reshape(op.Transpose(found[0], perm=[2, 0, 1, 3]), [0, 0, -1])
+    states = op.Reshape(op.Transpose(found[1], perm=[1, 0, 2]), [0, -1])
+    if projection_weight is not None:
+        across = op.Transpose(op.Squeeze(projection_weight, [0]), perm=[1, 0])
+        outputs, states = op.MatMul(outputs, across), op.MatMul(states, across)
+    return outputs, states
