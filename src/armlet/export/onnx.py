@@ -79,27 +79,44 @@ def _store_as_integers(graph: ir.Graph, parameter: ParameterQuantization, values
     """Put an integer initializer and a DequantizeLinear in the place of a float initializer."""
     name = parameter.parameter
     integers = quantized_values(values, parameter)
-    value = graph.initializers.get(name)
+    expected = dequantized_values(integers, parameter)
+    value, axis = graph.initializers.get(name), 0
+    if value is None and values.ndim == 2:
+        # A linear layer on more than two dimensions becomes a product with the weight transposed, under another name.
+        value, axis, integers, expected = _holding(graph, expected.T), 1, integers.T, expected.T
     if value is None or value.const_value is None:
         raise UnsupportedOperator(
             f"the exporter rewrote {name}, so that it can't be stored as {parameter.dtype}"
         )
-    if not np.array_equal(value.const_value.numpy(), dequantized_values(integers, parameter)):
+    if not np.array_equal(value.const_value.numpy(), expected):
         raise UnsupportedOperator(f"the exporter changed the values of {name}")
     inputs = [
-        _initializer(graph, f"{name}.quantized", integers),
+        _initializer(graph, f"{name}.quantized", np.ascontiguousarray(integers)),
         _initializer(graph, f"{name}.scale", np.array(parameter.scales, np.float32)),
         _initializer(graph, f"{name}.zero_point", np.zeros(len(parameter.scales), integers.dtype)),
     ]
-    node = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.dequantize")
+    node = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{name}.dequantize")
     result = node.outputs[0]
     result.type, result.shape = value.type, value.shape
     users = list(value.uses())
     graph.insert_before(min((u.node for u in users), key=list(graph).index), node)
     for use in users:
         use.node.replace_input_with(use.idx, result)
-    del graph.initializers[name]
+    del graph.initializers[str(value.name)]
     result.name = name
+
+
+def _holding(graph: ir.Graph, values: np.ndarray) -> ir.Value | None:
+    """Return an initializer with these values, None if there is none."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if (
+            tensor is not None
+            and tuple(tensor.shape.numpy()) == values.shape
+            and np.array_equal(tensor.numpy(), values)
+        ):
+            return value
+    return None
 
 
 def _initializer(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:

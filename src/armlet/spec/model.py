@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from armlet.artifacts import TaskKind
 from armlet.spec.base import ListOf, Spec
@@ -87,4 +87,33 @@ class Lstm(_Family):
     )
 
 
-ModelSpec = Annotated[Fnn | Cnn | Rnn | Lstm, Field(discriminator="kind")]
+class Transformer(_Family):
+    """A transformer encoder over patches of pictures, frames of sequences, or tokens of text."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("picture", "sequence", "text")
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("classification", "forecast")
+
+    kind: Literal["transformer"] = Field(description="The model family.")
+    width: Width = Field(64, description="Of a token; a multiple of the heads.")
+    depth: PositiveInt = Field(2, le=128, description="Blocks.")
+    heads: PositiveInt = Field(4, description="Of the attention.")
+    expansion: PositiveFloat = Field(
+        2.0, description="Hidden width of each feed-forward part, over the width."
+    )
+    patch: PositiveInt = Field(
+        4, description="Pixels of a square patch's side, or frames of a token; not for text."
+    )
+    activation: Activation = Field("gelu", description="In the feed-forward parts.")
+    positions: Literal["learned", "sinusoidal", "none"] = Field("learned", description="Added to the tokens.")
+    dropout: NonNegativeFloat = Field(
+        0.1, lt=1.0, description="Of embeddings, attention and both parts' results."
+    )
+    stochastic_depth: NonNegativeFloat = Field(
+        0.0,
+        lt=1.0,
+        description="Share of samples that the last block is skipped for in training; earlier ones less.",
+    )
+    causal: bool = Field(False, description="Whether a token sees only those before it.")
+
+
+ModelSpec = Annotated[Fnn | Cnn | Rnn | Lstm | Transformer, Field(discriminator="kind")]

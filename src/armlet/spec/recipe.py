@@ -10,7 +10,7 @@ from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.base import ListOf, Spec
 from armlet.spec.budget import Budgets
 from armlet.spec.data import DataSpec
-from armlet.spec.model import Cnn, Lstm, ModelSpec
+from armlet.spec.model import Cnn, Lstm, ModelSpec, Transformer
 from armlet.spec.passes import PassSpec
 from armlet.spec.train import TrainSpec
 
@@ -78,6 +78,13 @@ def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
         found.append(
             (("model", "projection"), f"is not narrower than the {min(model.hidden)} units of a layer")
         )
+    elif isinstance(model, Transformer):
+        if model.width % model.heads:
+            found.append((("model", "width"), f"{model.width} does not divide among {model.heads} heads"))
+        if data.picture is not None and any(extent % model.patch for extent in data.picture):
+            found.append(
+                (("model", "patch"), f"pictures of {data.picture[0]}×{data.picture[1]} have no whole patches")
+            )
     known = TASK_METRICS[data.asks]
     found += [
         (("budgets", name), f"{data.kind} is scored by {', '.join(known)}, not by {name}")

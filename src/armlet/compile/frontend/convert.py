@@ -20,6 +20,7 @@ from armlet.compile.frontend.graph import (
     Generic,
     Layer,
     Limit,
+    Lookup,
     Op,
     Pool,
     Quantize,
@@ -227,6 +228,15 @@ def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         raise RefusedNode(f"it turns {types[0]} into {types[1]}")
 
 
+def _gather(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    table = reader.constants.get(node.input[0])
+    if table is None or table.values.ndim != 2 or attributes(node).get("axis", 0) != 0:
+        raise RefusedNode("only rows of a constant table are gathered")
+    if reader.tensor(node.input[1]).dtype != "int32":
+        raise RefusedNode(f"its indices are {reader.tensor(node.input[1]).dtype}, not int32")
+    _append(reader, node, name, Lookup(table.real().astype(np.float32)), (node.input[1],))
+
+
 def _transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     rank = len(reader.tensor(node.input[0]).shape)
     order = tuple(attributes(node).get("perm", reversed(range(rank))))
@@ -280,6 +290,7 @@ CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = Mappin
         "Dropout": _reshape,
         "Cast": _cast,
         "Transpose": _transpose,
+        "Gather": _gather,
         "Concat": _concat,
         "LSTM": convert_recurrent,
         "GRU": convert_recurrent,

@@ -210,6 +210,13 @@ class Recurrent:
     parts: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Lookup:
+    """Rows of a constant table [n, width] float32, one for each integer of the input; those out of range give row 0."""
+
+    table: Array
+
+
 @dataclass(frozen=True, slots=True)
 class Convert:
     """The same numbers, rounded to the nearest, in the output's element type."""
@@ -253,6 +260,7 @@ Op: TypeAlias = (
     | Recurrent
     | Part
     | Convert
+    | Lookup
     | Generic
 )
 

@@ -77,6 +77,37 @@ class Part:
     dtype: str
 
 
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Rows of `width` float32 of a table of `rows`, one for each of `size` integers; out of range is row 0."""
+
+    rows: int
+    width: int
+    size: int
+
+
+def build_lookup(spec: Lookup, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (index, table, y)."""
+    from tvm import tirx
+
+    del vector
+
+    def body(index: Buffer, table: Buffer, y: Buffer) -> None:
+        with loop(spec.size) as number:
+            known = tirx.all(index[number] >= 0, index[number] < spec.rows)
+            row = tirx.Select(known, index[number], tirx.const(0, "int32"))
+            _copy(y, number * spec.width, table, row * spec.width, spec.width)
+
+    return prim_func(
+        [
+            Parameter("index", spec.size, "int32"),
+            Parameter("table", spec.rows * spec.width, "float32"),
+            Parameter("y", spec.size * spec.width, "float32"),
+        ],
+        body,
+    )
+
+
 def build_part(spec: Part, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, y)."""
     del vector

@@ -282,6 +282,16 @@ def _recurrent(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None
     builder.define(layer.output, builder.call(layer.name, kernel, arguments, size, "float32"), None)
 
 
+def _lookup(layer: g.Layer, op: g.Lookup, builder: ProgramBuilder) -> None:
+    index = builder.row_major(layer.inputs[0])
+    rows, width = op.table.shape
+    spec = move.Lookup(rows, width, index.tensor.size)
+    kernel = Kernel("lookup", "copy", spec, move.build_lookup)
+    size = spec.size * spec.width
+    var = builder.call(layer.name, kernel, [index.var, op.table.reshape(-1)], size, "float32")
+    builder.define(layer.output, var, None)
+
+
 def _to_float(layer: g.Layer, op: g.Convert, builder: ProgramBuilder) -> None:
     del op
     value = builder.value(layer.inputs[0])
@@ -314,6 +324,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Recurrent: _recurrent,
         g.Part: _part,
         g.Convert: _to_float,
+        g.Lookup: _lookup,
     }
 )
 """What emits each operator; generic ones are emitted by the island."""

@@ -26,6 +26,7 @@ from armlet.compile.frontend.graph import (
     Integer,
     Layer,
     Limit,
+    Lookup,
     Part,
     Pool,
     Quantize,
@@ -88,7 +89,7 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
         _rewrite_quantize(layer, op, state)
     elif isinstance(op, Pool) and op.kind == "max_pool2d" and layer.inputs[0] in state.twins:
         _pass_through(layer, state)
-    elif isinstance(op, Part | Convert):
+    elif isinstance(op, Part | Convert | Lookup):
         state.layers.append(layer)
     elif isinstance(op, Reshape | Transpose):
         if layer.inputs[0] in state.twins:

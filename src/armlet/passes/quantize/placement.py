@@ -128,8 +128,6 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str]) -> str:
                 return "its weight is computed"
             if any(len(n.users) > 1 for n in weights if isinstance(n, Node)):
                 return "its weight is shared with another layer"
-            if node.target is aten.linear.default and len(shape_of(node)) != 2:
-                return "its input has more than two dimensions"
             return ""
         case aten.add.Tensor | aten.add_.Tensor:
             operands = _inputs(node, traced)

@@ -1,0 +1,259 @@
+"""Transformer encoders over patches of pictures, frames of sequences, or tokens of text.
+
+Sources: Vaswani et al. 2017, "Attention Is All You Need"; normalisation before each part, Xiong et al. 2020; patches,
+Dosovitskiy et al. 2020. What lies behind a length changes nothing: it is set to zero, gets no attention, and is left
+out of the mean that is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from armlet.artifacts import InputSpec
+from armlet.errors import UsageError
+from armlet.models.activations import ACTIVATIONS
+from armlet.models.families import FAMILIES, n_classes_of, parse_options
+
+_MASKED = -1e9
+"""Added to the scores of what gets no attention: finite, so that nothing becomes NaN, and zero after the softmax."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerOptions:
+    """Shape of an encoder.
+
+    Attributes:
+        width: of a token; a multiple of the heads.
+        expansion: width of the hidden layer of each feed-forward part, over `width`.
+        patch: pixels of a square patch's side, or frames of a token; 1 for text.
+        positions: "learned", "sinusoidal" or "none".
+        dropout: of embeddings, of both parts' results, and before the last layer, in training.
+        stochastic_depth: share of samples that the last block is skipped for in training; earlier blocks less.
+        causal: whether a token sees only those before it.
+    """
+
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    expansion: float = 2.0
+    patch: int = 4
+    activation: str = "gelu"
+    positions: Literal["learned", "sinusoidal", "none"] = "learned"
+    dropout: float = 0.1
+    stochastic_depth: float = 0.0
+    causal: bool = False
+
+
+class Embedding(nn.Module):
+    """Makes tokens [N, T, width] of pictures, of sequences, or of text.
+
+    Args:
+        spec: of the input.
+        options: of the encoder.
+    """
+
+    def __init__(self, spec: InputSpec, options: TransformerOptions) -> None:
+        super().__init__()
+        self.patch, self.n_tokens = options.patch, _n_tokens(spec, options.patch)
+        self.embed: nn.Module
+        if spec.dtype == "int32":
+            self.embed = nn.Embedding(spec.n_values or 1, options.width)
+            nn.init.normal_(self.embed.weight, std=0.02)
+        elif len(spec.shape) == 3:
+            self.embed = nn.Conv2d(spec.shape[0], options.width, options.patch, options.patch)
+        else:
+            self.embed = nn.Linear(options.patch * spec.shape[1], options.width)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Make the tokens."""
+        if isinstance(self.embed, nn.Linear):
+            inputs = inputs.reshape(-1, self.n_tokens, self.embed.in_features)
+        found: Tensor = self.embed(inputs)
+        return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found
+
+
+class Attention(nn.Module):
+    """Attention of every token to every token: [N, T, width] -> [N, T, width].
+
+    Args:
+        width: of a token.
+        heads: that share it.
+        dropout: of the attention, in training.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.output = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend; `mask` is added to the scores [N, heads, T, T]."""
+        n_tokens, size = tokens.shape[1], self.query.out_features // self.heads
+
+        def by_head(values: Tensor) -> Tensor:
+            return values.reshape(-1, n_tokens, self.heads, size).transpose(1, 2)
+
+        query, key, value = (by_head(layer(tokens)) for layer in (self.query, self.key, self.value))
+        scores = query @ key.transpose(2, 3) * (1 / math.sqrt(size))
+        if mask is not None:
+            scores = scores + mask
+        shares = functional.dropout(scores.softmax(dim=3), self.dropout, self.training)
+        mixed = (shares @ value).transpose(1, 2).reshape(-1, n_tokens, self.heads * size)
+        result: Tensor = self.output(mixed)
+        return result
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward part, each behind a normalisation and beside a shortcut."""
+
+    def __init__(self, options: TransformerOptions, skipped: float) -> None:
+        super().__init__()
+        hidden = round(options.expansion * options.width)
+        self.norm1 = nn.LayerNorm(options.width)
+        self.attention = Attention(options.width, options.heads, options.dropout)
+        self.norm2 = nn.LayerNorm(options.width)
+        self.feed_forward = nn.Sequential(
+            OrderedDict(
+                expand=nn.Linear(options.width, hidden),
+                activation=ACTIVATIONS[options.activation](),
+                contract=nn.Linear(hidden, options.width),
+            )
+        )
+        self.dropout, self.skipped = options.dropout, skipped
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute the block: [N, T, width] -> [N, T, width]."""
+        tokens = tokens + self._dropped(self.attention(self.norm1(tokens), mask))
+        return tokens + self._dropped(self.feed_forward(self.norm2(tokens)))
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        """Drop values, and whole samples' branches (stochastic depth, Huang et al. 2016), in training."""
+        if not self.training:
+            return branch
+        branch = functional.dropout(branch, self.dropout)
+        if self.skipped:
+            kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.skipped
+            branch = branch * kept / (1 - self.skipped)
+        return branch
+
+
+class TransformerEncoder(nn.Module):
+    """Embedding, blocks, mean over the tokens, and a linear layer: [N, ...], [N] lengths or None -> [N, n_outputs].
+
+    Args:
+        spec: of the first input.
+        options: of the encoder.
+        n_outputs: of the answer.
+    """
+
+    def __init__(self, spec: InputSpec, options: TransformerOptions, n_outputs: int) -> None:
+        super().__init__()
+        self.embedding = Embedding(spec, options)
+        n_tokens, width = self.embedding.n_tokens, options.width
+        self.positions: nn.Parameter | nn.Buffer | None
+        match options.positions:
+            case "learned":
+                self.positions = nn.Parameter(torch.randn(1, n_tokens, width) * 0.02)
+            case "sinusoidal":
+                self.positions = nn.Buffer(sinusoids(n_tokens, width)[None], persistent=False)
+            case _:
+                self.positions = None
+        self.blocks = nn.ModuleList(
+            [
+                Block(options, options.stochastic_depth * i / max(options.depth - 1, 1))
+                for i in range(options.depth)
+            ]
+        )
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, n_outputs)
+        self.dropout = options.dropout
+        self.frames = nn.Buffer(torch.arange(spec.shape[0], dtype=torch.float32)[None], persistent=False)
+        starts = torch.arange(n_tokens, dtype=torch.float32) * (options.patch if len(spec.shape) == 2 else 1)
+        self.starts = nn.Buffer(starts[None], persistent=False)
+        unseen = torch.full((1, 1, n_tokens, n_tokens), _MASKED).triu(1)
+        self.unseen = nn.Buffer(unseen, persistent=False) if options.causal else None
+
+    def encode(self, inputs: Tensor, length: Tensor | None = None) -> Tensor:
+        """Return the tokens after the last block, [N, T, width]; those behind the length mean nothing."""
+        mask: Tensor | None = self.unseen
+        valid = _before(self.starts, length)
+        if length is not None and inputs.dim() == 3:
+            inputs = inputs * _before(self.frames, length)[:, :, None]
+        tokens = self.embedding(inputs)
+        if self.positions is not None:
+            tokens = tokens + self.positions
+        if valid is not None:
+            padding = ((valid - 1) * -_MASKED)[:, None, None, :]
+            mask = padding if mask is None else padding + mask
+        tokens = functional.dropout(tokens, self.dropout, self.training)
+        for block in self.blocks:
+            tokens = block(tokens, mask)
+        result: Tensor = self.norm(tokens)
+        return result
+
+    def forward(self, inputs: Tensor, length: Tensor | None = None) -> Tensor:
+        """Answer for whole inputs."""
+        tokens, valid = self.encode(inputs, length), _before(self.starts, length)
+        if valid is None:
+            read = tokens.mean(dim=1)
+        else:
+            read = (tokens * valid[:, :, None]).sum(dim=1) / valid.sum(dim=1, keepdim=True)
+        answer: Tensor = self.classifier(functional.dropout(read, self.dropout, self.training))
+        return answer
+
+
+@overload
+def _before(starts: Tensor, length: None) -> None: ...
+@overload
+def _before(starts: Tensor, length: Tensor) -> Tensor: ...
+def _before(starts: Tensor, length: Tensor | None) -> Tensor | None:
+    """Return 1.0 for what begins before the end and 0.0 for what is behind it, [N, T]; None without a length."""
+    if length is None:
+        return None
+    # Whole numbers: their difference is at least 1 or at most 0.
+    return (length[:, None].to(starts.dtype) - starts).clamp(0.0, 1.0)
+
+
+def sinusoids(n: int, width: int) -> Tensor:
+    """Return sines and cosines of the positions, [n, width] (Vaswani et al. 2017, section 3.5)."""
+    angles = torch.arange(n)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :width]
+
+
+def _n_tokens(spec: InputSpec, patch: int) -> int:
+    """Return how many tokens an input makes.
+
+    Raises:
+        UsageError: it can't be cut into whole patches.
+    """
+    if spec.dtype == "int32":
+        return spec.shape[0]
+    extents = spec.shape[1:] if len(spec.shape) == 3 else spec.shape[:1]
+    if len(spec.shape) not in (2, 3) or any(extent % patch for extent in extents):
+        raise UsageError(f"an input of shape {list(spec.shape)} can't be cut into whole patches of {patch}")
+    return math.prod(extent // patch for extent in extents)
+
+
+@FAMILIES.register("transformer")
+def build_transformer(
+    options: str, inputs: tuple[InputSpec, ...], output_shape: tuple[int, ...]
+) -> nn.Module:
+    """Build an encoder: pictures [N, C, H, W], sequences [N, T, C] or tokens [N, T] -> [N, n_outputs].
+
+    Raises:
+        UsageError: the input can't be cut into whole patches, or the width does not divide among the heads.
+    """
+    chosen = parse_options(TransformerOptions, options)
+    if chosen.width % chosen.heads:
+        raise UsageError(f"a width of {chosen.width} does not divide among {chosen.heads} heads")
+    if len(inputs) > 2 or any(spec.dtype != "int32" or spec.shape for spec in inputs[1:]):
+        raise UsageError("a transformer takes one input, and a length where inputs differ in it")
+    return TransformerEncoder(inputs[0], chosen, n_classes_of("a transformer", output_shape))
