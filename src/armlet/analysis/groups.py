@@ -184,6 +184,21 @@ class _Tracker:
             self.fix(node, f"they come from {layer_name(source)}, which is not tracked")
         return True
 
+    def conv_transpose(self, node: Node) -> bool:
+        """Rule 1, with the weight's dimensions 0 and 1 exchanged."""
+        source, weight = arguments(node)[0], self.traced.tensor_name(arguments(node)[1])
+        groups = arguments(node)[6] if len(arguments(node)) > 6 else 1
+        if weight is None or groups != 1:
+            return False
+        self.produce(node, weight, 1, int(shape_of(arguments(node)[1])[1]), out_dim=1)
+        channels = self.values.get(source)
+        if channels is None:
+            return True
+        if channels.dim != 1:
+            return False
+        self.tie(weight, 0, channels.ids)
+        return True
+
     def linear(self, node: Node) -> bool:
         source, weight = arguments(node)[0], self.traced.tensor_name(arguments(node)[1])
         if weight is None:
@@ -198,12 +213,12 @@ class _Tracker:
         self.tie(weight, 1, channels.ids)
         return True
 
-    def produce(self, node: Node, weight: str, dim: int, n: int) -> Ids:
+    def produce(self, node: Node, weight: str, dim: int, n: int, out_dim: int = 0) -> Ids:
         """Give a layer's output new numbers; a layer that runs twice keeps those of its first run."""
-        ids = self.tied.get((weight, 0))
+        ids = self.tied.get((weight, out_dim))
         if ids is None:
             ids = self.new(n)
-            self.tie(weight, 0, ids)
+            self.tie(weight, out_dim, ids)
             self.producers[weight.rpartition(".")[0]] = ids
             bias = self.traced.tensor_name(arguments(node)[2]) if len(arguments(node)) > 2 else None
             if bias is not None:
@@ -368,6 +383,7 @@ _RULES: dict[str, Callable[[_Tracker, Node], bool]] = {
     f"aten.{operator}": rule
     for rule, operators in (
         (_Tracker.conv, "conv1d.default conv2d.default conv2d.padding"),
+        (_Tracker.conv_transpose, "conv_transpose2d.input"),
         (_Tracker.linear, "linear.default"),
         (_Tracker.batch_norm, "batch_norm.default"),
         (

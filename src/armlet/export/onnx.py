@@ -80,7 +80,7 @@ def _store_as_integers(graph: ir.Graph, parameter: ParameterQuantization, values
     name = parameter.parameter
     integers = quantized_values(values, parameter)
     expected = dequantized_values(integers, parameter)
-    value, axis = graph.initializers.get(name), 0
+    value, axis = graph.initializers.get(name), parameter.axis
     if value is None and values.ndim == 2:
         # A linear layer on more than two dimensions becomes a product with the weight transposed, under another name.
         value, axis, integers, expected = _holding(graph, expected.T), 1, integers.T, expected.T

@@ -50,13 +50,15 @@ class ParameterQuantization:
 
     Attributes:
         parameter: name of the parameter in the module.
-        scales: one for each index of dimension 0, each held exactly by float32.
+        scales: one for each index of `axis`, each held exactly by float32.
         dtype: int8 for weights, int32 for biases.
+        axis: dimension of the output channels: 0, but 1 for the weight of a transposed convolution.
     """
 
     parameter: str
     scales: tuple[float, ...]
     dtype: Literal["int8", "int32"]
+    axis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def quantized_values(values: npt.NDArray[np.float32], parameter: ParameterQuanti
     Raises:
         ValueError: the parameter does not have one output channel for each scale.
     """
-    if values.ndim == 0 or values.shape[0] != len(parameter.scales):
+    if values.ndim <= parameter.axis or values.shape[parameter.axis] != len(parameter.scales):
         raise ValueError(
             f"{parameter.parameter} has shape {values.shape}, but {len(parameter.scales)} scales"
         )
@@ -134,4 +136,6 @@ def _insert(node: torch.fx.Node, activation: ActivationQuantization) -> None:
 
 
 def _broadcast(parameter: ParameterQuantization, n_dims: int) -> npt.NDArray[np.float32]:
-    return np.array(parameter.scales, np.float32).reshape(-1, *[1] * (n_dims - 1))
+    shape = [1] * n_dims
+    shape[parameter.axis] = -1
+    return np.array(parameter.scales, np.float32).reshape(shape)

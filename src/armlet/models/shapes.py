@@ -40,6 +40,8 @@ def fit_to_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         try:
             if isinstance(layer, nn.Conv2d):
                 _fit_conv(layer, own)
+            elif isinstance(layer, nn.ConvTranspose2d):
+                _fit_conv_transpose(layer, own)
             elif isinstance(layer, nn.Linear):
                 _fit_linear(layer, own)
             elif isinstance(layer, Recurrent):
@@ -79,6 +81,14 @@ def _fit_conv(layer: nn.Conv2d, own: Mapping[str, Tensor]) -> None:
     _set(layer, own)
 
 
+def _fit_conv_transpose(layer: nn.ConvTranspose2d, own: Mapping[str, Tensor]) -> None:
+    weight = _weight(own, n_dims=4)
+    if layer.groups != 1 or tuple(weight.shape[2:]) != layer.kernel_size:
+        raise _Misfit(f"kernel of {tuple(weight.shape[2:])} where the architecture has {layer.kernel_size}")
+    layer.in_channels, layer.out_channels = weight.shape[:2]
+    _set(layer, own, n_outputs=weight.shape[1])
+
+
 def _fit_linear(layer: nn.Linear, own: Mapping[str, Tensor]) -> None:
     layer.out_features, layer.in_features = _weight(own, n_dims=2).shape
     _set(layer, own)
@@ -110,9 +120,13 @@ def _weight(own: Mapping[str, Tensor], n_dims: int) -> Tensor:
     return own["weight"]
 
 
-def _set(layer: nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d, own: Mapping[str, Tensor]) -> None:
+def _set(
+    layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d,
+    own: Mapping[str, Tensor],
+    n_outputs: int | None = None,
+) -> None:
     layer.weight = nn.Parameter(torch.zeros_like(own["weight"]))
-    n_outputs = own["weight"].shape[0]
+    n_outputs = n_outputs or own["weight"].shape[0]
     bias = own.get("bias")
     if bias is not None and tuple(bias.shape) != (n_outputs,):
         raise _Misfit(f"bias of shape {tuple(bias.shape)} beside a weight with {n_outputs} outputs")

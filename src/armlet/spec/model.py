@@ -116,4 +116,26 @@ class Transformer(_Family):
     causal: bool = Field(False, description="Whether a token sees only those before it.")
 
 
-ModelSpec = Annotated[Fnn | Cnn | Rnn | Lstm | Transformer, Field(discriminator="kind")]
+class Autoencoder(_Family):
+    """An autoencoder: dense for rows of numbers, convolutional for pictures."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("row", "picture")
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("anomaly", "denoising")
+
+    kind: Literal["autoencoder"] = Field(description="The model family.")
+    hidden: ListOf[Width] = Field((32,), min_length=1, description="Units of the encoder's layers; rows.")
+    channels: ListOf[Width] = Field(
+        (16, 32), min_length=1, description="Channels of the encoder's stages; pictures."
+    )
+    code: NonNegativeInt = Field(
+        3, le=65536, description="Width of the code; 0 leaves pictures as feature maps."
+    )
+    activation: Activation = Field("relu", description="After each layer but the last.")
+    norm: Literal["none", "batch"] = Field("none", description="Normalisation after each layer.")
+    shortcuts: bool = Field(False, description="Add what the encoder had at each size; needs code: 0.")
+    variational: bool = Field(False, description="Draw the code from a normal distribution in training.")
+    beta: NonNegativeFloat = Field(1.0, description="Weight of that distribution's divergence.")
+    output: Literal["linear", "sigmoid"] = Field("linear", description="What limits the answer.")
+
+
+ModelSpec = Annotated[Fnn | Cnn | Rnn | Lstm | Transformer | Autoencoder, Field(discriminator="kind")]

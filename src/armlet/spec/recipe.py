@@ -10,7 +10,7 @@ from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.base import ListOf, Spec
 from armlet.spec.budget import Budgets
 from armlet.spec.data import DataSpec
-from armlet.spec.model import Cnn, Lstm, ModelSpec, Transformer
+from armlet.spec.model import Autoencoder, Cnn, Lstm, ModelSpec, Transformer
 from armlet.spec.passes import PassSpec
 from armlet.spec.train import TrainSpec
 
@@ -85,6 +85,11 @@ def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
             found.append(
                 (("model", "patch"), f"pictures of {data.picture[0]}×{data.picture[1]} have no whole patches")
             )
+    elif isinstance(model, Autoencoder):
+        if data.form == "row" and not model.code:
+            found.append((("model", "code"), "rows need a code: only pictures can go without"))
+        if data.form == "picture" and model.shortcuts and model.code:
+            found.append((("model", "shortcuts"), "would go past the code: use code: 0"))
     known = TASK_METRICS[data.asks]
     found += [
         (("budgets", name), f"{data.kind} is scored by {', '.join(known)}, not by {name}")

@@ -84,8 +84,8 @@ def run_training(job: TrainingJob, work: Path, progress: Progress) -> tuple[Netw
                 first = (step * n_processes + rank) * share
                 chosen = order[first : first + share]
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    outputs = wrapped(*(x[chosen] for x in inputs))
-                loss = task_loss(task, outputs.float(), targets[chosen], options.label_smoothing)
+                    outputs, penalty = _answer(wrapped(*(x[chosen] for x in inputs)))
+                loss = penalty + task_loss(task, outputs.float(), targets[chosen], options.label_smoothing)
                 if teacher_outputs is not None and plan.distillation is not None:
                     alpha, temperature = plan.distillation.alpha, plan.distillation.temperature
                     soft = teacher_loss(task, outputs.float(), teacher_outputs[chosen], temperature)
@@ -124,6 +124,11 @@ def run_training(job: TrainingJob, work: Path, progress: Progress) -> tuple[Netw
         len(history) < options.epochs,
     )
     return Network(trained.eval(), job.network.architecture), run
+
+
+def _answer(found: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | float]:
+    """Return a network's answer and the penalty that it may add in training."""
+    return found if isinstance(found, tuple) else (found, 0.0)
 
 
 def _precision(plan: TrainingPlan, device: torch.device) -> str:

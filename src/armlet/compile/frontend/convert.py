@@ -17,6 +17,7 @@ from armlet.compile.frontend.graph import (
     Convert,
     Dense,
     Dequantize,
+    Enlarge,
     Generic,
     Layer,
     Limit,
@@ -26,6 +27,7 @@ from armlet.compile.frontend.graph import (
     Quantize,
     QuantizedTensor,
     Reshape,
+    Spread,
     Tensor,
     Transpose,
 )
@@ -127,6 +129,47 @@ def _conv(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     bias = reader.constant(node, 2) or _zero_bias(weight.values.shape[0])
     op = Conv2d(weight, bias, stride, padding, attributes(node).get("group", 1))
     _append(reader, node, name, op, (node.input[0],))
+
+
+def _conv_transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    """Read a transposed convolution as a convolution with the kernel turned around, over the input spread apart."""
+    given, shape = attributes(node), _shape4(reader, node.input[0])
+    weight = reader.constant(node, 1)
+    if weight is None or weight.values.ndim != 4 or given.get("group", 1) != 1:
+        raise RefusedNode("only two-dimensional transposed convolutions without groups are known")
+    if any(d != 1 for d in given.get("dilations", [])) or given.get("auto_pad", b"NOTSET") != b"NOTSET":
+        raise RefusedNode("it is dilated, or pads by itself")
+    rows, columns = weight.values.shape[2:]
+    stride = (given.get("strides", [1, 1])[0], given.get("strides", [1, 1])[1])
+    top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
+    below, beside = given.get("output_padding", [0, 0])
+    border = (rows - 1 - top, columns - 1 - left, rows - 1 - bottom + below, columns - 1 - right + beside)
+    if min(border) < 0:
+        raise RefusedNode("it cuts off more than its kernel reaches")
+    turned = np.ascontiguousarray(weight.values.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
+    turned_weight = Constant(turned, weight.scale, weight.zero, 1 - weight.axis)
+    bias = reader.constant(node, 2) or _zero_bias(turned.shape[0])
+    spread = f"{node.output[0]}:spread"
+    height = (shape[2] - 1) * stride[0] + 1 + border[0] + border[2]
+    width = (shape[3] - 1) * stride[1] + 1 + border[1] + border[3]
+    reader.tensors[spread] = Tensor((1, shape[1], height, width), reader.tensor(node.input[0]).dtype)
+    reader.layers.append(Layer(name, node.op_type, Spread(stride, border), (node.input[0],), spread))
+    _append(reader, node, name, Conv2d(turned_weight, bias, (1, 1), (0, 0, 0, 0), 1), (spread,))
+
+
+def _resize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    given, shape = attributes(node), _shape4(reader, node.input[0])
+    after = reader.tensor(node.output[0]).shape
+    whole = all(b % a == 0 for a, b in zip(shape[2:], after[2:], strict=True))
+    if given.get("mode", b"nearest") != b"nearest" or not whole or after[:2] != shape[:2]:
+        raise RefusedNode("only whole repetitions of pixels are known")
+    coordinates = given.get("coordinate_transformation_mode", b"half_pixel")
+    if (coordinates, given.get("nearest_mode", b"round_prefer_floor")) not in (
+        (b"asymmetric", b"floor"), (b"half_pixel", b"round_prefer_floor"), (b"half_pixel", b"round_prefer_ceil"),
+    ):  # fmt: skip
+        raise RefusedNode("it takes other pixels than the nearest")
+    factor = (after[2] // shape[2], after[3] // shape[3])
+    _append(reader, node, name, Enlarge(factor), (node.input[0],))
 
 
 def _transposed(weight: Constant) -> Constant:
@@ -272,6 +315,8 @@ def _dequantize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = MappingProxyType(
     {
         "Conv": _conv,
+        "ConvTranspose": _conv_transpose,
+        "Resize": _resize,
         "Gemm": _gemm,
         "MatMul": _matmul,
         "Add": _add,

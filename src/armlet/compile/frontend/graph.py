@@ -210,6 +210,25 @@ class Recurrent:
     parts: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Pixels apart by `stride`, zeros between them, and a border of zeros: what a transposed convolution slides over.
+
+    Attributes:
+        padding: top, left, bottom, right.
+    """
+
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Enlarge:
+    """Each pixel repeated in height and in width."""
+
+    factor: tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Lookup:
     """Rows of a constant table [n, width] float32, one for each integer of the input; those out of range give row 0."""
@@ -261,6 +280,8 @@ Op: TypeAlias = (
     | Part
     | Convert
     | Lookup
+    | Spread
+    | Enlarge
     | Generic
 )
 

@@ -78,6 +78,78 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """A channels-last tensor with its pixels `stride` apart, `value` between them and in a border.
+
+    Attributes:
+        padding: top, left, bottom, right.
+    """
+
+    height: int
+    width: int
+    channels: int
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    value: float
+    dtype: str
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        return (self.width - 1) * self.stride[1] + 1 + self.padding[1] + self.padding[3]
+
+    @property
+    def out_size(self) -> int:
+        """Elements of the output."""
+        rows = (self.height - 1) * self.stride[0] + 1 + self.padding[0] + self.padding[2]
+        return rows * self.out_width * self.channels
+
+
+def build_spread(spec: Spread, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, y)."""
+    del vector
+    n = spec.channels
+
+    def body(x: Buffer, y: Buffer) -> None:
+        with loop(spec.out_size) as at:
+            store(y, at, 1, constant(spec.value, spec.dtype, 1))
+        with loop(spec.height) as row, loop(spec.width) as column:
+            line = (row * spec.stride[0] + spec.padding[0]) * spec.out_width
+            place = line + column * spec.stride[1] + spec.padding[1]
+            _copy(y, place * n, x, (row * spec.width + column) * n, n)
+
+    size = spec.height * spec.width * n
+    return prim_func([Parameter("x", size, spec.dtype), Parameter("y", spec.out_size, spec.dtype)], body)
+
+
+@dataclass(frozen=True, slots=True)
+class Enlarge:
+    """A channels-last tensor with each pixel repeated in height and in width."""
+
+    height: int
+    width: int
+    channels: int
+    factor: tuple[int, int]
+    dtype: str
+
+
+def build_enlarge(spec: Enlarge, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, y)."""
+    del vector
+    n, (down, across) = spec.channels, spec.factor
+
+    def body(x: Buffer, y: Buffer) -> None:
+        with loop(spec.height) as row, loop(down) as i, loop(spec.width) as column, loop(across) as j:
+            place = (row * down + i) * spec.width * across + column * across + j
+            _copy(y, place * n, x, (row * spec.width + column) * n, n)
+
+    size = spec.height * spec.width * n
+    return prim_func(
+        [Parameter("x", size, spec.dtype), Parameter("y", size * down * across, spec.dtype)], body
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Lookup:
     """Rows of `width` float32 of a table of `rows`, one for each of `size` integers; out of range is row 0."""
 

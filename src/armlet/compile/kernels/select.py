@@ -282,6 +282,25 @@ def _recurrent(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None
     builder.define(layer.output, builder.call(layer.name, kernel, arguments, size, "float32"), None)
 
 
+def _spread(layer: g.Layer, op: g.Spread, builder: ProgramBuilder) -> None:
+    source, shape = builder.channels_last(layer.inputs[0]), builder.graph.tensors[layer.output].shape
+    _, channels, height, width = source.tensor.shape
+    zero = layer.integer.inputs[0].zero if layer.integer else 0
+    spec = move.Spread(height, width, channels, op.stride, op.padding, zero, source.tensor.dtype)
+    kernel = Kernel("spread", "copy", spec, move.build_spread)
+    var = builder.call(layer.name, kernel, [source.var], spec.out_size, source.tensor.dtype)
+    builder.define(layer.output, var, channels_last(shape))
+
+
+def _enlarge(layer: g.Layer, op: g.Enlarge, builder: ProgramBuilder) -> None:
+    source, shape = builder.channels_last(layer.inputs[0]), builder.graph.tensors[layer.output].shape
+    _, channels, height, width = source.tensor.shape
+    spec = move.Enlarge(height, width, channels, op.factor, source.tensor.dtype)
+    kernel = Kernel("enlarge", "copy", spec, move.build_enlarge)
+    var = builder.call(layer.name, kernel, [source.var], prod(shape), source.tensor.dtype)
+    builder.define(layer.output, var, channels_last(shape))
+
+
 def _lookup(layer: g.Layer, op: g.Lookup, builder: ProgramBuilder) -> None:
     index = builder.row_major(layer.inputs[0])
     rows, width = op.table.shape
@@ -325,6 +344,8 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Part: _part,
         g.Convert: _to_float,
         g.Lookup: _lookup,
+        g.Spread: _spread,
+        g.Enlarge: _enlarge,
     }
 )
 """What emits each operator; generic ones are emitted by the island."""

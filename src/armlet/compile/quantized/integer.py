@@ -21,6 +21,7 @@ from armlet.compile.frontend.graph import (
     Convert,
     Dense,
     Dequantize,
+    Enlarge,
     Generic,
     Graph,
     Integer,
@@ -33,6 +34,7 @@ from armlet.compile.frontend.graph import (
     QuantizedTensor,
     Recurrent,
     Reshape,
+    Spread,
     Tensor,
     Transpose,
     without_dead_layers,
@@ -91,7 +93,7 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
         _pass_through(layer, state)
     elif isinstance(op, Part | Convert | Lookup):
         state.layers.append(layer)
-    elif isinstance(op, Reshape | Transpose):
+    elif isinstance(op, Reshape | Transpose | Spread | Enlarge):
         if layer.inputs[0] in state.twins:
             _pass_through(layer, state)
         else:

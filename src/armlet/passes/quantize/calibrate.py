@@ -60,8 +60,8 @@ def _layer(
 ) -> tuple[ParameterQuantization, ...]:
     weight = state[layer.weight].detach().numpy()
     bias = None if layer.bias is None else state[layer.bias].detach().numpy()
-    scales = weight_scales(weight, bias, input_scale)
-    quantized = ParameterQuantization(layer.weight, tuple(scales.tolist()), "int8")
+    scales = weight_scales(np.moveaxis(weight, layer.axis, 0), bias, input_scale)
+    quantized = ParameterQuantization(layer.weight, tuple(scales.tolist()), "int8", layer.axis)
     if layer.bias is None:
         return (quantized,)
     bias_scales = np.float32(input_scale) * scales

@@ -22,7 +22,14 @@ from torch.fx import Node
 from armlet.analysis.graph import Traced, arguments, aten, layer_name, shape_of, trace
 from armlet.artifacts import InputSpec
 
-_FOLDABLE = (aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.linear.default)
+_FOLDABLE = (
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv2d.padding,
+    aten.conv_transpose2d.input,
+    aten.linear.default,
+)
+_Layer = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ def fold_batch_norm(module: nn.Module, inputs: Sequence[InputSpec]) -> Folded:
 class _Pair:
     """A layer and the normalisation that goes into it."""
 
-    layer: nn.Conv1d | nn.Conv2d | nn.Linear
+    layer: _Layer
     norm: nn.BatchNorm1d | nn.BatchNorm2d
     layer_name: str
     norm_name: str
@@ -82,20 +89,22 @@ def _find(node: Node, module: nn.Module, traced: Traced) -> _Pair | str:
         return "its input has more than two dimensions"
     layer_name, norm_name = (name.rpartition(".")[0] for name in names if name)
     layer, norm = module.get_submodule(layer_name), module.get_submodule(norm_name)
-    if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and isinstance(
-        layer, nn.Conv1d | nn.Conv2d | nn.Linear
-    ):
+    if isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1:
+        return "a transposed convolution in groups is not folded"
+    if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and isinstance(layer, _Layer):
         return _Pair(layer, norm, layer_name, norm_name)
     return "it or its layer is not a module of torch.nn"
 
 
-def _fold(layer: nn.Conv1d | nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+def _fold(layer: _Layer, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     # In double precision, so that folding rounds once.
     state = {name: value.double() for name, value in norm.state_dict().items()}
     with torch.no_grad():
         gain = state.get("weight", 1.0) / torch.sqrt(state["running_var"] + norm.eps)
         shift = (0.0 if layer.bias is None else layer.bias.double()) - state["running_mean"]
-        weight = layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
+        shape = [1] * layer.weight.ndim
+        shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0] = -1
+        weight = layer.weight.double() * gain.reshape(shape)
         bias = shift * gain + state.get("bias", 0.0)
         layer.bias = nn.Parameter(bias.to(layer.weight.dtype))
         layer.weight = nn.Parameter(weight.to(layer.weight.dtype))

@@ -1,7 +1,7 @@
 """Where a graph is quantised: which values carry a scale, which share one, and what stays float.
 
-1. Convolutions, linear layers, additions of two values, averages over the picture and average pooling compute on
-   integers: their inputs and their output are quantised.
+1. Convolutions, transposed ones too, linear layers, additions of two values, averages over the picture and average
+   pooling compute on integers: their inputs and their output are quantised.
 2. A clamp (relu, relu6) that alone uses the value of such a node belongs to it: the clamp's value is quantised instead.
 3. Pooling by maximum, reshapes, permutations and concatenation compute on the integers as they are: their inputs and
    their output share one scale.
@@ -27,7 +27,12 @@ from armlet.analysis.graph import (
 )
 from armlet.passes.base import is_named
 
-_WEIGHTED = (aten.conv2d.default, aten.conv2d.padding, aten.linear.default)
+_WEIGHTED = (
+    aten.conv2d.default,
+    aten.conv2d.padding,
+    aten.linear.default,
+    aten.conv_transpose2d.input,
+)
 _CLAMPS = (
     aten.relu.default,
     aten.relu_.default,
@@ -38,6 +43,7 @@ _CLAMPS = (
 )
 _SHARING = (
     aten.max_pool2d.default,
+    aten.upsample_nearest2d.vec,
     aten.flatten.using_ints,
     aten.view.default,
     aten.reshape.default,
@@ -60,11 +66,13 @@ class WeightedLayer:
         input: name of the node whose value it takes.
         weight: name of its weight.
         bias: name of its bias, None if it has none.
+        axis: dimension of the weight that the output channels are in.
     """
 
     input: str
     weight: str
     bias: str | None
+    axis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +129,15 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str]) -> str:
     if _excluded(node, exclude):
         return "excluded"
     match node.target:
-        case aten.conv2d.default | aten.conv2d.padding | aten.linear.default:
+        case aten.conv2d.default | aten.conv2d.padding | aten.linear.default | aten.conv_transpose2d.input:
             parameters = traced.program.graph_signature.inputs_to_parameters
             weights = [n for n in arguments(node)[1:3] if n is not None]
             if any(not isinstance(n, Node) or n.name not in parameters for n in weights):
                 return "its weight is computed"
             if any(len(n.users) > 1 for n in weights if isinstance(n, Node)):
                 return "its weight is shared with another layer"
+            if node.target is aten.conv_transpose2d.input and _groups(node) > 1:
+                return "a transposed convolution in groups has no integer form"
             return ""
         case aten.add.Tensor | aten.add_.Tensor:
             operands = _inputs(node, traced)
@@ -160,9 +170,13 @@ def _excluded(node: Node, exclude: Sequence[str]) -> bool:
 
 def _layer(node: Node, traced: Traced) -> WeightedLayer:
     bias = arguments(node)[2] if len(arguments(node)) > 2 else None
-    return WeightedLayer(
-        value_name(arguments(node)[0]), traced.tensor_name(arguments(node)[1]) or "", traced.tensor_name(bias)
-    )
+    axis = 1 if node.target is aten.conv_transpose2d.input else 0
+    weight = traced.tensor_name(arguments(node)[1]) or ""
+    return WeightedLayer(value_name(arguments(node)[0]), weight, traced.tensor_name(bias), axis)
+
+
+def _groups(node: Node) -> int:
+    return arguments(node)[6] if len(arguments(node)) > 6 else 1
 
 
 def _shared(traced: Traced, needed: set[Node]) -> tuple[tuple[str, ...], ...]:
