@@ -154,6 +154,7 @@ class Trained:
 
     Attributes:
         training_score: on training samples, without augmentation: far above `score`, it learned them by heart.
+        untrained_score: of the freshly built network, for tasks whose score means little by itself.
     """
 
     cost: Cost
@@ -164,6 +165,17 @@ class Trained:
     seconds: float
     stopped_early: bool
     training_score: Score | None = None
+    untrained_score: Score | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A network pre-trained without labels, in the same files as `Trained`."""
+
+    history: tuple[Epoch, ...]
+    device: str
+    precision: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

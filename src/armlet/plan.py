@@ -30,7 +30,9 @@ from armlet.spec.target import Target
 
 _PACKAGE = Path(__file__).parent
 
-StageName = Literal["data", "train", "pass", "export", "compile", "evaluate", "measure", "check", "bundle"]
+StageName = Literal[
+    "data", "judge", "pretrain", "train", "pass", "export", "compile", "evaluate", "measure", "check", "bundle",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,12 @@ class StageInputs:
     packages: tuple[str, ...] = ()
 
 
-_NETWORK_STAGES = ("data", "train", "pass", "export")
+_NETWORK_STAGES = ("data", "judge", "pretrain", "train", "pass", "export")
 _LEARN = ("data", "models", "metrics", "analysis", "train")
 STAGES: dict[StageName, StageInputs] = {
     "data": StageInputs(("data",), ("numpy", "tokenizers")),
+    "judge": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
+    "pretrain": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
     "train": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
     "pass": StageInputs((*_LEARN, "passes"), ("numpy", "torch", "accelerate", "torchmetrics")),
     "export": StageInputs(
@@ -57,7 +61,7 @@ STAGES: dict[StageName, StageInputs] = {
         ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "ai-edge-litert"),
     ),
     "compile": StageInputs(("compile", "runtime"), ("apache-tvm", "apache-tvm-ffi", "onnx")),
-    "evaluate": StageInputs(("data", "metrics", "devices"), ("torch", "torchmetrics")),
+    "evaluate": StageInputs(("data", "metrics", "models", "devices"), ("torch", "torchmetrics")),
     "measure": StageInputs(("data", "devices", "bench", "runtime")),
     "check": StageInputs(("check.py", "units.py")),
     "bundle": StageInputs(("bundle.py", "report", "units.py"), ("jinja2", "matplotlib")),
@@ -67,7 +71,7 @@ _SHARED_SOURCES = (
     "artifacts.py",
     "artifact_json.py",
     "scores.py",
-    "stages.py",
+    "stages",
 )  # every stage runs some of their code
 
 REFERENCE_TARGET = "host"
@@ -140,7 +144,7 @@ def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") 
         layout.add(f"compile/{target.name}", "compile", f"compile for {target.description or target.name}",
                    (exported,), recipe.symbol, target)  # fmt: skip
     layout.add("evaluate", "evaluate", "score the compiled program on the test split",
-               (f"compile/{reference.name}", "data", "train"), layout.data_and_seed)  # fmt: skip
+               (f"compile/{reference.name}", "data", "train", *layout.judge), layout.data_and_seed)  # fmt: skip
     for target in by_name.values():
         layout.add_verdict(target, f"compile/{reference.name}")
     return Plan(recipe, profile, tuple(by_name.values()), tuple(layout.steps.values()))
@@ -154,6 +158,7 @@ class _Layout:
         self._recipe, self._profile = recipe, profile
         self._data = recipe.data.model_dump(mode="json")
         self.data_and_seed = [self._data, recipe.seed]
+        self.judge: tuple[str, ...] = ()
 
     def add(  # noqa: PLR0913 - one argument for each field of a step
         self,
@@ -190,12 +195,25 @@ class _Layout:
             (),
             [kind, list(data_digests(kind)), recipe.data.options()],
         )
+        model = recipe.model.model_dump(mode="json")
+        if recipe.judge is not None:
+            what = (
+                f"train the judge, a {recipe.judge.model.kind}, for up to {recipe.judge.train.epochs} epochs"
+            )
+            asked = recipe.data.judged.model_dump(mode="json")
+            self.add("judge", "judge", what, (), [asked, recipe.judge.model_dump(mode="json"), seed])
+            self.judge = ("judge",)
+        before: tuple[str, ...] = ("data",)
+        if recipe.pretrain is not None:
+            what = f"pre-train {recipe.model.kind} without labels for up to {recipe.pretrain.train.epochs} epochs"
+            spec = [data, model, recipe.pretrain.model_dump(mode="json"), seed]
+            before = ("data", self.add("pretrain", "pretrain", what, ("data",), spec))
         last = self.add(
-            "train", "train", f"train {recipe.model.kind} for up to {recipe.train.epochs} epochs", ("data",),
-            [data, recipe.model.model_dump(mode="json"), recipe.train.model_dump(mode="json"), seed],
+            "train", "train", f"train {recipe.model.kind} for up to {recipe.train.epochs} epochs",
+            (*before, *self.judge), [data, model, recipe.train.model_dump(mode="json"), seed],
         )  # fmt: skip
         for position, options in enumerate(recipe.passes):
-            needs = (last, "train") if last != "train" else ("train",)
+            needs = (*dict.fromkeys((last, "train")), *self.judge)
             last = self.add(
                 f"pass {position + 1} {options.kind}", "pass", options.kind.replace("_", " "), needs,
                 [options.model_dump(mode="json"), data, seed], position=position,
@@ -212,12 +230,14 @@ class _Layout:
             self.data_and_seed, target,
         )  # fmt: skip
         facts = ("train", "evaluate", f"compile/{name}", measured)
+        pretrained = ("pretrain",) if recipe.pretrain is not None else ()
         budgets = recipe.budgets.model_dump(mode="json")
         verdict = self.add(f"check/{name}", "check", "check budgets", facts, budgets)
         passes = tuple(step.name for step in self.steps.values() if step.stage == "pass")
         self.add(
             f"bundle/{name}", "bundle", "write bundle and report",
-            ("data", *facts, verdict, "export", *passes), [recipe.model_dump(mode="json"), self._profile], target,
+            ("data", *facts, verdict, "export", *passes, *self.judge, *pretrained),
+            [recipe.model_dump(mode="json"), self._profile], target,
         )  # fmt: skip
 
 

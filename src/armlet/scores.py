@@ -58,6 +58,7 @@ METRICS: dict[str, Metric] = {
     "psnr_gain": Metric("PSNR gain", higher_is_better=True, form="decibel"),
     "ssim": Metric("SSIM", higher_is_better=True, form="plain"),
     "frechet_distance": Metric("Fréchet distance", higher_is_better=False, form="plain"),
+    "frechet_ratio": Metric("Fréchet distance, of untrained", higher_is_better=False, form="percent"),
     "sample_precision": Metric("precision of samples", higher_is_better=True, form="percent"),
     "sample_recall": Metric("recall of samples", higher_is_better=True, form="percent"),
 }
@@ -67,7 +68,7 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "forecast": ("mape",),
     "anomaly": ("roc_auc", "average_precision"),
     "denoising": ("psnr", "psnr_gain", "ssim"),
-    "generation": ("frechet_distance", "sample_precision", "sample_recall"),
+    "generation": ("frechet_distance", "frechet_ratio", "sample_precision", "sample_recall"),
 }
 """The metrics of each task, the main one first."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from armlet.stages import N_MATCHED
+from armlet.stages.program import N_MATCHED
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = {

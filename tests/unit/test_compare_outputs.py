@@ -7,7 +7,7 @@ import pytest
 
 from armlet.artifacts import Compiled
 from armlet.errors import VerificationFailed
-from armlet.stages import _compare
+from armlet.stages.program import _compare
 
 INTEGER = Compiled(
     "board", "aarch64-linux-gnu", "cortex-a72", (), "net", (), (), 1, 1, 64, 64, (), (), True, ()

@@ -13,15 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from armlet.artifacts import Epoch
+from armlet.artifacts import Epoch, InputSpec, Task
 from armlet.data.splits import Samples, Splits
 from armlet.errors import ArmletError, UsageError
+from armlet.metrics import Scorer
 from armlet.models.network import Network, architecture_of, build, save_network
 from armlet.models.quantization import Quantization
 from armlet.progress import Silent
 from armlet.train import DistillationOptions, TrainingRun, TrainOptions, evaluate, train_network
 
 CENTRES = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+INPUTS, PICTURES = (InputSpec("input", (8,)),), (InputSpec("input", (1, 8, 8)),)
+TASK = Task("classification", (4,), ("a", "b", "c", "d"))
+SCORER = Scorer(TASK)
 QUICK = TrainOptions(epochs=4, batch_size=32, learning_rate=0.01)
 
 
@@ -30,25 +34,25 @@ def blobs(n: int, seed: int, noise: float = 0.5) -> Samples:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, n)
     inputs = CENTRES[labels] + noise * rng.normal(size=(n, 8))
-    return Samples(inputs.astype("float32"), labels)
+    return Samples((inputs.astype("float32"),), labels)
 
 
 def splits(n: int = 300, noise: float = 0.5) -> Splits:
-    return Splits(blobs(n, 1, noise), blobs(100, 2, noise), blobs(200, 3, noise), ("a", "b", "c", "d"))
+    return Splits(blobs(n, 1, noise), blobs(100, 2, noise), blobs(200, 3, noise), INPUTS, TASK)
 
 
 def fnn(hidden: tuple[int, ...] = (12,), dropout: float = 0.2) -> Network:
-    return build(architecture_of("fnn", {"hidden": list(hidden), "dropout": dropout}, (8,), 4), 0)
+    return build(architecture_of("fnn", {"hidden": list(hidden), "dropout": dropout}, INPUTS, (4,)), 0)
 
 
 def fnn_of_pictures() -> Network:
-    return build(architecture_of("fnn", {"hidden": [12]}, (1, 8, 8), 4), 1)
+    return build(architecture_of("fnn", {"hidden": [12]}, PICTURES, (4,)), 1)
 
 
 def train(work: Path, options: TrainOptions = QUICK, seed: int = 5, **others) -> tuple[Network, TrainingRun]:
     arguments = {"network": fnn(), "splits": splits(), "progress": Silent()} | others
     return train_network(
-        arguments.pop("network"), arguments.pop("splits"), options, seed=seed, work=work, **arguments
+        arguments.pop("network"), arguments.pop("splits"), options, SCORER, seed=seed, work=work, **arguments
     )
 
 
@@ -80,7 +84,7 @@ def test_every_optimizer_and_schedule_learns(optimizer: str, schedule: str, tmp_
         tmp_path,
         replace(QUICK, optimizer=optimizer, schedule=schedule, learning_rate=rate, weight_decay=1e-4),
     )
-    assert evaluate(network, splits().test, "test").value > 0.9
+    assert evaluate(network, splits().test, SCORER, "test").value > 0.9
     assert run.history[-1].train_loss < run.history[0].train_loss
     assert (len(run.history), run.stopped_early, run.device, run.precision) == (4, False, "cpu", "fp32")
 
@@ -108,10 +112,10 @@ def test_an_interrupted_training_ends_with_the_bytes_of_an_uninterrupted_one(
 
 
 def test_an_interrupted_training_on_pictures_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    pictures = Samples(np.random.default_rng(0).random((96, 1, 8, 8), "float32"), np.arange(96) % 4)
-    data = Splits(pictures, pictures, pictures, ("a", "b", "c", "d"))
+    pictures = Samples((np.random.default_rng(0).random((96, 1, 8, 8), "float32"),), np.arange(96) % 4)
+    data = Splits(pictures, pictures, pictures, PICTURES, TASK)
     network = build(
-        architecture_of("cnn", {"channels": [8, 8], "block": "separable", "dropout": 0.1}, (1, 8, 8), 4), 0
+        architecture_of("cnn", {"channels": [8, 8], "block": "separable", "dropout": 0.1}, PICTURES, (4,)), 0
     )
     teacher, distillation = fnn_of_pictures(), DistillationOptions()
     given = {"network": network, "splits": data, "teacher": teacher, "distillation": distillation}
@@ -170,7 +174,7 @@ def test_early_stopping_restores_the_weights_of_the_best_epoch(tmp_path: Path) -
     best = scores.index(max(scores))
     assert run.stopped_early
     assert len(scores) == best + 1 + 2
-    assert evaluate(network, data.validation, "validation").value == max(scores)
+    assert evaluate(network, data.validation, SCORER, "validation").value == max(scores)
 
 
 def test_training_leaves_no_trace_in_the_process_or_in_what_it_was_given(tmp_path: Path) -> None:
@@ -187,9 +191,9 @@ def test_training_leaves_no_trace_in_the_process_or_in_what_it_was_given(tmp_pat
 
 
 def test_a_trained_network_is_plain_and_can_be_saved(tmp_path: Path) -> None:
-    pictures = Samples(np.random.default_rng(0).random((64, 1, 8, 8), "float32"), np.arange(64) % 4)
-    data = Splits(pictures, pictures, pictures, ("a", "b", "c", "d"))
-    network = build(architecture_of("cnn", {"channels": [4, 4]}, (1, 8, 8), 4), 0)
+    pictures = Samples((np.random.default_rng(0).random((64, 1, 8, 8), "float32"),), np.arange(64) % 4)
+    data = Splits(pictures, pictures, pictures, PICTURES, TASK)
+    network = build(architecture_of("cnn", {"channels": [4, 4]}, PICTURES, (4,)), 0)
     trained, _ = train(tmp_path / "work", replace(QUICK, epochs=1), network=network, splits=data)
     assert not trained.module.training
     assert all(tensor.is_contiguous() for tensor in trained.module.state_dict().values())
@@ -199,7 +203,7 @@ def test_a_trained_network_is_plain_and_can_be_saved(tmp_path: Path) -> None:
 def test_bf16_trains_and_says_so(tmp_path: Path) -> None:
     network, run = train(tmp_path, replace(QUICK, precision="bf16"))
     assert run.precision == "bf16"
-    assert evaluate(network, splits().test, "test").value > 0.9
+    assert evaluate(network, splits().test, SCORER, "test").value > 0.9
     assert {tensor.dtype for tensor in network.module.parameters()} == {torch.float32}
 
 
@@ -217,17 +221,17 @@ def test_a_student_learns_from_its_teachers_answers_alone(tmp_path: Path) -> Non
     """With alpha 1 the labels carry no weight: a student given wrong labels still agrees with its teacher."""
     teacher, _ = train(tmp_path / "teacher", network=fnn((32,), 0.0))
     data = splits()
-    shuffled = Samples(data.train.inputs, np.random.default_rng(3).permutation(data.train.labels))
+    shuffled = Samples(data.train.inputs, np.random.default_rng(3).permutation(data.train.targets))
     wrong = replace(data, train=shuffled)
     options = DistillationOptions(temperature=2.0, alpha=1.0)
     student, _ = train(tmp_path / "student", splits=wrong, teacher=teacher, distillation=options)
     ignorant, _ = train(tmp_path / "ignorant", splits=wrong)
-    assert evaluate(student, data.test, "test").value > 0.9
-    assert evaluate(ignorant, data.test, "test").value < 0.6
+    assert evaluate(student, data.test, SCORER, "test").value > 0.9
+    assert evaluate(ignorant, data.test, SCORER, "test").value < 0.6
 
 
 def test_what_can_not_be_trained_is_refused_before_it_starts(tmp_path: Path) -> None:
-    nothing = Samples(np.zeros((0, 8), "float32"), np.zeros(0, "int64"))
+    nothing = Samples((np.zeros((0, 8), "float32"),), np.zeros(0, "int64"))
     with pytest.raises(UsageError, match="validation split is empty"):
         train(tmp_path, splits=replace(splits(), validation=nothing))
     with pytest.raises(UsageError, match="training split is empty"):

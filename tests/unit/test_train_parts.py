@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from armlet.artifacts import InputSpec
 from armlet.errors import ArmletError, UsageError
 from armlet.metrics import score_classification
 from armlet.models.network import architecture_of, build
 from armlet.spec.train import TrainSpec
 from armlet.train import TrainOptions
-from armlet.train.losses import classification_loss, distillation_loss
+from armlet.train.losses import distillation_loss, task_loss
 from armlet.train.optim import learning_rate_at, make_optimizer
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.3, -0.2]])
@@ -39,7 +40,9 @@ def test_the_distillation_loss_is_the_divergence_of_hinton_2015() -> None:
 def test_label_smoothing_is_that_of_szegedy_2016() -> None:
     targets = 0.9 * np.eye(3)[LABELS.numpy()] + 0.1 / 3
     expected = -(targets * np.log(softmax(LOGITS.numpy().astype("float64")))).sum(axis=1).mean()
-    assert float(classification_loss(LOGITS, LABELS, 0.1)) == pytest.approx(expected, rel=1e-5)
+    assert float(
+        task_loss("classification", LOGITS, LABELS, TrainOptions(label_smoothing=0.1))
+    ) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_a_rate_is_always_positive_and_never_above_the_highest(schedule: str, pl
 
 
 def test_only_weights_decay() -> None:
-    module = build(architecture_of("fnn", {"hidden": [4]}, (3,), 2), 0).module
+    module = build(architecture_of("fnn", {"hidden": [4]}, (InputSpec("input", (3,)),), (2,)), 0).module
     optimizer = make_optimizer(module, TrainOptions(weight_decay=0.1))
     decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
     names = {name for name, p in module.named_parameters() if id(p) in decayed}
@@ -107,4 +110,6 @@ def test_answers_that_are_no_numbers_get_no_score() -> None:
 
 
 def test_cross_entropy_of_even_odds_is_the_logarithm_of_the_classes() -> None:
-    assert float(classification_loss(torch.zeros(5, 7), torch.arange(5))) == pytest.approx(math.log(7))
+    assert float(
+        task_loss("classification", torch.zeros(5, 7), torch.arange(5), TrainOptions())
+    ) == pytest.approx(math.log(7))

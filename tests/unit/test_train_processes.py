@@ -10,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from armlet.artifacts import InputSpec, Task
 from armlet.data.splits import Samples, Splits
 from armlet.errors import ArmletError, UsageError
+from armlet.metrics import Scorer
 from armlet.models.network import architecture_of, build
 from armlet.progress import Silent
 from armlet.train import TrainOptions, evaluate, train_network
 from armlet.train.launch import _relay
 
+INPUTS = (InputSpec("input", (8,)),)
+TASK = Task("classification", (4,), ("a", "b", "c", "d"))
+SCORER = Scorer(TASK)
 OPTIONS = TrainOptions(epochs=4, batch_size=32, learning_rate=0.01, processes=2)
 
 
@@ -25,13 +30,13 @@ def splits(n: int = 300) -> Splits:
     centres = rng.normal(size=(4, 8))
     labels = rng.integers(0, 4, n + 300)
     inputs = (centres[labels] + 0.5 * rng.normal(size=(n + 300, 8))).astype("float32")
-    samples = Samples(inputs, labels)
+    samples = Samples((inputs,), labels)
     parts = [samples.take(np.arange(a, b)) for a, b in ((0, n), (n, n + 100), (n + 100, n + 300))]
-    return Splits(*parts, ("a", "b", "c", "d"))
+    return Splits(*parts, INPUTS, TASK)
 
 
 def fnn():
-    return build(architecture_of("fnn", {"hidden": [12]}, (8,), 4), 0)
+    return build(architecture_of("fnn", {"hidden": [12]}, INPUTS, (4,)), 0)
 
 
 def parts_of(whole: Splits) -> tuple[Samples, Samples, Samples]:
@@ -58,10 +63,10 @@ class Calls(Silent):
 @pytest.mark.slow
 def test_two_processes_learn_together_and_relay_their_progress(tmp_path: Path) -> None:
     progress = Calls()
-    network, run = train_network(fnn(), splits(), OPTIONS, seed=1, work=tmp_path, progress=progress)
+    network, run = train_network(fnn(), splits(), OPTIONS, SCORER, seed=1, work=tmp_path, progress=progress)
     assert run.device == "2 × cpu"
     assert len(run.history) == 4
-    assert evaluate(network, splits().test, "test").value > 0.9
+    assert evaluate(network, splits().test, SCORER, "test").value > 0.9
     assert progress.done == progress.total == 4 * (300 // 32)
     assert workers_of(tmp_path) == []
 
@@ -70,7 +75,7 @@ def test_two_processes_learn_together_and_relay_their_progress(tmp_path: Path) -
 def test_a_failing_worker_fails_the_training_with_its_reason(tmp_path: Path) -> None:
     options = replace(OPTIONS, learning_rate=1e30, optimizer="sgd", schedule="constant")
     with pytest.raises(ArmletError, match=r"^training diverged: the loss is (nan|inf) in epoch 1"):
-        train_network(fnn(), splits(), options, seed=1, work=tmp_path, progress=Silent())
+        train_network(fnn(), splits(), options, SCORER, seed=1, work=tmp_path, progress=Silent())
     assert workers_of(tmp_path) == []
 
 
@@ -93,9 +98,9 @@ def test_an_interrupt_stops_the_workers_and_a_second_run_resumes(tmp_path: Path)
 
     options = replace(OPTIONS, batch_size=8)
     with pytest.raises(KeyboardInterrupt):
-        train_network(fnn(), splits(), options, seed=1, work=tmp_path, progress=Interrupts())
+        train_network(fnn(), splits(), options, SCORER, seed=1, work=tmp_path, progress=Interrupts())
     assert workers_of(tmp_path) == []
-    _, run = train_network(fnn(), splits(), options, seed=1, work=tmp_path, progress=Watch())
+    _, run = train_network(fnn(), splits(), options, SCORER, seed=1, work=tmp_path, progress=Watch())
     assert notes[0].startswith("resumed after epoch")
     assert [epoch.epoch for epoch in run.history] == [1, 2, 3, 4]
 
@@ -103,16 +108,20 @@ def test_an_interrupt_stops_the_workers_and_a_second_run_resumes(tmp_path: Path)
 def test_a_batch_that_can_not_feed_every_process_is_refused_before_any_starts(tmp_path: Path) -> None:
     options = replace(OPTIONS, batch_size=1)
     with pytest.raises(UsageError, match="a batch of 1 samples can't feed 2 processes"):
-        train_network(fnn(), splits(), options, seed=1, work=tmp_path / "work", progress=Silent())
+        train_network(fnn(), splits(), options, SCORER, seed=1, work=tmp_path / "work", progress=Silent())
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_a_worker_that_crashes_fails_the_training_with_the_end_of_its_log(tmp_path: Path) -> None:
     network = fnn()
-    wide = Splits(*(Samples(s.inputs[:, :5], s.labels) for s in parts_of(splits())), ("a", "b", "c", "d"))
+    wide = Splits(
+        *(Samples((s.inputs[0][:, :5],), s.targets) for s in parts_of(splits())),
+        (InputSpec("input", (5,)),),
+        TASK,
+    )
     with pytest.raises(ArmletError, match=r"in 2 processes failed with status 1(.|\n)*mat1 and mat2"):
-        train_network(network, wide, OPTIONS, seed=1, work=tmp_path, progress=Silent())
+        train_network(network, wide, OPTIONS, SCORER, seed=1, work=tmp_path, progress=Silent())
 
 
 def test_a_line_that_is_no_progress_is_shown_and_not_swallowed() -> None:

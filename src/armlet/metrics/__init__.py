@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,10 @@ from armlet.metrics.changes import find_changes
 from armlet.metrics.classification import score_classification
 from armlet.metrics.denoising import score_denoising
 from armlet.metrics.forecast import score_forecast
+from armlet.metrics.generation import score_generation
+
+if TYPE_CHECKING:
+    from armlet.models.network import Network
 
 __all__ = [
     "Scorer",
@@ -24,14 +28,22 @@ __all__ = [
     "score_classification",
     "score_denoising",
     "score_forecast",
+    "score_generation",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Says how good answers to a task are."""
+    """Says how good answers to a task are.
+
+    Attributes:
+        judge: the classifier in whose features generated samples are compared; other tasks have none.
+        untrained: score of the network before training, where the task is scored by how much better it became.
+    """
 
     task: Task
+    judge: Network | None = None
+    untrained: float | None = None
 
     def score(self, outputs: npt.NDArray[Any], samples: Samples, split: str) -> Score:
         """Score answers.
@@ -63,4 +75,8 @@ class Scorer:
             case "denoising":
                 return score_denoising(outputs, samples, split)
             case "generation":
-                raise ArmletError("generation has no score yet")
+                if self.judge is None:
+                    raise UsageError(
+                        "generated samples are compared in a judge's features: there is no judge"
+                    )
+                return score_generation(outputs, samples, self.judge, self.untrained, split)

@@ -218,11 +218,15 @@ class RecurrentNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(stack)
-        self.dropout, self.readout = dropout, readout
+        self.dropout, self.readout, self.part = dropout, readout, 1
         self.classifier = nn.Linear(width, n_outputs)
 
-    def forward(self, inputs: Tensor, length: Tensor | None = None) -> Tensor:
-        """Answer for whole sequences."""
+    def encode(self, inputs: Tensor, length: Tensor | None = None) -> Tensor:
+        """Return what each frame is after the last layer, [N, T, width]."""
+        return self._run(inputs, length)[0]
+
+    def _run(self, inputs: Tensor, length: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the outputs of the last layer [N, T, width] and its last states [N, width]."""
         read = inputs
         for number, directions in enumerate(self.layers):
             if number:
@@ -230,6 +234,11 @@ class RecurrentNetwork(nn.Module):
             found = [layer(inputs, length) for layer in directions.children()]
             inputs = found[0][0] if len(found) == 1 else torch.cat([f[0] for f in found], dim=2)
             read = found[0][1] if len(found) == 1 else torch.cat([f[1] for f in found], dim=1)
+        return inputs, read
+
+    def forward(self, inputs: Tensor, length: Tensor | None = None) -> Tensor:
+        """Answer for whole sequences."""
+        inputs, read = self._run(inputs, length)
         if self.readout == "mean":  # outputs behind the length are zero
             read = (
                 inputs.mean(dim=1) if length is None else inputs.sum(dim=1) / length[:, None].to(inputs.dtype)

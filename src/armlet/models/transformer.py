@@ -175,6 +175,7 @@ class TransformerEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, n_outputs)
         self.dropout = options.dropout
+        self.part = 1 if spec.dtype == "int32" else options.patch
         self.frames = nn.Buffer(torch.arange(spec.shape[0], dtype=torch.float32)[None], persistent=False)
         starts = torch.arange(n_tokens, dtype=torch.float32) * (options.patch if len(spec.shape) == 2 else 1)
         self.starts = nn.Buffer(starts[None], persistent=False)

@@ -36,6 +36,9 @@ class Budgets(Spec):
     frechet_distance: NonNegativeFloat | None = Field(
         None, description="Most Fréchet distance of generated from real pictures, in the judge's features."
     )
+    frechet_ratio: Fraction | None = Field(
+        None, description="Most Fréchet distance, as a share of that of the network before training."
+    )
     sample_precision: Fraction | None = Field(
         None, description="Least share of generated samples that look real."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -34,6 +34,11 @@ class _Split(Spec):
     def asks(self) -> TaskKind:
         """What the network is asked."""
         return "classification"
+
+    @property
+    def judged(self) -> Self:
+        """The same samples, asking for their class: what a judge of generated samples is trained on."""
+        return self.model_copy(update={"task": "classification"})
 
     def options(self) -> dict[str, object]:
         """Return the data set's own options, by name."""

@@ -15,8 +15,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from armlet.errors import Problem, UsageError, nearest
 from armlet.spec.budget import Budgets
+from armlet.spec.misfits import misfits
 from armlet.spec.passes import order_problems
-from armlet.spec.recipe import Recipe, misfits
+from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
 
 M = TypeVar("M", bound=BaseModel)

@@ -20,6 +20,8 @@ class _Family(Spec):
     takes: ClassVar[tuple[Form, ...]]
     """What samples may be."""
     tasks: ClassVar[tuple[TaskKind, ...]] = ("classification",)
+    encodes: ClassVar[bool] = False
+    """Whether it can be pre-trained to fill in hidden parts."""
 
 
 class Fnn(_Family):
@@ -58,6 +60,7 @@ class Rnn(_Family):
 
     takes: ClassVar[tuple[Form, ...]] = ("sequence",)
     tasks: ClassVar[tuple[TaskKind, ...]] = ("classification", "forecast")
+    encodes: ClassVar[bool] = True
 
     kind: Literal["rnn"] = Field(description="The model family.")
     cell: Literal["elman", "elman_relu", "gru"] = Field("gru", description="elman: tanh; gru: gated.")
@@ -74,6 +77,7 @@ class Lstm(_Family):
 
     takes: ClassVar[tuple[Form, ...]] = ("sequence",)
     tasks: ClassVar[tuple[TaskKind, ...]] = ("classification", "forecast")
+    encodes: ClassVar[bool] = True
 
     kind: Literal["lstm"] = Field(description="The model family.")
     hidden: ListOf[Width] = Field((64,), min_length=1, description="Units of each layer, for each direction.")
@@ -92,6 +96,7 @@ class Transformer(_Family):
 
     takes: ClassVar[tuple[Form, ...]] = ("picture", "sequence", "text")
     tasks: ClassVar[tuple[TaskKind, ...]] = ("classification", "forecast")
+    encodes: ClassVar[bool] = True
 
     kind: Literal["transformer"] = Field(description="The model family.")
     width: Width = Field(64, description="Of a token; a multiple of the heads.")
@@ -138,4 +143,24 @@ class Autoencoder(_Family):
     output: Literal["linear", "sigmoid"] = Field("linear", description="What limits the answer.")
 
 
-ModelSpec = Annotated[Fnn | Cnn | Rnn | Lstm | Transformer | Autoencoder, Field(discriminator="kind")]
+class Gan(_Family):
+    """A generator of pictures from random numbers, and the critic that trains it (DCGAN)."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("latent",)
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("generation",)
+
+    kind: Literal["gan"] = Field(description="The model family.")
+    channels: ListOf[Width] = Field(
+        (128, 64), min_length=1, description="Channels of the generator's stages; each doubles the picture."
+    )
+    activation: Activation = Field("relu", description="After each layer of the generator but the last.")
+    critic_channels: ListOf[Width] = Field(
+        (64, 128), min_length=1, description="Channels of the critic's stages; each halves the picture."
+    )
+    spectral_norm: bool = Field(True, description="Whether the critic's layers are kept from stretching.")
+
+
+ModelSpec = Annotated[Fnn | Cnn | Rnn | Lstm | Transformer | Autoencoder | Gan, Field(discriminator="kind")]
+
+JudgeModel = Annotated[Fnn | Cnn, Field(discriminator="kind")]
+"""What may judge pictures: a classifier whose last layer is named `classifier`."""

@@ -6,13 +6,26 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt
 
-from armlet.scores import METRICS, TASK_METRICS
-from armlet.spec.base import ListOf, Spec
+from armlet.spec.base import Fraction, ListOf, Spec
 from armlet.spec.budget import Budgets
 from armlet.spec.data import DataSpec
-from armlet.spec.model import Autoencoder, Cnn, Lstm, ModelSpec, Transformer
+from armlet.spec.model import JudgeModel, ModelSpec
 from armlet.spec.passes import PassSpec
 from armlet.spec.train import TrainSpec
+
+
+class Pretrain(Spec):
+    """Pre-training without labels: parts of each input are hidden, and the network learns to fill them in."""
+
+    mask: Fraction = Field(0.3, gt=0.0, lt=1.0, description="Share of the patches, frames or tokens hidden.")
+    train: TrainSpec = Field(TrainSpec(), description="How the network is pre-trained.")
+
+
+class Judge(Spec):
+    """A classifier, trained on the same pictures, in whose features generated ones are compared with real ones."""
+
+    model: JudgeModel = Field(description="The classifier.")
+    train: TrainSpec = Field(TrainSpec(), description="How it is trained.")
 
 
 class Recipe(Spec):
@@ -27,7 +40,11 @@ class Recipe(Spec):
     )
     data: DataSpec = Field(description="What the network learns from.")
     model: ModelSpec = Field(description="The network.")
+    pretrain: Pretrain | None = Field(
+        None, description="What it learns without labels first; left out, nothing."
+    )
     train: TrainSpec = Field(TrainSpec(), description="How the network is trained before any pass.")
+    judge: Judge | None = Field(None, description="What scores generated samples; other tasks have none.")
     passes: ListOf[PassSpec] = Field((), description="What makes it smaller, in this order.")
     budgets: Budgets = Field(Budgets(), description="What must hold for a build to pass.")
     profiles: dict[str, dict[str, Any]] = Field(
@@ -39,67 +56,3 @@ class Recipe(Spec):
     def symbol(self) -> str:
         """The name as a C identifier."""
         return self.name.replace("-", "_")
-
-
-_FORMS = {
-    "row": "rows of numbers",
-    "picture": "pictures",
-    "sequence": "sequences",
-    "text": "text",
-    "latent": "random numbers",
-}
-
-
-def misfits(recipe: Recipe) -> list[tuple[tuple[str, ...], str]]:
-    """Return (location, message) for every value that is right by itself and wrong beside another section."""
-    data, model = recipe.data, recipe.model
-    found: list[tuple[tuple[str, ...], str]] = [
-        (("data", key), f"{limit} samples are less than one for each of {data.n_classes} classes")
-        for key, limit in (("limit", data.limit), ("test_limit", data.test_limit))
-        if limit is not None and limit < data.n_classes
-    ]
-    if data.form not in model.takes:
-        takes = " or ".join(_FORMS[form] for form in model.takes)
-        found.append(
-            (("model", "kind"), f"a {model.kind} takes {takes}, and {data.kind} has {_FORMS[data.form]}")
-        )
-    elif data.asks not in model.tasks:
-        message = f"a {model.kind} is not made for {data.asks}, which {data.kind} asks for"
-        found.append((("model", "kind"), message))
-    elif (
-        isinstance(model, Cnn)
-        and data.picture is not None
-        and min(data.picture) < 2 ** (len(model.channels) - 1)
-    ):
-        height, width = data.picture
-        message = f"pictures of {height}×{width} can't be halved {len(model.channels) - 1} times"
-        found.append((("model", "channels"), f"{message}: use fewer stages"))
-    elif isinstance(model, Lstm) and model.projection and model.projection >= min(model.hidden):
-        found.append(
-            (("model", "projection"), f"is not narrower than the {min(model.hidden)} units of a layer")
-        )
-    elif isinstance(model, Transformer):
-        if model.width % model.heads:
-            found.append((("model", "width"), f"{model.width} does not divide among {model.heads} heads"))
-        if data.picture is not None and any(extent % model.patch for extent in data.picture):
-            found.append(
-                (("model", "patch"), f"pictures of {data.picture[0]}×{data.picture[1]} have no whole patches")
-            )
-    elif isinstance(model, Autoencoder):
-        if data.form == "row" and not model.code:
-            found.append((("model", "code"), "rows need a code: only pictures can go without"))
-        if data.form == "picture" and model.shortcuts and model.code:
-            found.append((("model", "shortcuts"), "would go past the code: use code: 0"))
-    known = TASK_METRICS[data.asks]
-    found += [
-        (("budgets", name), f"{data.kind} is scored by {', '.join(known)}, not by {name}")
-        for name in METRICS
-        if name not in known and getattr(recipe.budgets, name, None) is not None
-    ]
-    if data.asks != "classification":
-        found += [
-            (("budgets", name), "only classification has an accuracy: use score_drop")
-            for name in ("accuracy_drop", "worst_class_accuracy_drop")
-            if getattr(recipe.budgets, name) is not None
-        ]
-    return found

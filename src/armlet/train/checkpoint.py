@@ -27,33 +27,42 @@ class _Header:
     history: tuple[Epoch, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Learner:
+    """What changes while training.
+
+    Attributes:
+        modules: by name, the moving average among them.
+        optimizers: by name of the module they move.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizers: Mapping[str, torch.optim.Optimizer]
+
+
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What a checkpoint holds besides the module and the optimiser.
+    """What a checkpoint holds besides the modules and the optimisers.
 
     Attributes:
         history: the epochs that are done.
-        best: the module's state after the epoch with the best validation score, empty where it isn't kept.
+        best: the network's state after the epoch with the best validation score, empty where it isn't kept.
     """
 
     history: tuple[Epoch, ...]
     best: Mapping[str, Tensor]
 
 
-def save_checkpoint(
-    folder: Path,
-    fingerprint: str,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    so_far: Resumed,
-) -> None:
+def save_checkpoint(folder: Path, fingerprint: str, learner: Learner, so_far: Resumed) -> None:
     """Replace the folder's checkpoint; a kill at any moment leaves the old one or the new one."""
-    tensors = {f"{_MODULE}{name}": value for name, value in module.state_dict().items()}
-    tensors |= {f"{_BEST}{name}": value for name, value in so_far.best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"{_OPTIMIZER}{index}.{name}": value for name, value in state.items() if value is not None
-        }
+    tensors = {f"{_BEST}{name}": value for name, value in so_far.best.items()}
+    for module_name, module in learner.modules.items():
+        state = module.state_dict().items()
+        tensors |= {f"{_MODULE}{module_name}.{name}": value for name, value in state}
+    for module_name, optimizer in learner.optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            kept = {name: value for name, value in state.items() if value is not None}
+            tensors |= {f"{_OPTIMIZER}{module_name}.{index}.{name}": value for name, value in kept.items()}
     header = artifact_json.to_json(_Header(fingerprint, so_far.history))
     partial = folder / f"{CHECKPOINT_FILE}.partial"
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {"header": header})
@@ -62,10 +71,8 @@ def save_checkpoint(
     partial.replace(folder / CHECKPOINT_FILE)
 
 
-def resume(
-    folder: Path, fingerprint: str, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> Resumed | None:
-    """Load the folder's checkpoint into the module and the optimiser.
+def resume(folder: Path, fingerprint: str, learner: Learner) -> Resumed | None:
+    """Load the folder's checkpoint into the modules and the optimisers.
 
     Returns:
         None, and nothing is changed, where there is no checkpoint or it is another job's.
@@ -78,12 +85,14 @@ def resume(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (FileNotFoundError, SafetensorError):
         return None
-    module.load_state_dict(_below(tensors, _MODULE))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below(tensors, _OPTIMIZER).items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for module_name, module in learner.modules.items():
+        module.load_state_dict(_below(tensors, f"{_MODULE}{module_name}."))
+    for module_name, optimizer in learner.optimizers.items():
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below(tensors, f"{_OPTIMIZER}{module_name}.").items():
+            index, _, key = name.partition(".")
+            states.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return Resumed(header.history, _below(tensors, _BEST))
 
 

@@ -31,11 +31,13 @@ class TrainingPlan:
 
     Attributes:
         distillation: None trains on the labels alone.
+        mask: share of the input that is hidden and reconstructed, which asks no labels; None answers the task.
     """
 
     options: TrainOptions
     seed: int
     distillation: DistillationOptions | None = None
+    mask: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +45,13 @@ class TrainingData:
     """Training and validation samples on the CPU.
 
     Attributes:
+        labeled: bool [n], false for training samples whose target means nothing; None where all have one.
         teacher_outputs: float32 [n, *output_shape], the teacher's answers to the training inputs; None without one.
     """
 
     train: Samples
     validation: Samples
+    labeled: Tensor | None = None
     teacher_outputs: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -57,7 +61,8 @@ class TrainingData:
             for split, samples in (("train", self.train), ("validation", self.validation))
             for name, array in samples.named().items()
         }
-        return named if self.teacher_outputs is None else named | {"teacher_outputs": self.teacher_outputs}
+        others = {"labeled": self.labeled, "teacher_outputs": self.teacher_outputs}
+        return named | {name: tensor for name, tensor in others.items() if tensor is not None}
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> TrainingData:
@@ -66,7 +71,7 @@ class TrainingData:
             Samples.of_named({n.removeprefix(s): t.numpy() for n, t in tensors.items() if n.startswith(s)})
             for s in ("train.", "validation.")
         )
-        return cls(train, validation, tensors.get("teacher_outputs"))
+        return cls(train, validation, tensors.get("labeled"), tensors.get("teacher_outputs"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +88,8 @@ class TrainingJob:
         tensors = self.data.tensors() | {
             f"initial.{k}": v for k, v in self.network.module.state_dict().items()
         }
+        if self.scorer.judge is not None:
+            tensors |= {f"judge.{k}": v for k, v in self.scorer.judge.module.state_dict().items()}
         return digest.of_json(
             {
                 "architecture": artifact_json.to_data(self.network.architecture),

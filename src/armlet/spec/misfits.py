@@ -1,0 +1,105 @@
+"""What of a recipe is right by itself and wrong beside another section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from armlet.scores import METRICS, TASK_METRICS
+from armlet.spec.model import Autoencoder, Cnn, Gan, Lstm, Transformer
+from armlet.spec.recipe import Recipe
+
+Misfit = tuple[tuple[str, ...], str]
+"""Where it stands, and what is wrong."""
+
+_FORMS = {
+    "row": "rows of numbers",
+    "picture": "pictures",
+    "sequence": "sequences",
+    "text": "text",
+    "latent": "random numbers",
+}
+
+
+def misfits(recipe: Recipe) -> list[Misfit]:
+    """Return everything that is right by itself and wrong beside another section."""
+    data, model = recipe.data, recipe.model
+    found = list(_limits(recipe))
+    if data.form not in model.takes:
+        takes = " or ".join(_FORMS[form] for form in model.takes)
+        found.append(
+            (("model", "kind"), f"a {model.kind} takes {takes}, and {data.kind} has {_FORMS[data.form]}")
+        )
+    elif data.asks not in model.tasks:
+        message = f"a {model.kind} is not made for {data.asks}, which {data.kind} asks for"
+        found.append((("model", "kind"), message))
+    else:
+        found += _of_the_model(recipe)
+    return [*found, *_sections(recipe), *_budgets(recipe)]
+
+
+def _limits(recipe: Recipe) -> Iterator[Misfit]:
+    data = recipe.data
+    for key, limit in (("limit", data.limit), ("test_limit", data.test_limit)):
+        if limit is not None and limit < data.n_classes:
+            yield ("data", key), f"{limit} samples are less than one for each of {data.n_classes} classes"
+
+
+def _of_the_model(recipe: Recipe) -> Iterator[Misfit]:
+    data = recipe.data
+    match recipe.model:
+        case Cnn() as model:
+            yield from _cnn(model, data.picture)
+        case Lstm() as model if model.projection and model.projection >= min(model.hidden):
+            yield ("model", "projection"), f"is not narrower than the {min(model.hidden)} units of a layer"
+        case Transformer() as model:
+            yield from _transformer(model, data.picture)
+        case Autoencoder() as model:
+            if data.form == "row" and not model.code:
+                yield ("model", "code"), "rows need a code: only pictures can go without"
+            if data.form == "picture" and model.shortcuts and model.code:
+                yield ("model", "shortcuts"), "would go past the code: use code: 0"
+        case Gan() as model:
+            yield from _gan(model, data.picture)
+
+
+def _cnn(model: Cnn, picture: tuple[int, int] | None) -> Iterator[Misfit]:
+    halvings = len(model.channels) - 1
+    if picture is not None and min(picture) < 2**halvings:
+        message = f"pictures of {picture[0]}×{picture[1]} can't be halved {halvings} times"
+        yield ("model", "channels"), f"{message}: use fewer stages"
+
+
+def _transformer(model: Transformer, picture: tuple[int, int] | None) -> Iterator[Misfit]:
+    if model.width % model.heads:
+        yield ("model", "width"), f"{model.width} does not divide among {model.heads} heads"
+    if picture is not None and any(extent % model.patch for extent in picture):
+        yield ("model", "patch"), f"pictures of {picture[0]}×{picture[1]} have no whole patches"
+
+
+def _gan(model: Gan, picture: tuple[int, int] | None) -> Iterator[Misfit]:
+    height, width = picture or (0, 0)
+    for key, stages in (("channels", model.channels), ("critic_channels", model.critic_channels)):
+        if height % 2 ** len(stages) or width % 2 ** len(stages):
+            yield ("model", key), f"pictures of {height}×{width} can't be halved {len(stages)} times"
+
+
+def _sections(recipe: Recipe) -> Iterator[Misfit]:
+    """Sections that the task or the model needs or has no use for."""
+    data, model = recipe.data, recipe.model
+    if data.asks == "generation" and recipe.judge is None:
+        yield ("judge",), "generated samples are scored by a judge: this section is missing"
+    if data.asks != "generation" and recipe.judge is not None:
+        yield ("judge",), f"only generated samples need a judge, and {data.kind} asks for {data.asks}"
+    if recipe.pretrain is not None and not model.encodes:
+        yield ("pretrain",), f"a {model.kind} has no encoder of parts: leave this section out"
+
+
+def _budgets(recipe: Recipe) -> Iterator[Misfit]:
+    data, budgets, known = recipe.data, recipe.budgets, TASK_METRICS[recipe.data.asks]
+    for name in METRICS:
+        if name not in known and getattr(budgets, name, None) is not None:
+            yield ("budgets", name), f"{data.kind} is scored by {', '.join(known)}, not by {name}"
+    if data.asks != "classification":
+        for name in ("accuracy_drop", "worst_class_accuracy_drop"):
+            if getattr(budgets, name) is not None:
+                yield ("budgets", name), "only classification has an accuracy: use score_drop"

@@ -1,0 +1,29 @@
+"""One function for each stage: unpacks specs and artefacts, calls the room that does the work, returns the artefact.
+
+Nothing heavy is imported before a stage runs: a fully cached run loads neither torch nor tvm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from armlet.plan import StageName
+from armlet.stages.context import StageContext
+from armlet.stages.network import export, fetch_data, pretrain, run_one_pass, train, train_judge
+from armlet.stages.program import bundle, check, compile_program, evaluate_program, measure
+
+__all__ = ["STAGE_FUNCTIONS", "StageContext"]
+
+STAGE_FUNCTIONS: dict[StageName, Callable[[StageContext], object]] = {
+    "data": fetch_data,
+    "judge": train_judge,
+    "pretrain": pretrain,
+    "train": train,
+    "pass": run_one_pass,
+    "export": export,
+    "compile": compile_program,
+    "evaluate": evaluate_program,
+    "measure": measure,
+    "check": check,
+    "bundle": bundle,
+}

@@ -1,0 +1,172 @@
+"""The stages that make a network, which all targets share: data, training, passes, export."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from armlet.artifacts import Compressed, DataReady, Exported, Pretrained, Trained
+from armlet.errors import UnsupportedOperator, UsageError
+from armlet.spec.model import ModelSpec
+from armlet.spec.train import TrainSpec
+from armlet.stages.context import ASSETS, OUTPUTS_FILE, StageContext
+
+if TYPE_CHECKING:
+    from armlet.data.splits import Splits
+    from armlet.metrics import Scorer
+    from armlet.models.network import Network
+
+N_TWIN = 64
+"""Training inputs on which the LiteRT file is compared with the ONNX file."""
+
+N_TRAINING_SCORED = 10_000
+"""Training samples that the trained network is scored on, to see how much it learned by heart."""
+
+
+def fetch_data(context: StageContext) -> DataReady:
+    """Fetch and verify the recipe's data set."""
+    from armlet import data
+
+    spec = context.plan.recipe.data
+    ready, splits = data.fetch(spec.kind, context.data_folder, context.progress, spec.options())
+    for name, content in splits.assets:
+        (context.folder / ASSETS).mkdir(exist_ok=True)
+        (context.folder / ASSETS / name).write_bytes(content)
+    return ready
+
+
+def train(context: StageContext) -> Trained:
+    """Build the recipe's model and train it, or go on from what was pre-trained."""
+    import numpy as np
+    import torch
+
+    from armlet.models.network import load_network
+    from armlet.train import evaluate, predict
+
+    recipe, splits = context.plan.recipe, context.splits()
+    scorer, untrained = context.scorer(splits.task), None
+    start = _fresh(recipe.model, splits, recipe.seed)
+    if splits.task.kind == "generation":
+        untrained = evaluate(start, splits.test, scorer, "test")
+        scorer = replace(scorer, untrained=untrained.value)
+    if "pretrain" in context.step.needs:
+        start = load_network(context.folder_of("pretrain"))
+    network, trained = _train(context, start, splits, scorer, recipe.train)
+    if splits.task.kind == "classification":
+        tested = tuple(map(torch.from_numpy, splits.test.inputs))
+        np.save(context.folder / OUTPUTS_FILE, predict(network.module, tested).numpy())
+    return replace(trained, untrained_score=untrained)
+
+
+def train_judge(context: StageContext) -> Trained:
+    """Train the classifier in whose features generated samples are compared."""
+    from armlet.metrics import Scorer
+
+    recipe = context.plan.recipe
+    if recipe.judge is None:
+        raise UsageError("this recipe has no judge")
+    splits = context.splits(recipe.data.judged)
+    start = _fresh(recipe.judge.model, splits, recipe.seed)
+    return _train(context, start, splits, Scorer(splits.task), recipe.judge.train)[1]
+
+
+def pretrain(context: StageContext) -> Pretrained:
+    """Build the recipe's model and let it learn to fill in hidden parts of its inputs."""
+    from armlet.metrics import Scorer
+    from armlet.models.network import save_network
+    from armlet.train import TrainOptions, train_network
+
+    recipe, splits = context.plan.recipe, context.splits()
+    if recipe.pretrain is None:
+        raise UsageError("this recipe does not pre-train")
+    network, run = train_network(
+        _fresh(recipe.model, splits, recipe.seed),
+        splits,
+        TrainOptions(**recipe.pretrain.train.model_dump()),
+        Scorer(splits.task),
+        seed=recipe.seed,
+        work=context.work,
+        progress=context.progress,
+        mask=recipe.pretrain.mask,
+    )
+    save_network(network, context.folder)
+    return Pretrained(run.history, run.device, run.precision, run.seconds)
+
+
+def run_one_pass(context: StageContext) -> Compressed:
+    """Run one pass of the recipe on the network that the step before it left."""
+    from armlet.models.network import load_network, save_network
+    from armlet.passes import PassContext, run_pass
+
+    recipe, splits = context.plan.recipe, context.splits()
+    network, record = run_pass(
+        recipe.passes[context.step.position],
+        load_network(context.inputs[0]),
+        PassContext(
+            splits=splits,
+            teacher=load_network(context.folder_of("train")),
+            scorer=context.scorer(splits.task),
+            seed=recipe.seed,
+            work=context.work,
+            progress=context.progress,
+        ),
+    )
+    save_network(network, context.folder)
+    return Compressed(record)
+
+
+def export(context: StageContext) -> Exported:
+    """Export the compressed network to ONNX and LiteRT."""
+    from armlet.export import export_onnx
+    from armlet.export.litert import export_litert
+    from armlet.models.network import load_network
+
+    samples, folder = context.splits().train, context.folder
+    exported = export_onnx(load_network(context.inputs[0]), samples, folder)
+    try:
+        twin = export_litert(
+            folder / "model.onnx", folder / "model.tflite", samples.take(slice(N_TWIN)).inputs
+        )
+    except UnsupportedOperator as error:  # the program does without; the bundle and its report say so
+        return replace(exported, litert_missing=str(error))
+    return replace(exported, litert=twin)
+
+
+def _fresh(model: ModelSpec, splits: Splits, seed: int) -> Network:
+    """Build the network that a recipe's `model` section describes, for these splits."""
+    from armlet.models.network import architecture_of, build
+
+    options = model.model_dump(mode="json", exclude={"kind"})
+    return build(architecture_of(model.kind, options, splits.inputs, splits.task.output_shape), seed)
+
+
+def _train(
+    context: StageContext, start: Network, splits: Splits, scorer: Scorer, spec: TrainSpec
+) -> tuple[Network, Trained]:
+    """Train a network, save it, and say how it went."""
+    from armlet.analysis.cost import cost_of
+    from armlet.models.network import save_network
+    from armlet.train import TrainOptions, evaluate, train_network
+
+    seed = context.plan.recipe.seed
+    network, run = train_network(
+        start,
+        splits,
+        TrainOptions(**spec.model_dump()),
+        scorer,
+        seed=seed,
+        work=context.work,
+        progress=context.progress,
+    )
+    save_network(network, context.folder)
+    trained = Trained(
+        cost=cost_of(network),
+        score=evaluate(network, splits.test, scorer, "test"),
+        history=run.history,
+        device=run.device,
+        precision=run.precision,
+        seconds=run.seconds,
+        stopped_early=run.stopped_early,
+        training_score=evaluate(network, splits.train.take(slice(N_TRAINING_SCORED)), scorer, "training"),
+    )
+    return network, trained
