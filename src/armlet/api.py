@@ -12,7 +12,7 @@ from armlet.handout import Handout, chosen_formats, default_folder, hand_out
 from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
 from armlet.spec.budget import Budgets
-from armlet.spec.load import load_recipe, load_target
+from armlet.spec.load import load_recipe, load_target, with_processes
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
 from armlet.store import Store
@@ -24,6 +24,7 @@ def plan(
     *,
     profile: str = "full",
     budgets: Mapping[str, object] | None = None,
+    processes: int | None = None,
 ) -> Plan:
     """Say what a run would do, without importing torch or tvm.
 
@@ -32,11 +33,14 @@ def plan(
         targets: targets, their names, or paths of their YAML files.
         profile: profile of the recipe file; ignored for a `Recipe`.
         budgets: budgets that replace the recipe's, by key, as they are written in a recipe ("5 ms").
+        processes: training processes, instead of the recipe's own numbers.
 
     Raises:
         UsageError: everything that is wrong with the recipe or the targets.
     """
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe), profile, budgets)
+    if processes is not None:
+        checked = with_processes(checked, processes)
     found = [target if isinstance(target, Target) else load_target(target) for target in targets]
     return make_plan(checked, found, profile)
 
@@ -47,6 +51,7 @@ def run(  # noqa: PLR0913 - the keywords are what a run can be told
     *,
     profile: str = "full",
     budgets: Mapping[str, object] | None = None,
+    processes: int | None = None,
     output: str | Path = "build",
     store: Store | None = None,
     progress: Progress | None = None,
@@ -58,6 +63,7 @@ def run(  # noqa: PLR0913 - the keywords are what a run can be told
         targets: as for `plan`.
         profile: as for `plan`.
         budgets: as for `plan`.
+        processes: as for `plan`.
         output: folder for the bundles.
         store: where finished steps are kept; the user's cache by default.
         progress: told what is happening; silent by default.
@@ -67,7 +73,7 @@ def run(  # noqa: PLR0913 - the keywords are what a run can be told
         MissingDependency: something is missing on this machine.
         StepFailed: a step failed; a reproducer was written.
     """
-    steps = plan(recipe, targets, profile=profile, budgets=budgets)
+    steps = plan(recipe, targets, profile=profile, budgets=budgets, processes=processes)
     return run_plan(steps, store=store or Store(), output=Path(output), progress=progress or Silent())
 
 

@@ -27,6 +27,12 @@ def run(  # noqa: PLR0913 - one parameter for each flag
     size: options.Size = None,
     memory: options.Memory = None,
     budget: options.Budget = [],  # noqa: B006 - typer reads it, nothing writes it
+    distributed: Annotated[
+        int | None,
+        typer.Option(
+            "--distributed", min=1, metavar="N", help="Train in N processes, each on a GPU of its own."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     json: options.Json = False,
 ) -> int:
@@ -49,7 +55,7 @@ def run(  # noqa: PLR0913 - one parameter for each flag
         size=size,
         memory=memory,
     )
-    plan = api.plan(recipe, target, profile=profile, budgets=given)
+    plan = api.plan(recipe, target, profile=profile, budgets=given, processes=distributed)
     with run_display(quiet or json) as display, watch_interruptions() as interrupted:
         result = run_plan(
             plan,

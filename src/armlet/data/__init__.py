@@ -23,7 +23,7 @@ from armlet.data import (
 )
 from armlet.data.dataset import DATA_SETS
 from armlet.data.sources import fetch_files, problems
-from armlet.data.splits import Samples, Splits, hold_out, limited
+from armlet.data.splits import Samples, Splits, hold_out, limited, with_labels
 from armlet.errors import Problem
 from armlet.progress import Progress
 
@@ -121,16 +121,25 @@ def is_fetched(kind: str, folder: Path) -> bool:
     return all((folder / kind / file.name).is_file() for file in DATA_SETS[kind].source.files)
 
 
-def prepare(
-    splits: Splits, *, validation: float, limit: int | None, test_limit: int | None, seed: int
+def prepare(  # noqa: PLR0913 - each keyword is one key of a recipe's data section
+    splits: Splits,
+    *,
+    validation: float,
+    limit: int | None,
+    test_limit: int | None,
+    seed: int,
+    fraction: float = 1.0,
+    per_class: int | None = None,
 ) -> Splits:
-    """Return the splits that a recipe asks for: both limited, then validation held out of training.
+    """Return the splits that a recipe asks for: both limited, validation held out of training, labels taken away.
 
     Args:
         splits: a whole data set.
         validation: share of the (limited) training samples that is held out, 0 to below 1.
         limit: most training samples, validation included; None takes all.
         test_limit: most test samples; None takes all.
+        fraction: share of the training samples left that keep their labels; the others become unlabelled.
+        per_class: most samples of each class that keep their labels; None is no limit.
         seed: draws the same samples each time.
     """
     smaller = replace(
@@ -138,4 +147,4 @@ def prepare(
         train=limited(splits.train, limit, seed),
         test=limited(splits.test, test_limit, seed),
     )
-    return hold_out(smaller, validation, seed)
+    return with_labels(hold_out(smaller, validation, seed), fraction, per_class, seed)

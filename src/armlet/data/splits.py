@@ -136,6 +136,37 @@ def limited(samples: Samples, limit: int | None, seed: int) -> Samples:
     return samples.take(_draw(labels, _balanced(np.bincount(labels), limit, rng), rng))
 
 
+def with_labels(splits: Splits, fraction: float, per_class: int | None, seed: int) -> Splits:
+    """Leave a part of the training samples their labels; the inputs of the others become unlabelled.
+
+    Each class keeps the same share of its samples, and at least one. A smaller part is within a larger one of the same
+    seed, so that what is compared is only how much was known.
+
+    Args:
+        splits: after `hold_out`.
+        fraction: share of the samples, above 0 to 1.
+        per_class: most samples of each class; None is no limit.
+        seed: draws the same samples each time.
+    """
+    import numpy as np
+
+    labels = _classes(splits.train)
+    order = np.random.default_rng((seed, 3)).permutation(len(labels))
+    kept = []
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        n_kept = max(1, round(fraction * len(members)))
+        kept.append(members[: n_kept if per_class is None else min(n_kept, per_class)])
+    chosen = np.sort(np.concatenate(kept))
+    if len(chosen) == len(labels):
+        return splits
+    others = np.setdiff1d(np.arange(len(labels)), chosen, assume_unique=True)
+    unlabeled = tuple(x[others] for x in splits.train.inputs)
+    if splits.unlabeled:
+        unlabeled = tuple(np.concatenate(pair) for pair in zip(unlabeled, splits.unlabeled, strict=True))
+    return replace(splits, train=splits.train.take(chosen), unlabeled=unlabeled)
+
+
 def _classes(samples: Samples) -> np.ndarray:
     """Return the class of each sample, one for all where there are none."""
     import numpy as np

@@ -34,6 +34,8 @@ class Distillation:
         """The student is float and answers the same question as the teacher."""
         student, teacher = network.architecture, context.teacher.architecture
         problems = float_only(network, "distill")
+        if self.distillation.unlabeled and not context.splits.unlabeled:
+            problems += ("there are no samples without labels: set data.fraction or data.per_class",)
         if (student.inputs, student.output_shape) != (teacher.inputs, teacher.output_shape):
             problems += (
                 f"the teacher maps {teacher.inputs} to {teacher.output_shape}, "
@@ -65,6 +67,6 @@ class Distillation:
 def build(options: Distill) -> Pass:
     """Build the pass from its section of a recipe."""
     return Distillation(
-        DistillationOptions(temperature=options.temperature, alpha=options.alpha),
+        DistillationOptions(options.temperature, options.alpha, options.unlabeled),
         TrainOptions(**options.train.model_dump()),
     )

@@ -18,12 +18,22 @@ class _Split(Spec):
     """Fewest samples that a limit may leave: one a class where there are classes."""
     picture: ClassVar[tuple[int, int] | None] = None
     """Height and width of a picture."""
+    varies_in_length: ClassVar[bool] = False
+    """Whether samples come with a length."""
 
     validation: Fraction = Field(
         0.05, gt=0.0, lt=1.0, description="Share of the training split held out, scored after each epoch."
     )
     limit: PositiveInt | None = Field(None, description="Use at most this many training samples.")
     test_limit: PositiveInt | None = Field(None, description="Use at most this many test samples.")
+    fraction: Fraction = Field(
+        1.0,
+        gt=0.0,
+        description="Share of the training samples that keep their labels; the rest are unlabelled.",
+    )
+    per_class: PositiveInt | None = Field(
+        None, description="Most training samples of each class that keep their labels."
+    )
 
     @property
     def form(self) -> Form:
@@ -83,6 +93,7 @@ class JapaneseVowels(_Split):
     """640 utterances of 9 speakers, 7 to 29 frames of 12 numbers; 270 train, 370 test."""
 
     n_classes: ClassVar[int] = 9
+    varies_in_length: ClassVar[bool] = True
     kind: Literal["japanese-vowels"] = Field(description="The data set.")
 
     @property

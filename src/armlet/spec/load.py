@@ -19,6 +19,7 @@ from armlet.spec.misfits import misfits
 from armlet.spec.passes import order_problems
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
+from armlet.spec.train import TrainSpec
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -133,6 +134,30 @@ def shipped_targets() -> dict[str, Path]:
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     raise UsageError("armlet's own target files are missing; install it again")
+
+
+def with_processes(recipe: Recipe, n: int) -> Recipe:
+    """Return the recipe with every training in `n` processes; a generator and its critic stay in one."""
+
+    def changed(train: TrainSpec) -> TrainSpec:
+        return train.model_copy(update={"processes": n})
+
+    passes = []
+    for options in recipe.passes:
+        trained = {
+            key: changed(getattr(options, key))
+            for key in ("train", "finetune")
+            if getattr(options, key, None) is not None
+        }
+        passes.append(options.model_copy(update=trained))
+    update: dict[str, object] = {"passes": tuple(passes)}
+    if recipe.data.asks != "generation":
+        update["train"] = changed(recipe.train)
+    for section in ("pretrain", "judge"):
+        part = getattr(recipe, section)
+        if part is not None:
+            update[section] = part.model_copy(update={"train": changed(part.train)})
+    return recipe.model_copy(update=update)
 
 
 def override_budgets(budgets: Budgets, given: Mapping[str, object]) -> Budgets:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.model import Autoencoder, Cnn, Gan, Lstm, Transformer
 from armlet.spec.recipe import Recipe
+from armlet.spec.train import TrainSpec
 
 Misfit = tuple[tuple[str, ...], str]
 """Where it stands, and what is wrong."""
@@ -34,7 +35,7 @@ def misfits(recipe: Recipe) -> list[Misfit]:
         found.append((("model", "kind"), message))
     else:
         found += _of_the_model(recipe)
-    return [*found, *_sections(recipe), *_budgets(recipe)]
+    return [*found, *_sections(recipe), *_training(recipe), *_budgets(recipe)]
 
 
 def _limits(recipe: Recipe) -> Iterator[Misfit]:
@@ -92,6 +93,48 @@ def _sections(recipe: Recipe) -> Iterator[Misfit]:
         yield ("judge",), f"only generated samples need a judge, and {data.kind} asks for {data.asks}"
     if recipe.pretrain is not None and not model.encodes:
         yield ("pretrain",), f"a {model.kind} has no encoder of parts: leave this section out"
+
+
+_NUMBER_LOSSES = ("mse", "mae", "huber", "bce")
+_LOSSES: dict[str, tuple[str, ...]] = {
+    "classification": ("cross_entropy", "focal", "bce", "kl", "hinge"),
+    "generation": ("hinge", "non_saturating", "wasserstein"),
+}
+_AUGMENTATIONS: dict[str, tuple[str, ...]] = {
+    "picture": ("flip", "shift", "erase", "contrast"),
+    "sequence": ("noise", "scale", "time_mask", "channel_mask", "rotate", "speed"),
+    "row": ("noise", "scale"),
+    "text": ("token_drop",),
+}
+
+
+def _training(recipe: Recipe) -> Iterator[Misfit]:
+    """Losses and changes of the inputs that are not for the task or the data."""
+    data = recipe.data
+    sections: list[tuple[tuple[str, ...], TrainSpec | None]] = [(("train",), recipe.train)]
+    sections += [
+        (("passes", str(position), key), getattr(options, key, None))
+        for position, options in enumerate(recipe.passes)
+        for key in ("train", "finetune")
+    ]
+    losses = _LOSSES.get(data.asks, _NUMBER_LOSSES)
+    changes = _AUGMENTATIONS.get(data.form, ()) if data.asks in ("classification", "forecast") else ()
+    for where, train in sections:
+        if train is None:
+            continue
+        if train.loss not in ("auto", *losses):
+            yield (*where, "loss"), f"{train.loss} is not for {data.asks}; that takes {', '.join(losses)}"
+        for name in train.augment:
+            if name not in changes:
+                fits = ", ".join(changes) or "nothing"
+                yield (
+                    (*where, "augment"),
+                    f"{name} does not fit {_FORMS[data.form]} to {data.asks}; that takes {fits}",
+                )
+        if train.cutmix and (data.form, data.asks) != ("picture", "classification"):
+            yield (*where, "cutmix"), "is for the classification of pictures"
+        if train.mixup and (data.form in ("text", "latent") or data.varies_in_length):
+            yield (*where, "mixup"), "is for rows, pictures and sequences of one length"
 
 
 def _budgets(recipe: Recipe) -> Iterator[Misfit]:

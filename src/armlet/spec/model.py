@@ -13,7 +13,10 @@ from armlet.spec.data import Form
 Width = Annotated[int, Field(gt=0, le=65536)]
 """Units of a layer or channels of a stage; more is a slip of the pen."""
 
-Activation = Literal["relu", "relu6", "leaky_relu", "hard_swish", "silu", "gelu", "tanh", "sigmoid"]
+Activation = Literal[
+    "relu", "relu6", "leaky_relu", "prelu", "elu", "gelu", "silu", "mish", "hard_swish",
+    "tanh", "sigmoid", "hard_sigmoid",
+]  # fmt: skip
 
 
 class _Family(Spec):

@@ -42,6 +42,9 @@ class Distill(PassOptions):
     kind: Literal["distill"] = Field(description="The pass.")
     temperature: PositiveFloat = Field(4.0, description="Divides both networks' logits before the softmax.")
     alpha: Fraction = Field(0.7, description="Weight of the teacher's answers; the labels get the rest.")
+    unlabeled: bool = Field(
+        False, description="Whether it learns the teacher's answers to samples without labels too."
+    )
     train: TrainSpec = Field(TrainSpec(), description="How the student is trained.")
     never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
 

@@ -65,6 +65,8 @@ class StageContext:
             limit=spec.limit,
             test_limit=spec.test_limit,
             seed=self.plan.recipe.seed,
+            fraction=spec.fraction,
+            per_class=spec.per_class,
         )
 
     def scorer(self, task: Task) -> Scorer:

@@ -29,10 +29,12 @@ class DistillationOptions:
     Attributes:
         temperature: divides both networks' logits; higher makes the answers softer.
         alpha: weight of the teacher's answers, from 0 to 1; the labels get the rest.
+        unlabeled: whether samples without labels are learned from too, by the teacher's answers alone.
     """
 
     temperature: float = 4.0
     alpha: float = 0.7
+    unlabeled: bool = False
 
 
 def task_loss(task: TaskKind, outputs: Tensor, targets: Tensor, options: TrainOptions) -> Tensor:

@@ -49,7 +49,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
         seed: decides the order of the samples, augmentation and dropout.
         work: private folder for checkpoints; a run that was killed goes on after its last whole epoch.
         progress: counts training steps.
-        teacher: its answers to the training inputs, and to those without labels, are learned too; needs `distillation`.
+        teacher: its answers to the training inputs are learned too; needs `distillation`.
         distillation: how much; needs `teacher`.
         mask: share of each input that is hidden; the network then learns to fill it in, on the inputs without labels
             too, and not to answer the task.
@@ -68,13 +68,17 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
             raise UsageError(f"the {name} split is empty; training needs both (data.validation above 0 %)")
     check_options(options, network.architecture.inputs, scorer.task.kind)
     n_processes = _n_processes(options, scorer.task.kind)
-    data = _training_data(splits, teacher, use_unlabeled=mask is not None or teacher is not None)
+    data = _training_data(splits, teacher, use_unlabeled=mask is not None or _asks_unlabeled(distillation))
     _check_batch(network, min(options.batch_size, len(data.train)), n_processes)
     job = TrainingJob(network, data, TrainingPlan(options, seed, distillation, mask), scorer)
     work.mkdir(parents=True, exist_ok=True)
     if n_processes == 1:
         return run_training(job, work, progress)
     return launch(job, n_processes, work, progress)
+
+
+def _asks_unlabeled(distillation: DistillationOptions | None) -> bool:
+    return distillation is not None and distillation.unlabeled
 
 
 def check_options(options: TrainOptions, inputs: tuple[InputSpec, ...], task: TaskKind) -> None:

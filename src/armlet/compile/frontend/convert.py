@@ -46,6 +46,8 @@ ELEMENTWISE = frozenset(
         "Elu",
         "LeakyRelu",
         "Softplus",
+        "Mish",
+        "PRelu",
         "Erf",
         "Gelu",
         "Exp",
