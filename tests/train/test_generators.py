@@ -1,0 +1,161 @@
+"""Generators: scored as the papers say, trained against a critic, resumed to the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from armlet.artifacts import InputSpec, Task
+from armlet.data.splits import Samples, Splits
+from armlet.errors import UsageError
+from armlet.metrics import Scorer
+from armlet.metrics.generation import features, frechet_distance, share_within
+from armlet.models.gan import build_critic
+from armlet.models.network import Network, architecture_of, build
+from armlet.progress import Silent
+from armlet.train import TrainOptions, evaluate, train_network
+
+LATENT, PICTURE = (InputSpec("input", (4,)),), (1, 8, 8)
+TASK = Task("generation", PICTURE)
+OPTIONS = TrainOptions(
+    epochs=25,
+    batch_size=32,
+    learning_rate=2e-3,
+    optimizer="adam",
+    betas=(0.5, 0.99),
+    schedule="linear",
+    ema=0.9,
+)
+GAN = {"channels": [16, 8], "critic_channels": [8, 16]}
+
+
+def squares(n: int, seed: int) -> Samples:
+    """Bright squares of random size on a dark ground, from -1 to 1, to be made from four random numbers."""
+    rng = np.random.default_rng(seed)
+    pictures = np.full((n, *PICTURE), -0.9, "float32")
+    for picture, side in zip(pictures, rng.integers(2, 7, n), strict=True):
+        picture[0, 4 - side // 2 : 4 + side // 2, 4 - side // 2 : 4 + side // 2] = 0.9
+    return Samples((rng.standard_normal((n, 4), "float32"),), pictures)
+
+
+def splits() -> Splits:
+    return Splits(squares(256, 1), squares(64, 2), squares(256, 3), LATENT, TASK)
+
+
+def judge() -> Network:
+    """Random features: enough to tell squares from noise."""
+    return build(
+        architecture_of("fnn", {"hidden": [12], "norm": "none"}, (InputSpec("input", PICTURE),), (3,)), 3
+    )
+
+
+def generator(**others) -> Network:
+    return build(architecture_of("gan", GAN | others, LATENT, PICTURE), 0)
+
+
+def train(work: Path, options: TrainOptions = OPTIONS, progress=None, **others):
+    return train_network(
+        generator(**others),
+        splits(),
+        options,
+        Scorer(TASK, judge()),
+        seed=1,
+        work=work,
+        progress=progress or Silent(),
+    )
+
+
+def test_the_distance_is_that_of_two_normal_distributions() -> None:
+    """With diagonal covariances it is |m - n|² + Σ (s - t)² (Dowson and Landau 1982)."""
+    rng = np.random.default_rng(0)
+    m, n, s, t = rng.normal(size=3), rng.normal(size=3), np.array([1.0, 2.0, 0.5]), np.array([1.5, 1.0, 0.7])
+    unit = rng.normal(size=(4000, 3))
+    unit = (unit - unit.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(unit.T)).T)  # mean 0, covariance 1
+    a, b = torch.from_numpy(unit * s + m), torch.from_numpy(unit * t + n)
+    assert frechet_distance(a, b) == pytest.approx(((m - n) ** 2).sum() + ((s - t) ** 2).sum(), rel=1e-5)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_samples_lie_within_others_of_their_kind_and_not_within_far_ones() -> None:
+    torch.manual_seed(0)
+    a, b, far = torch.randn(800, 4), torch.randn(800, 4), torch.randn(800, 4) + 20
+    one_kind = a[a[:, 0] > 0.5]
+    assert share_within(a, b) > 0.7
+    assert share_within(far, a) == 0.0
+    assert share_within(one_kind, b) > 0.7  # precise
+    assert share_within(b, one_kind) < 0.6  # but not all of it
+
+
+def test_features_are_what_goes_into_the_classifier() -> None:
+    network = judge()
+    pictures = torch.rand(5, *PICTURE)
+    found = features(network.module, pictures)
+    expected = torch.relu(
+        pictures.flatten(1) @ network.module[1].linear.weight.T + network.module[1].linear.bias
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_has_no_classifier_can_not_judge() -> None:
+    with pytest.raises(UsageError, match="has no layer `classifier`"):
+        features(torch.nn.Sequential(torch.nn.Linear(3, 3)), torch.rand(2, 3))
+    with pytest.raises(UsageError, match="there is no judge"):
+        Scorer(TASK).score(np.zeros((4, *PICTURE), "float32"), squares(4, 0), "test")
+
+
+@pytest.mark.parametrize(
+    ("loss", "others"),
+    [("hinge", {}), ("non_saturating", {}), ("wasserstein", {"gradient_penalty": 1.0, "critic_steps": 2})],
+)
+def test_a_generator_learns_to_make_what_it_never_sees(loss: str, others: dict, tmp_path: Path) -> None:
+    scorer, data = Scorer(TASK, judge()), splits()
+    before = evaluate(generator(), data.test, scorer, "test")
+    network, run = train(tmp_path, replace(OPTIONS, loss=loss, **others), spectral_norm=not others)
+    after = replace(scorer, untrained=before.value)
+    found = evaluate(network, data.test, after, "test").values()
+    assert found["frechet_distance"] < 0.5 * before.value
+    assert found["frechet_ratio"] == pytest.approx(found["frechet_distance"] / before.value)
+    assert run.history[-1].metric == "frechet_distance"
+
+
+def test_an_interrupted_adversarial_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    class Interrupts(Silent):
+        left = 80  # of 200 steps
+
+        def advance(self, parts: int = 1, note: str = "") -> None:
+            self.left -= parts
+            if self.left <= 0:
+                raise KeyboardInterrupt
+
+    whole, _ = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", progress=Interrupts())
+    resumed, run = train(tmp_path / "cut")
+    assert len(run.history) == OPTIONS.epochs
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, resumed.module.state_dict()[name]), name
+
+
+def test_a_spectral_norm_keeps_a_critic_from_stretching() -> None:
+    critic = build_critic('{"channels":[16,8],"critic_channels":[8,16]}', PICTURE)
+    critic.train()
+    for _ in range(50):  # power iterations
+        critic(torch.rand(2, *PICTURE))
+    weight = critic[-1].weight
+    assert float(torch.linalg.matrix_norm(weight.detach(), 2)) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_generator_trains_in_one_process_only(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="in one process"):
+        train(tmp_path, replace(OPTIONS, processes=2))
+
+
+def test_a_picture_that_can_not_be_halved_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"\[1, 6, 6\] is no picture that can be halved 2 times \(channels\)"
+    ):
+        build(architecture_of("gan", GAN, LATENT, (1, 6, 6)), 0)
