@@ -70,6 +70,7 @@ STAGES: dict[StageName, StageInputs] = {
 _SHARED_SOURCES = (
     "artifacts.py",
     "artifact_json.py",
+    "rounding.py",
     "scores.py",
     "stages",
 )  # every stage runs some of their code

@@ -14,14 +14,12 @@ from armlet.data.splits import Samples
 from armlet.errors import VerificationFailed
 from armlet.export.reference import reference_session
 from armlet.models.network import Network, executable
+from armlet.rounding import steps_allowed
 
 FloatArray = npt.NDArray[np.float32]
 
 # Float: both sum the same products in float32, in another order.
 _RELATIVE = 1e-5
-# Quantised: rounding of a value that lies between two integers may go either way where the sum before it differs in
-# its last bit, and one such step can be carried to the output.
-_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +77,10 @@ def _tolerance(network: Network, expected: FloatArray) -> tuple[float, str]:
         return 0.05 * max(
             largest, 1.0
         ), "5 % of the largest output; the last layers are float behind rounded values"
+    n_steps = steps_allowed(len(network.quantization.activations))
     return (
-        _STEPS * step + float_tolerance,
-        f"{_STEPS} steps of the output's scale; halves may round either way",
+        n_steps * step + float_tolerance,
+        f"{n_steps} steps of the output's scale; halves may round either way",
     )
 
 

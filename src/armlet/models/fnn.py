@@ -20,13 +20,14 @@ class FnnOptions:
 
     Attributes:
         hidden: units of each hidden layer.
-        norm: "batch" is batch normalisation (Ioffe and Szegedy 2015) between linear layer and activation.
+        norm: between linear layer and activation: "batch" is batch normalisation (Ioffe and Szegedy 2015), which costs
+            nothing once compiled; "layer" is layer normalisation (Ba et al. 2016), for batches of few samples.
         dropout: share of hidden units dropped in training.
     """
 
     hidden: tuple[int, ...] = (128, 128)
     activation: str = "relu"
-    norm: Literal["none", "batch"] = "batch"
+    norm: Literal["none", "batch", "layer"] = "batch"
     dropout: float = 0.0
 
 
@@ -53,9 +54,11 @@ def _layer(n_inputs: int, n_units: int, options: FnnOptions) -> nn.Sequential:
     """[N, n_inputs] -> [N, n_units]."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     # A bias right before batch normalisation would be subtracted again.
-    parts["linear"] = nn.Linear(n_inputs, n_units, bias=options.norm == "none")
+    parts["linear"] = nn.Linear(n_inputs, n_units, bias=options.norm != "batch")
     if options.norm == "batch":
         parts["norm"] = nn.BatchNorm1d(n_units)
+    elif options.norm == "layer":
+        parts["norm"] = nn.LayerNorm(n_units)
     parts["activation"] = ACTIVATIONS[options.activation]()
     if options.dropout:
         parts["dropout"] = nn.Dropout(options.dropout)

@@ -16,7 +16,18 @@ from torch import nn
 from armlet import artifact_json
 from armlet.artifacts import InputSpec
 from armlet.errors import Problem, UsageError
-from armlet.models import autoencoder, cnn, fnn, gan, lstm, rnn, transformer  # noqa: F401 - registers the families
+from armlet.models import (  # noqa: F401 - registers the families
+    autoencoder,
+    cnn,
+    ds_cnn,
+    fnn,
+    gan,
+    lstm,
+    mobilenet,
+    resnet,
+    rnn,
+    transformer,
+)
 from armlet.models.families import FAMILIES
 from armlet.models.shapes import fit_to_shapes
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from armlet.artifacts import InputSpec
 from armlet.errors import UsageError
 from armlet.models.activations import ACTIVATIONS
+from armlet.models.blocks import skipped
 from armlet.models.families import FAMILIES, n_classes_of, parse_options
 
 _MASKED = -1e9
@@ -114,7 +115,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward part, each behind a normalisation and beside a shortcut."""
 
-    def __init__(self, options: TransformerOptions, skipped: float) -> None:
+    def __init__(self, options: TransformerOptions, skip: float) -> None:
         super().__init__()
         hidden = round(options.expansion * options.width)
         self.norm1 = nn.LayerNorm(options.width)
@@ -127,7 +128,7 @@ class Block(nn.Module):
                 contract=nn.Linear(hidden, options.width),
             )
         )
-        self.dropout, self.skipped = options.dropout, skipped
+        self.dropout, self.skip = options.dropout, skip
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Compute the block: [N, T, width] -> [N, T, width]."""
@@ -138,11 +139,7 @@ class Block(nn.Module):
         """Drop values, and whole samples' branches (stochastic depth, Huang et al. 2016), in training."""
         if not self.training:
             return branch
-        branch = functional.dropout(branch, self.dropout)
-        if self.skipped:
-            kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.skipped
-            branch = branch * kept / (1 - self.skipped)
-        return branch
+        return skipped(functional.dropout(branch, self.dropout), self.skip, training=True)
 
 
 class TransformerEncoder(nn.Module):

@@ -36,7 +36,9 @@ class Fnn(_Family):
     kind: Literal["fnn"] = Field(description="The model family.")
     hidden: ListOf[Width] = Field((128, 128), min_length=1, description="Units of each hidden layer.")
     activation: Activation = Field("relu", description="After each hidden layer.")
-    norm: Literal["none", "batch"] = Field("batch", description="Normalisation after each hidden layer.")
+    norm: Literal["none", "batch", "layer"] = Field(
+        "batch", description="Normalisation after each hidden layer."
+    )
     dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="After each hidden layer.")
 
 
@@ -54,6 +56,65 @@ class Cnn(_Family):
     downsample: Literal["stride", "max_pool"] = Field(
         "max_pool", description="How each stage after the first halves the picture."
     )
+    activation: Activation = Field("relu", description="After each convolution.")
+    dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="Before the classifier.")
+
+
+_STEM = "Stride of the first layer; 0 is 1 for pictures below 64 pixels, else 2."
+_SKIP = "Share of samples that the last block is skipped for in training; earlier ones less."
+
+
+class Resnet(_Family):
+    """A residual network of basic blocks; 18 and 34 begin as for ImageNet's pictures, with a 7×7 convolution."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("picture",)
+
+    kind: Literal["resnet"] = Field(description="The model family.")
+    depth: Literal[8, 18, 20, 32, 34, 44, 56] = Field(
+        8, description="Layers with weights, shortcuts not counted."
+    )
+    width: PositiveFloat = Field(1.0, le=16, description="Multiplies all channels.")
+    activation: Activation = Field("relu", description="After each convolution.")
+    stochastic_depth: NonNegativeFloat = Field(0.0, lt=1.0, description=_SKIP)
+    dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="Before the classifier.")
+
+
+class Mobilenet(_Family):
+    """A MobileNet: separable blocks (v1), inverted residuals (v2), with squeeze and excitation (v3_small)."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("picture",)
+
+    kind: Literal["mobilenet"] = Field(description="The model family.")
+    version: Literal["v1", "v2", "v3_small"] = Field("v2", description="The generation.")
+    width: PositiveFloat = Field(1.0, le=4, description="Multiplies all channels.")
+    stem_stride: Literal[0, 1, 2] = Field(0, description=_STEM)
+    stochastic_depth: NonNegativeFloat = Field(0.0, lt=1.0, description=f"{_SKIP} Not of v1.")
+    dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="Before the classifier.")
+
+
+class EfficientnetLite(_Family):
+    """EfficientNet-Lite0: inverted residuals with 3×3 and 5×5 kernels."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("picture",)
+
+    kind: Literal["efficientnet_lite"] = Field(description="The model family.")
+    stem_stride: Literal[0, 1, 2] = Field(0, description=_STEM)
+    stochastic_depth: NonNegativeFloat = Field(0.0, lt=1.0, description=_SKIP)
+    dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="Before the classifier.")
+
+
+class DsCnn(_Family):
+    """A depthwise separable network as for keyword spotting: a large first kernel, then blocks of one width."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("picture",)
+
+    kind: Literal["ds_cnn"] = Field(description="The model family.")
+    channels: Width = Field(64, description="Of all layers.")
+    depth: PositiveInt = Field(4, le=64, description="Separable blocks.")
+    stem_kernel: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] = Field(
+        (10, 4), description="Height and width of the first kernel."
+    )
+    stem_stride: Literal[1, 2] = Field(2, description="Stride of the first layer.")
     activation: Activation = Field("relu", description="After each convolution.")
     dropout: NonNegativeFloat = Field(0.0, lt=1.0, description="Before the classifier.")
 
@@ -163,7 +224,10 @@ class Gan(_Family):
     spectral_norm: bool = Field(True, description="Whether the critic's layers are kept from stretching.")
 
 
-ModelSpec = Annotated[Fnn | Cnn | Rnn | Lstm | Transformer | Autoencoder | Gan, Field(discriminator="kind")]
+ModelSpec = Annotated[
+    Fnn | Cnn | Resnet | Mobilenet | EfficientnetLite | DsCnn | Rnn | Lstm | Transformer | Autoencoder | Gan,
+    Field(discriminator="kind"),
+]
 
-JudgeModel = Annotated[Fnn | Cnn, Field(discriminator="kind")]
+JudgeModel = Annotated[Fnn | Cnn | Resnet | Mobilenet | EfficientnetLite | DsCnn, Field(discriminator="kind")]
 """What may judge pictures: a classifier whose last layer is named `classifier`."""

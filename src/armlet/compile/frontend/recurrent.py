@@ -87,7 +87,8 @@ def _cell(node: onnx.NodeProto, given: dict[str, object], directions: int) -> st
         raise RefusedNode("it applies the reset gate before the product (linear_before_reset = 0)")
     named = given.get("activations")
     found = (
-        tuple(a.decode().lower() for a in named)
+        # The standard's own default for RNN names one more than one direction needs.
+        tuple(a.decode().lower() for a in named)[: directions * len(_ACTIVATIONS[kind])]
         if isinstance(named, list)
         else _ACTIVATIONS[kind] * directions
     )

@@ -1,0 +1,130 @@
+"""Carries a small network of any family the whole way, and compares what each form of it answers."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from armlet import artifact_json
+from armlet.artifacts import Compiled, InputSpec, Task
+from armlet.compile.pipeline import compile_onnx
+from armlet.data.splits import Samples, Splits
+from armlet.devices.emulator import Emulator
+from armlet.devices.host import HostProgram
+from armlet.export import export_onnx
+from armlet.metrics import Scorer
+from armlet.models.network import Network, architecture_of, build, executable
+from armlet.passes import PassContext
+from armlet.passes.quantize.quantize_static import StaticQuantization
+from armlet.progress import Silent
+from armlet.spec.load import load_target
+
+LENGTH = InputSpec("length", (), "int32", 11)
+N = 24
+
+requires_board = pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in ("qemu-aarch64", "aarch64-linux-gnu-gcc")),
+    reason="needs qemu-user and gcc-aarch64-linux-gnu",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network of a family.
+
+    Attributes:
+        inputs: what it takes.
+        output_shape: what it answers.
+    """
+
+    family: str
+    options: dict[str, object]
+    inputs: tuple[InputSpec, ...]
+    output_shape: tuple[int, ...] = (4,)
+
+    def __str__(self) -> str:
+        said = "-".join(
+            f"{k}={v}" for k, v in self.options.items() if k not in ("channels", "hidden", "width")
+        )
+        shape = "x".join(map(str, self.inputs[0].shape))
+        return f"{self.family}-{shape}-{said}".replace(" ", "")
+
+    def build(self) -> Network:
+        """Build it with weights that leave no layer without effect."""
+        network = build(architecture_of(self.family, self.options, self.inputs, self.output_shape), 0)
+        inputs = tuple(map(torch.from_numpy, self.samples(seed=7, n=64).inputs))
+        return Network(randomize(network.module, inputs), network.architecture)
+
+    def samples(self, seed: int = 0, n: int = N) -> Samples:
+        """Draw inputs of its kind, with targets that mean nothing."""
+        rng = np.random.default_rng(seed)
+        arrays = []
+        for spec in self.inputs:
+            if spec.name == "length":
+                arrays.append(rng.integers(1, (spec.n_values or 1), n).astype("int32"))
+            elif spec.dtype == "int32":
+                arrays.append(rng.integers(1, spec.n_values or 1, (n, *spec.shape)).astype("int32"))
+            else:
+                arrays.append(rng.standard_normal((n, *spec.shape), "float32"))
+        return Samples(tuple(arrays), np.zeros((n, *self.output_shape), "float32"))
+
+
+def randomize(module: nn.Module, inputs: tuple[torch.Tensor, ...], seed: int = 1) -> nn.Module:
+    """Give batch normalisations the statistics of some inputs, and all normalisations random parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    batch_norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in batch_norms]
+    for layer in batch_norms:
+        layer.momentum = 1.0  # one batch replaces the statistics
+    with torch.no_grad():
+        module.train()(*inputs)
+        for layer, momentum in zip(batch_norms, momenta, strict=True):
+            layer.momentum = momentum
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
+                layer.weight.copy_(0.8 + 0.4 * torch.rand(layer.weight.shape, generator=generator))
+                layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator) * 0.2)
+    return module.eval()
+
+
+def answers(network: Network, samples: Samples) -> np.ndarray:
+    """Return what torch answers; for a quantised network, computed as quantised."""
+    with torch.inference_mode():
+        return executable(network)(*map(torch.from_numpy, samples.inputs)).numpy()
+
+
+def quantized(network: Network, samples: Samples) -> Network:
+    """Return the network after static quantisation on the samples."""
+    splits = Splits(samples, samples, samples, network.architecture.inputs, Task("forecast", (4,)))
+    context = PassContext(splits, network, Scorer(splits.task), 0, Path("unused"), Silent())
+    return StaticQuantization(n_samples=N, percentile=None, exclude=()).run(network, context).network
+
+
+def program(network: Network, samples: Samples, folder: Path, target: str = "host") -> Compiled:
+    """Export the network, which compares it with ONNX Runtime, and compile it into `folder`."""
+    onnx_folder = folder / "onnx"
+    if not onnx_folder.exists():
+        onnx_folder.mkdir(parents=True)
+        export_onnx(network, samples, onnx_folder)
+    place = folder / target
+    place.mkdir()
+    compiled = compile_onnx(onnx_folder / "model.onnx", load_target(target), "network", place)
+    artifact_json.save(compiled, place)
+    return compiled
+
+
+def on_host(compiled: Compiled, folder: Path, samples: Samples) -> np.ndarray:
+    """Return what the compiled program answers on this machine."""
+    return HostProgram.load(folder / "host", compiled).run_batch(samples.inputs)[0]
+
+
+def on_board(compiled: Compiled, folder: Path, samples: Samples) -> np.ndarray:
+    """Return what the compiled program answers on the emulated board."""
+    board = Emulator(load_target("raspberry-pi-4"))
+    return board.run_all(folder / "raspberry-pi-4" / "bin" / "run", samples.inputs, compiled.outputs)[0]

@@ -1,0 +1,93 @@
+"""Every family, over shapes and options: torch, ONNX Runtime, the host's program and the emulated board's agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.families.conftest import (
+    LENGTH,
+    Case,
+    answers,
+    on_board,
+    on_host,
+    program,
+    quantized,
+    requires_board,
+)
+
+from armlet.artifacts import InputSpec
+
+PICTURE = (InputSpec("input", (1, 12, 12)),)
+COLOUR = (InputSpec("input", (3, 16, 16)),)
+FRAMES = (InputSpec("input", (10, 3)),)
+SPEECH = (*FRAMES, LENGTH)
+TEXT = (InputSpec("tokens", (10,), "int32", 20), LENGTH)
+ROW = (InputSpec("input", (9,)),)
+LATENT = (InputSpec("input", (8,)),)
+
+CASES = [
+    Case("fnn", {"hidden": [16], "norm": "batch"}, ROW),
+    Case("fnn", {"hidden": [16, 8], "norm": "layer", "activation": "gelu"}, ROW),
+    Case("cnn", {"channels": [8, 8], "block": "separable"}, PICTURE),
+    Case("resnet", {"depth": 8, "width": 0.5, "stochastic_depth": 0.2}, COLOUR),
+    Case("mobilenet", {"version": "v1", "width": 0.25}, COLOUR),
+    Case("mobilenet", {"version": "v2", "width": 0.25, "dropout": 0.1}, COLOUR),
+    Case("mobilenet", {"version": "v3_small", "width": 0.25}, COLOUR),
+    Case("ds_cnn", {"channels": 16, "depth": 2, "stem_kernel": [4, 2]}, PICTURE),
+    Case("rnn", {"cell": "elman", "hidden": [6]}, FRAMES),
+    Case("rnn", {"cell": "elman_relu", "hidden": [6, 5], "readout": "mean"}, SPEECH),
+    Case("rnn", {"cell": "gru", "hidden": [6, 5], "bidirectional": True}, SPEECH),
+    Case("lstm", {"hidden": [6]}, FRAMES),
+    Case("lstm", {"hidden": [8], "projection": 4, "bidirectional": True}, SPEECH),
+    Case("lstm", {"hidden": [6, 5], "bidirectional": True, "readout": "mean"}, SPEECH),
+    Case("transformer", {"width": 16, "heads": 2, "depth": 1, "patch": 4}, PICTURE),
+    Case("transformer", {"width": 16, "heads": 4, "depth": 2, "patch": 5, "positions": "sinusoidal"}, FRAMES),
+    Case("transformer", {"width": 16, "heads": 2, "depth": 1, "patch": 1, "causal": True}, SPEECH),
+    Case("transformer", {"width": 16, "heads": 2, "depth": 1, "positions": "none"}, TEXT),
+    Case("autoencoder", {"hidden": [12], "code": 3}, ROW, (9,)),
+    Case("autoencoder", {"channels": [4, 8], "code": 6, "variational": True}, PICTURE, (1, 12, 12)),
+    Case("autoencoder", {"channels": [4, 8], "code": 0, "shortcuts": True}, PICTURE, (1, 12, 12)),
+    Case("gan", {"channels": [8, 4], "critic_channels": [4, 8]}, LATENT, (1, 12, 12)),
+]
+ON_BOARD = ["fnn", "cnn", "mobilenet", "rnn", "lstm", "transformer", "autoencoder", "gan"]
+
+
+def each(cases: list[Case]):
+    return pytest.mark.parametrize("case", cases, ids=str)
+
+
+@each(CASES)
+def test_a_float_network_answers_alike_in_torch_and_as_a_program(case: Case, tmp_path: Path) -> None:
+    network, samples = case.build(), case.samples()
+    expected = answers(network, samples)
+    found = on_host(program(network, samples, tmp_path), tmp_path, samples)
+    assert np.ptp(expected, axis=0).max() > 1e-3  # the answer depends on the input
+    # Sums in another order: 1e-4 of the largest answer is a hundred roundings of float32.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+@each(CASES)
+def test_a_quantised_network_answers_as_torch_says_it_is_quantised(case: Case, tmp_path: Path) -> None:
+    samples = case.samples()
+    network = quantized(case.build(), samples)
+    expected = answers(network, samples)
+    found = on_host(program(network, samples, tmp_path), tmp_path, samples)
+    # Integers round halves away where torch rounds them to even, and a float layer between integer ones may round
+    # its last bit otherwise: a step more or less now and then, which the layers behind it carry on.
+    difference, span = np.abs(found - expected), np.ptp(expected)
+    assert difference.max() <= 0.06 * span
+    assert np.median(difference) <= 0.01 * span
+
+
+@requires_board
+@each([next(case for case in reversed(CASES) if case.family == family) for family in ON_BOARD])
+def test_the_emulated_board_answers_as_the_host_does(case: Case, tmp_path: Path) -> None:
+    samples = case.samples()
+    network = quantized(case.build(), samples)
+    host, board = (program(network, samples, tmp_path, name) for name in ("host", "raspberry-pi-4"))
+    expected, found = on_host(host, tmp_path, samples), on_board(board, tmp_path, samples)
+    if board.integer_only:
+        assert np.array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
