@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from armlet.api import check, export, plan, run
     from armlet.bundle import Bundle
     from armlet.errors import ArmletError, MissingDependency, StepFailed, UsageError
-    from armlet.program import Program, load
+    from armlet.program import Program, Stream, load
 
 __version__ = "0.1.0"
 
@@ -22,6 +22,7 @@ __all__ = [
     "MissingDependency",
     "Program",
     "StepFailed",
+    "Stream",
     "UsageError",
     "__version__",
     "check",
@@ -37,6 +38,7 @@ _HOMES = {
     "MissingDependency": "armlet.errors",
     "Program": "armlet.program",
     "StepFailed": "armlet.errors",
+    "Stream": "armlet.program",
     "UsageError": "armlet.errors",
     "check": "armlet.api",
     "export": "armlet.api",

@@ -255,6 +255,30 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamExported:
+    """A network's step (`stream.onnx`): the next frames and the state in, the answer so far and the state out.
+
+    Attributes:
+        inputs, outputs: frames and state; answer and state. The state is zeros before the first frame.
+        frames: of each step; tokens, for text.
+        most_frames: after which a stream must begin anew, None where it may go on for ever.
+        n_verified: sequences whose answer, step by step, was compared with that of the whole network.
+        max_abs_difference: the largest between torch's whole network, torch's step and ONNX Runtime.
+        tolerance: what was allowed.
+        tolerance_reason: why that much.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    frames: int
+    most_frames: int | None
+    n_verified: int
+    max_abs_difference: float
+    tolerance: float
+    tolerance_reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """One call of a compiled program.
 
@@ -459,6 +483,35 @@ class Measured:
     match: Match | None
     counts: Counts | None
     latency: Latency | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMeasured:
+    """What came of running a compiled step on a device, one after the other over whole sequences.
+
+    Attributes:
+        n_sequences: that were run.
+        whole: the answers behind the last steps, against those of the program for whole sequences.
+        answers, states: of every step on the board, against this machine's; None where the board is this machine.
+        counts, latency: of one step.
+    """
+
+    target: str
+    n_sequences: int
+    whole: Match
+    answers: Match | None
+    states: Match | None
+    counts: Counts | None
+    latency: Latency | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFacts:
+    """Everything that is known of a program for streams."""
+
+    compiled: Compiled
+    exported: StreamExported
+    measured: StreamMeasured
 
 
 @dataclass(frozen=True, slots=True)

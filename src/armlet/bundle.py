@@ -2,7 +2,8 @@
 
 A bundle holds `manifest.json` (everything known of the program, and the SHA-256 of every other file), `lib/` (static
 and shared library, header), `src/` (C entry and glue), `bin/run` (the runner program), `model.onnx`, `model.tflite`
-where it can be written, `assets/` that inputs are prepared with (such as a tokenizer), `examples/` and `report.html`.
+where it can be written, `assets/` that inputs are prepared with (such as a tokenizer), `examples/` and `report.html`;
+and where the recipe asks for it `stream/`, a program of the same form that takes a sequence step by step.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from armlet.artifacts import (
     Evaluated,
     Exported,
     Measured,
+    StreamFacts,
     TensorInfo,
     Trained,
     Verdict,
@@ -35,6 +37,7 @@ from armlet.store import check_files
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
+STREAM_FOLDER = "stream"
 MEND = "make the bundle again with armlet run, or copy it again"
 
 
@@ -62,6 +65,7 @@ class Manifest:
     Attributes:
         memory_bytes: peak working memory, the arena that the caller provides.
         size_bytes: code and constants that an app links.
+        stream: of the program for streams, None where there is none.
         files: SHA-256 of every other file of the bundle, by its POSIX path.
     """
 
@@ -86,6 +90,7 @@ class Manifest:
     measured: Measured
     provenance: Provenance
     files: dict[str, str]
+    stream: StreamFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +136,28 @@ class Bundle:
         """Hold the bundle's facts against its own budgets, or against others."""
         facts = self.manifest
         return check_budgets(
-            budgets or facts.budgets, facts.trained.score, facts.evaluated, facts.compiled, facts.measured
+            budgets or facts.budgets,
+            facts.trained.score,
+            facts.evaluated,
+            facts.compiled,
+            facts.measured,
+            facts.stream.measured if facts.stream else None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Folders of the artefacts that a bundle's files come from: `Compiled`, `Exported`, `DataReady`."""
+    """Folders of the artefacts that a bundle's files come from: `Compiled`, `Exported`, `DataReady`.
+
+    Attributes:
+        stream_program, stream_exported: `Compiled` and `StreamExported` of the program for streams, None without one.
+    """
 
     program: Path
     exported: Path
     data: Path
+    stream_program: Path | None = None
+    stream_exported: Path | None = None
 
 
 def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, folder: Path) -> Bundle:
@@ -153,7 +169,7 @@ def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, f
         sources: where the files are.
         folder: an existing folder.
     """
-    from armlet.compile.emit.examples import write_examples
+    from armlet.compile.emit.examples import write_examples, write_stream_example
 
     root = folder / "bundle"
     root.mkdir()
@@ -164,6 +180,12 @@ def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, f
     if facts.data.assets:
         shutil.copytree(sources.data / "assets", root / "assets")
     write_examples(facts.compiled, root)
+    if facts.stream and sources.stream_program and sources.stream_exported:
+        stream = root / STREAM_FOLDER
+        for part in ("lib", "src", "bin"):
+            shutil.copytree(sources.stream_program / part, stream / part)
+        shutil.copyfile(sources.stream_exported / "stream.onnx", stream / "stream.onnx")
+        write_stream_example(facts.stream.compiled, stream)
     render_report(facts, root / "report.html")
     manifest = _manifest(facts, provenance, digest.of_folder(root))
     (root / MANIFEST_FILE).write_text(artifact_json.to_json(manifest), encoding="utf-8")
@@ -199,4 +221,5 @@ def _manifest(facts: ReportInput, provenance: Provenance, files: dict[str, str])
         measured=facts.measured,
         provenance=provenance,
         files=files,
+        stream=facts.stream,
     )

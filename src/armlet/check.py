@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from armlet.artifacts import Check, Compiled, Evaluated, Latency, Match, Measured, Outcome, Score, Verdict
+from armlet.artifacts import (
+    Check,
+    Compiled,
+    Evaluated,
+    Latency,
+    Match,
+    Measured,
+    Outcome,
+    Score,
+    StreamMeasured,
+    Verdict,
+)
 from armlet.scores import METRICS, loss_of_score
 from armlet.spec.budget import Budgets
 from armlet.units import format_bytes, format_ms, format_percent
@@ -14,7 +25,12 @@ _ROUNDING = 1e-9
 
 
 def check_budgets(
-    budgets: Budgets, trained: Score, evaluated: Evaluated, compiled: Compiled, measured: Measured
+    budgets: Budgets,
+    trained: Score,
+    evaluated: Evaluated,
+    compiled: Compiled,
+    measured: Measured,
+    stream: StreamMeasured | None = None,
 ) -> Verdict:
     """Hold what was measured against the budgets.
 
@@ -24,13 +40,15 @@ def check_budgets(
         evaluated: score of the compiled program itself.
         compiled: sizes of the program.
         measured: latency, and whether the target's outputs agree with the host's.
+        stream: the same of the program for streams, where there is one.
     """
     checks = (
         *_accuracy(budgets, trained, evaluated.score),
-        _latency(budgets.latency, measured.latency),
+        _latency("latency", budgets.latency, measured.latency),
         _bytes("size", budgets.size, compiled.size_bytes),
         _bytes("memory", budgets.memory, compiled.arena_bytes),
-        *([_match(measured.match)] if measured.match else []),
+        *([_match("same outputs", "host", measured.match)] if measured.match else []),
+        *_stream(budgets, stream),
     )
     return Verdict(compiled.target, checks)
 
@@ -120,23 +138,33 @@ def _in_full(fraction: float) -> str:
     return text if "." in text else f"{text}.0"
 
 
-def _latency(budget: float | None, latency: Latency | None) -> Check:
+def _stream(budgets: Budgets, stream: StreamMeasured | None) -> Iterator[Check]:
+    if stream is None:
+        if budgets.step_latency is not None:
+            yield _latency("step latency", budgets.step_latency, None)
+        return
+    yield _latency("step latency", budgets.step_latency, stream.latency)
+    yield _match("stream: same answers", "whole sequences", stream.whole)
+    if stream.answers is not None and stream.states is not None:
+        yield _match("stream: same outputs", "host", stream.answers)
+        yield _match("stream: same states", "host", stream.states)
+
+
+def _latency(what: str, budget: float | None, latency: Latency | None) -> Check:
     limit = "" if budget is None else f"≤ {format_ms(budget)}"
     if latency is None:
-        return Check(
-            "latency", limit, "not measured", None, "no budget" if budget is None else "not measured"
-        )
+        return Check(what, limit, "not measured", None, "no budget" if budget is None else "not measured")
     low, high = format_ms(latency.low_ms).split(), format_ms(latency.high_ms).split()
     interval = f"{low[0]}–{' '.join(high)}" if low[1] == high[1] else f"{' '.join(low)}–{' '.join(high)}"
     measured = f"{interval} {latency.label}"
     if budget is None:
-        return Check("latency", "", measured, None, "no budget")
+        return Check(what, "", measured, None, "no budget")
     if " ".join(high) == format_ms(budget) and latency.high_ms != budget:  # rounded they would look equal
         measured = f"{latency.low_ms:.9g}–{latency.high_ms:.9g} ms {latency.label}"
     # The bound that counts is the upper one: of the estimate's interval, or the 95th percentile measured.
     outcome: Outcome = "pass" if latency.high_ms <= budget else "fail"
     margin = (budget - latency.high_ms) / budget if budget else None
-    return Check("latency", limit, measured, margin, outcome)
+    return Check(what, limit, measured, margin, outcome)
 
 
 def _bytes(what: str, budget: int | None, value: int) -> Check:
@@ -150,9 +178,9 @@ def _bytes(what: str, budget: int | None, value: int) -> Check:
     return Check(what, f"≤ {limit}", measured, margin, "pass" if value <= budget else "fail")
 
 
-def _match(match: Match) -> Check:
-    budget = "identical to host" if match.tolerance == 0 else f"within {match.tolerance:g} of host"
+def _match(what: str, other: str, match: Match) -> Check:
+    budget = f"identical to {other}" if match.tolerance == 0 else f"within {match.tolerance:.3g} of {other}"
     measured = f"{match.n_identical} of {match.n_samples} identical"
     if match.tolerance:
         measured += f", largest difference {match.max_abs_difference:.2g}"
-    return Check("same outputs", budget, measured, None, "pass" if match.holds else "fail")
+    return Check(what, budget, measured, None, "pass" if match.holds else "fail")

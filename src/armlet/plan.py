@@ -31,7 +31,8 @@ from armlet.spec.target import Target
 _PACKAGE = Path(__file__).parent
 
 StageName = Literal[
-    "data", "judge", "pretrain", "train", "pass", "export", "compile", "evaluate", "measure", "check", "bundle",
+    "data", "judge", "pretrain", "train", "pass", "export", "export_stream", "compile", "compile_stream", "evaluate",
+    "measure", "measure_stream", "check", "bundle",
 ]  # fmt: skip
 
 
@@ -60,9 +61,14 @@ STAGES: dict[StageName, StageInputs] = {
         ("models", "export"),
         ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "ai-edge-litert"),
     ),
+    "export_stream": StageInputs(
+        ("models", "analysis", "data", "export"), ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+    ),
     "compile": StageInputs(("compile", "runtime"), ("apache-tvm", "apache-tvm-ffi", "onnx")),
+    "compile_stream": StageInputs(("compile", "runtime"), ("apache-tvm", "apache-tvm-ffi", "onnx")),
     "evaluate": StageInputs(("data", "metrics", "models", "devices"), ("torch", "torchmetrics")),
     "measure": StageInputs(("data", "devices", "bench", "runtime")),
+    "measure_stream": StageInputs(("data", "devices", "bench", "runtime")),
     "check": StageInputs(("check.py", "units.py")),
     "bundle": StageInputs(("bundle.py", "report", "units.py"), ("jinja2", "matplotlib")),
 }
@@ -141,9 +147,11 @@ def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") 
     layout = _Layout(recipe, profile)
     exported = layout.add_network()
     reference = by_name.get(REFERENCE_TARGET) or load_target(REFERENCE_TARGET)
-    for target in (reference, *(t for t in by_name.values() if t.name != reference.name)):
+    compiled_for = (reference, *(t for t in by_name.values() if t.name != reference.name))
+    for target in compiled_for:
         layout.add(f"compile/{target.name}", "compile", f"compile for {target.description or target.name}",
                    (exported,), recipe.symbol, target)  # fmt: skip
+    layout.add_stream(compiled_for)
     layout.add("evaluate", "evaluate", "score the compiled program on the test split",
                (f"compile/{reference.name}", "data", "train", *layout.judge), layout.data_and_seed)  # fmt: skip
     for target in by_name.values():
@@ -160,6 +168,7 @@ class _Layout:
         self._data = recipe.data.model_dump(mode="json")
         self.data_and_seed = [self._data, recipe.seed]
         self.judge: tuple[str, ...] = ()
+        self._network = ""
 
     def add(  # noqa: PLR0913 - one argument for each field of a step
         self,
@@ -219,8 +228,36 @@ class _Layout:
                 f"pass {position + 1} {options.kind}", "pass", options.kind.replace("_", " "), needs,
                 [options.model_dump(mode="json"), data, seed], position=position,
             )  # fmt: skip
+        self._network = last
         what = "export to ONNX and LiteRT, verify against torch"
         return self.add("export", "export", what, (last,), self.data_and_seed)
+
+    def add_stream(self, targets: Iterable[Target]) -> None:
+        """Add what makes the program for streams, where the recipe has one."""
+        recipe, stream = self._recipe, self._recipe.stream
+        if stream is None:
+            return
+        what = f"export a step of {stream.frames} frames, verify against whole sequences"
+        exported = self.add(
+            "export_stream", "export_stream", what, (self._network,), [*self.data_and_seed, stream.frames]
+        )
+        for target in targets:
+            self.add(f"compile_stream/{target.name}", "compile_stream", f"compile the step for {target.name}",
+                     (exported,), recipe.stream_symbol, target)  # fmt: skip
+
+    def _measure_stream(self, target: Target, reference: str) -> tuple[str, ...]:
+        """Add the measurement of the program for streams; return what the bundle needs of it."""
+        name, stream = target.name, self._recipe.stream
+        if stream is None:
+            return ()
+        compiled = f"compile_stream/{name}"
+        where = "this machine" if target.is_native else "the emulated board"
+        needs = (compiled, f"compile_stream/{REFERENCE_TARGET}", reference)
+        spec = [*self.data_and_seed, stream.frames]
+        measured = self.add(
+            f"measure_stream/{name}", "measure_stream", f"stream on {where}", needs, spec, target
+        )
+        return (measured, "export_stream", compiled)
 
     def add_verdict(self, target: Target, reference: str) -> None:
         """Add what is said of a target's program: measured beside the `reference`, checked, bundled."""
@@ -230,14 +267,15 @@ class _Layout:
             f"measure/{name}", "measure", f"run on {where}", (f"compile/{name}", reference),
             self.data_and_seed, target,
         )  # fmt: skip
+        stream = self._measure_stream(target, reference)
         facts = ("train", "evaluate", f"compile/{name}", measured)
         pretrained = ("pretrain",) if recipe.pretrain is not None else ()
         budgets = recipe.budgets.model_dump(mode="json")
-        verdict = self.add(f"check/{name}", "check", "check budgets", facts, budgets)
+        verdict = self.add(f"check/{name}", "check", "check budgets", (*facts, *stream[:1]), budgets)
         passes = tuple(step.name for step in self.steps.values() if step.stage == "pass")
         self.add(
             f"bundle/{name}", "bundle", "write bundle and report",
-            ("data", *facts, verdict, "export", *passes, *self.judge, *pretrained),
+            ("data", *facts, verdict, "export", *passes, *self.judge, *pretrained, *stream),
             [recipe.model_dump(mode="json"), self._profile], target,
         )  # fmt: skip
 

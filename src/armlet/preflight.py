@@ -19,6 +19,7 @@ _DEBIAN_PACKAGES = {
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "aarch64-linux-gnu-ar": "binutils-aarch64-linux-gnu",
 }
+_COMPILING, _MEASURING = ("compile", "compile_stream"), ("measure", "measure_stream")
 _EMULATION = ("qemu-aarch64", "QEMU plugin", "llvm-mca")
 
 
@@ -37,10 +38,10 @@ def require(steps: Iterable[Step]) -> None:
     used = {package for step in steps for package in STAGES[step.stage].packages}
     missing = [finding for finding in packages() if finding.name in used and finding.is_missing]
     for step in steps:
-        if step.target is not None and step.stage == "compile":
+        if step.target is not None and step.stage in _COMPILING:
             missing += _toolchain(step.target)
     if any(
-        step.stage == "measure" and step.target is not None and not step.target.is_native for step in steps
+        step.stage in _MEASURING and step.target is not None and not step.target.is_native for step in steps
     ):
         missing += [finding for finding in programs() if finding.name in _EMULATION and finding.is_missing]
     if not missing:
@@ -76,9 +77,9 @@ def _refuse_unknown_cores(steps: tuple[Step, ...]) -> None:
     """Refuse names of cores that the compiler, the emulator or the cost model would only stumble over later."""
     for step in steps:
         target = step.target
-        if target is not None and step.stage == "compile":
+        if target is not None and step.stage in _COMPILING:
             _check_compiled_core(target)
-        if target is not None and step.stage == "measure" and not target.is_native:
+        if target is not None and step.stage in _MEASURING and not target.is_native:
             Emulator(target)
             check_core(find_llvm(), target)
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armlet.artifacts import TensorInfo
-from armlet.bundle import Bundle
+from armlet.artifacts import Compiled, TensorInfo
+from armlet.bundle import STREAM_FOLDER, Bundle
 from armlet.errors import UsageError, nearest
+from armlet.spec.target import Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,8 @@ class Program:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._route = _open_route(bundle)
+        manifest = bundle.manifest
+        self._route = _open_route(bundle.folder, manifest.compiled, manifest.target)
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -62,6 +64,14 @@ class Program:
             return answers[0]
         return {info.name: answer for info, answer in zip(self.outputs, answers, strict=True)}
 
+    def stream(self) -> Stream:
+        """Begin a stream, which takes a sequence step by step.
+
+        Raises:
+            UsageError: the bundle has no program for streams.
+        """
+        return Stream(self.bundle)
+
     def _samples(self, x: ArrayLike | Mapping[str, ArrayLike]) -> tuple[tuple[np.ndarray, ...], bool]:
         """Return one array [N, *shape[1:]] for each input, and whether the caller gave a batch."""
         given = x if isinstance(x, Mapping) else {self.inputs[0].name: x}
@@ -84,6 +94,54 @@ class Program:
         return tuple(arrays), ranks.pop()[0]
 
 
+class Stream:
+    """A sequence that is under way: each call takes the next frames and answers for all so far.
+
+    Args:
+        bundle: an opened bundle that has a program for streams.
+
+    Raises:
+        UsageError: it has none.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        facts = bundle.manifest.stream
+        if facts is None:
+            raise UsageError("the bundle has no program for streams: give the recipe a section `stream`")
+        self._facts = facts.exported
+        self._route = _open_route(bundle.folder / STREAM_FOLDER, facts.compiled, bundle.manifest.target)
+        self.reset()
+
+    @property
+    def frames(self) -> TensorInfo:
+        """What each call takes; the first extent of the shape is the batch, 1."""
+        return self._facts.inputs[0]
+
+    def reset(self) -> None:
+        """Begin anew."""
+        import numpy as np
+
+        state = self._facts.inputs[1]
+        self._state, self.n_frames = np.zeros(state.shape, state.dtype), 0
+
+    def __call__(self, frames: ArrayLike) -> np.ndarray:
+        """Take the next frames [F, ...], or [1, F, ...]; answer for all frames so far, without the batch.
+
+        Raises:
+            UsageError: a wrong shape or dtype, or the stream is as long as the network can take.
+        """
+        most = self._facts.most_frames
+        if most is not None and self.n_frames + self._facts.frames > most:
+            raise UsageError(f"the network takes {most} frames at most: call reset() to begin a new stream")
+        array, _ = _fit(self.frames, frames)
+        if len(array) != 1:
+            raise UsageError(f"a stream takes one step at a time, not {len(array)}")
+        answer, self._state = self._route((array, self._state))
+        self.n_frames += self._facts.frames
+        found: np.ndarray = answer[0]
+        return found
+
+
 def load(path: str | Path) -> Program:
     """Open a bundle and make its program callable.
 
@@ -97,17 +155,16 @@ def load(path: str | Path) -> Program:
     return Program(Bundle.open(path))
 
 
-def _open_route(bundle: Bundle) -> Route:
-    """Return what runs the program: samples in, one array for each output."""
-    compiled = bundle.manifest.compiled
+def _open_route(folder: Path, compiled: Compiled, target: Target) -> Route:
+    """Return what runs the program in `folder`: samples in, one array for each output."""
     if compiled.triple.split("-")[0] == platform.machine():
         from armlet.devices.host import HostProgram, this_machine_has
 
         if this_machine_has(compiled.features):
-            return HostProgram.load(bundle.folder, compiled).run_batch
+            return HostProgram.load(folder, compiled).run_batch
     from armlet.devices.emulator import Emulator
 
-    return Emulator(bundle.manifest.target).program(bundle.folder, compiled).run_batch
+    return Emulator(target).program(folder, compiled).run_batch
 
 
 def _fit(info: TensorInfo, value: ArrayLike) -> tuple[np.ndarray, bool]:

@@ -7,7 +7,7 @@ import pytest
 
 from armlet.artifacts import Compiled
 from armlet.errors import VerificationFailed
-from armlet.stages.program import _compare
+from armlet.stages.compare import compare
 
 INTEGER = Compiled(
     "board", "aarch64-linux-gnu", "cortex-a72", (), "net", (), (), 1, 1, 64, 64, (), (), True, ()
@@ -23,21 +23,21 @@ def altered(value: float) -> np.ndarray:
 
 
 def test_equal_outputs_of_integer_programs_match_exactly():
-    match = _compare(OUTPUTS, OUTPUTS.copy(), INTEGER, INTEGER)
+    match = compare(OUTPUTS, OUTPUTS.copy(), INTEGER, INTEGER)
     assert (match.n_samples, match.n_identical, match.max_abs_difference, match.tolerance) == (5, 5, 0.0, 0.0)
     assert match.holds
 
 
 def test_integer_programs_that_differ_by_one_bit_are_refused():
     with pytest.raises(VerificationFailed, match="1 of 5 outputs of the program for board differ"):
-        _compare(altered(np.nextafter(OUTPUTS[2, 1], np.float32(9))), OUTPUTS, INTEGER, INTEGER)
+        compare(altered(np.nextafter(OUTPUTS[2, 1], np.float32(9))), OUTPUTS, INTEGER, INTEGER)
 
 
 def test_float_programs_match_within_the_tolerance_only():
     near, far = altered(OUTPUTS[2, 1] + 1e-5), altered(OUTPUTS[2, 1] + 1e-2)
-    assert _compare(near, OUTPUTS, FLOAT, FLOAT).holds
-    assert _compare(near, OUTPUTS, FLOAT, FLOAT).n_identical == 4
-    assert not _compare(far, OUTPUTS, FLOAT, FLOAT).holds
+    assert compare(near, OUTPUTS, FLOAT, FLOAT).holds
+    assert compare(near, OUTPUTS, FLOAT, FLOAT).n_identical == 4
+    assert not compare(far, OUTPUTS, FLOAT, FLOAT).holds
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -49,9 +49,9 @@ def test_values_that_are_not_finite_never_match_not_even_each_other(value, kind)
         (altered(value), altered(value)),
     ):
         with pytest.raises(VerificationFailed, match="not finite"):
-            _compare(found, expected, kind, kind)
+            compare(found, expected, kind, kind)
 
 
 def test_differences_of_int8_outputs_do_not_wrap():
     low, high = np.full((1, 2), -128, np.int8), np.full((1, 2), 127, np.int8)
-    assert _compare(high, low, FLOAT, FLOAT).max_abs_difference == 255
+    assert compare(high, low, FLOAT, FLOAT).max_abs_difference == 255

@@ -90,6 +90,13 @@ def _print(opened: Bundle) -> None:
     facts.add_row(
         "call", f"int {manifest.symbol}_run(const void *const inputs[], void *const outputs[], void *arena)"
     )
+    if stream := manifest.stream:
+        state = format_bytes(stream.exported.inputs[1].n_bytes)
+        facts.add_row(
+            "stream",
+            f"{stream.compiled.symbol}_run: {stream.exported.frames} frames a step, {state} of state,"
+            f" {format_bytes(stream.compiled.size_bytes)} code and constants, in stream/",
+        )
     facts.add_row("verdict", "pass" if manifest.verdict.passes else "fail")
     facts.add_row("files", f"{len(manifest.files)}, all verified")
     facts.add_row("versions", ", ".join(manifest.provenance.versions))

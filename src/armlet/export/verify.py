@@ -53,7 +53,7 @@ def verify(network: Network, onnx_file: Path, samples: Samples) -> Comparison:
     rows = ([x[i : i + 1] for x in samples.inputs] for i in range(len(samples)))
     found = np.concatenate([session.run(None, dict(zip(names, row, strict=True)))[0] for row in rows])
     difference = float(np.abs(found - expected).max())
-    tolerance, reason = _tolerance(network, expected)
+    tolerance, reason = tolerance_of(network, expected)
     # Not `difference > tolerance`, which holds for no NaN.
     if found.shape != expected.shape or not difference <= tolerance:
         raise VerificationFailed(
@@ -63,7 +63,8 @@ def verify(network: Network, onnx_file: Path, samples: Samples) -> Comparison:
     return Comparison(len(samples), difference, tolerance, reason)
 
 
-def _tolerance(network: Network, expected: FloatArray) -> tuple[float, str]:
+def tolerance_of(network: Network, expected: FloatArray) -> tuple[float, str]:
+    """Return how far two computations of these answers may be apart, and why."""
     largest = float(np.abs(expected).max())
     float_tolerance = _RELATIVE * max(largest, 1.0)
     if network.quantization is None:

@@ -31,7 +31,9 @@ _TORCH_ORDER = {"lstm": (0, 2, 3, 1), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_r
 class Recurrent(nn.Module):
     """A recurrent layer: [N, T, inputs], [N] lengths or None -> outputs [N, T, D × R], last states [N, D × R].
 
-    R is `projection` where that is not 0, else `hidden`; D is 2 where bidirectional, else 1.
+    R is `projection` where that is not 0, else `hidden`; D is 2 where bidirectional, else 1. With a state [N, S] from
+    the frames before, a forward layer goes on from there, and gives the state [N, S] behind the last frame instead of
+    the last states: what is before the projection, and behind it an lstm's cell state.
 
     Attributes:
         weight: [D, gates × hidden, inputs], gates in ONNX's order.
@@ -60,12 +62,22 @@ class Recurrent(nn.Module):
         self.bias = parameter(directions, 2 * rows)
         self.projection_weight = parameter(1, projection, hidden) if projection else None
 
-    def forward(self, inputs: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run the layer over all frames."""
+    @property
+    def state_size(self) -> int:
+        """Numbers of a state, S."""
+        return self.weight.shape[1] // GATES[self.cell] * (2 if self.cell == "lstm" else 1)
+
+    def forward(
+        self, inputs: Tensor, length: Tensor | None = None, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run the layer over all frames, from the state on where one is given."""
         weights = (self.weight, self.recurrent_weight, self.bias, self.projection_weight)
-        run = _run if self.training else _operator
         outputs: Tensor
         states: Tensor
+        if state is not None:
+            outputs, states = _step_operator(inputs, state, *weights, self.cell)
+            return outputs, states
+        run = _run if self.training else _operator
         outputs, states = run(inputs, length, *weights, self.cell, self.direction)
         return outputs, states
 
@@ -184,7 +196,62 @@ def _fake(  # noqa: PLR0913 - an operator's schema has no structures
     return inputs.new_empty(*inputs.shape[:2], width), inputs.new_empty(inputs.shape[0], width)
 
 
+@torch.library.custom_op("armlet::recurrent_step", mutates_args=())
+def _step_operator(  # noqa: PLR0913 - an operator's schema has no structures
+    inputs: Tensor,
+    state: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor,
+    bias: Tensor,
+    projection_weight: Tensor | None,
+    cell: str,
+) -> tuple[Tensor, Tensor]:
+    inner, outer = bias[0].chunk(2)
+    shares = inputs @ weight[0].T + inner
+    hidden, memory = state.chunk(2, dim=1) if cell == "lstm" else (state, state[:, :0])
+    outputs = []
+    for share in shares.unbind(dim=1):
+        before = hidden if projection_weight is None else hidden @ projection_weight[0].T
+        hidden, memory = _cell(cell, share, before @ recurrent_weight[0].T + outer, (hidden, memory))
+        outputs.append(hidden)
+    found = torch.stack(outputs, dim=1)
+    found = found if projection_weight is None else found @ projection_weight[0].T
+    return found, torch.cat([hidden, memory], dim=1)
+
+
+def _cell(cell: str, share: Tensor, product: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return hidden and cell state [N, hidden] behind one frame, from all gates' share of it and recurrent product."""
+    hidden, memory = state
+    if cell == "lstm":
+        entry, output, forget, proposed = (share + product).chunk(4, dim=1)
+        memory = forget.sigmoid() * memory + entry.sigmoid() * proposed.tanh()
+        return output.sigmoid() * memory.tanh(), memory
+    if cell == "gru":
+        (update, reset, proposed), (update_h, reset_h, proposed_h) = (
+            x.chunk(3, dim=1) for x in (share, product)
+        )
+        update = (update + update_h).sigmoid()
+        proposed = (proposed + (reset + reset_h).sigmoid() * proposed_h).tanh()
+        return proposed + update * (hidden - proposed), memory
+    total = share + product
+    return total.tanh() if cell == "rnn_tanh" else total.relu(), memory
+
+
+@_step_operator.register_fake
+def _fake_step(  # noqa: PLR0913 - an operator's schema has no structures
+    inputs: Tensor,
+    state: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor,
+    bias: Tensor,
+    projection_weight: Tensor | None,
+    cell: str,
+) -> tuple[Tensor, Tensor]:
+    return inputs.new_empty(*inputs.shape[:2], recurrent_weight.shape[2]), torch.empty_like(state)
+
+
 OPERATOR = torch.ops.armlet.recurrent
+STEP_OPERATOR = torch.ops.armlet.recurrent_step
 
 
 def recurrent_flops(
@@ -235,6 +302,44 @@ class RecurrentNetwork(nn.Module):
             inputs = found[0][0] if len(found) == 1 else torch.cat([f[0] for f in found], dim=2)
             read = found[0][1] if len(found) == 1 else torch.cat([f[1] for f in found], dim=1)
         return inputs, read
+
+    @property
+    def why_not_streamed(self) -> str:
+        """Why frames can't be taken as they come, empty if they can."""
+        if any(layer.direction != "forward" for layer in self._layers()):
+            return "it reads sequences backwards, too"
+        return ""
+
+    @property
+    def most_frames(self) -> None:
+        """A stream may be of any length."""
+        return
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of the state that `step` carries."""
+        readout = self.classifier.in_features + 1 if self.readout == "mean" else 0
+        return sum(layer.state_size for layer in self._layers()) + readout
+
+    def step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the next frames [N, F, C] and the state [N, S], zeros at first; give the answer so far and the state."""
+        after, start = [], 0
+        for layer in self._layers():
+            end = start + layer.state_size
+            inputs, states = layer(inputs, None, state[:, start:end])
+            after.append(states)
+            start = end
+        if self.readout == "mean":
+            total = state[:, start:-1] + inputs.sum(dim=1)
+            seen = state[:, -1:] + inputs.shape[1]
+            read, after = total / seen, [*after, total, seen]
+        else:
+            read = inputs[:, -1:].flatten(1)
+        return self.classifier(read), torch.cat(after, dim=1)
+
+    def _layers(self) -> list[Recurrent]:
+        """Return the layers one on top of the other; of two directions side by side, both."""
+        return [layer for layer in self.modules() if isinstance(layer, Recurrent)]
 
     def forward(self, inputs: Tensor, length: Tensor | None = None) -> Tensor:
         """Answer for whole sequences."""

@@ -75,9 +75,31 @@ class Embedding(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Make the tokens."""
         if isinstance(self.embed, nn.Linear):
-            inputs = inputs.reshape(-1, self.n_tokens, self.embed.in_features)
+            inputs = inputs.reshape(-1, inputs.shape[1] // self.patch, self.embed.in_features)
         found: Tensor = self.embed(inputs)
         return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found
+
+
+class Memory:
+    """The keys and values of the tokens of a stream, to which each attention adds those of the new ones.
+
+    Args:
+        places: 1.0 where a new token stands, [N, T, new].
+        before: keys and values of each attention, [N, T, width], zero where no token was yet.
+
+    Attributes:
+        after: the same with the new tokens, of the attentions that were asked so far.
+    """
+
+    def __init__(self, places: Tensor, before: list[Tensor]) -> None:
+        self._places, self._before = places, before
+        self.after: list[Tensor] = []
+
+    def extend(self, new: Tensor) -> Tensor:
+        """Add the keys, or the values, [N, new, width] of the next attention; return those of all tokens."""
+        # Each place is zero but for one product with 1: nothing is rounded.
+        self.after.append(self._before[len(self.after)] + torch.bmm(self._places, new))
+        return self.after[-1]
 
 
 class Attention(nn.Module):
@@ -95,14 +117,17 @@ class Attention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend; `mask` is added to the scores [N, heads, T, T]."""
+    def forward(self, tokens: Tensor, mask: Tensor | None, memory: Memory | None = None) -> Tensor:
+        """Attend, to the tokens in the memory too; `mask` is added to the scores [N, heads, T, T]."""
         n_tokens, size = tokens.shape[1], self.query.out_features // self.heads
 
         def by_head(values: Tensor) -> Tensor:
-            return values.reshape(-1, n_tokens, self.heads, size).transpose(1, 2)
+            return values.reshape(-1, values.shape[1], self.heads, size).transpose(1, 2)
 
-        query, key, value = (by_head(layer(tokens)) for layer in (self.query, self.key, self.value))
+        query, key, value = (layer(tokens) for layer in (self.query, self.key, self.value))
+        if memory is not None:
+            key, value = memory.extend(key), memory.extend(value)
+        query, key, value = by_head(query), by_head(key), by_head(value)
         scores = query @ key.transpose(2, 3) * (1 / math.sqrt(size))
         if mask is not None:
             scores = scores + mask
@@ -130,9 +155,9 @@ class Block(nn.Module):
         )
         self.dropout, self.skip = options.dropout, skip
 
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None, memory: Memory | None = None) -> Tensor:
         """Compute the block: [N, T, width] -> [N, T, width]."""
-        tokens = tokens + self._dropped(self.attention(self.norm1(tokens), mask))
+        tokens = tokens + self._dropped(self.attention(self.norm1(tokens), mask, memory))
         return tokens + self._dropped(self.feed_forward(self.norm2(tokens)))
 
     def _dropped(self, branch: Tensor) -> Tensor:
@@ -174,6 +199,7 @@ class TransformerEncoder(nn.Module):
         self.dropout = options.dropout
         self.part = 1 if spec.dtype == "int32" else options.patch
         self.frames = nn.Buffer(torch.arange(spec.shape[0], dtype=torch.float32)[None], persistent=False)
+        self.order = nn.Buffer(torch.arange(n_tokens, dtype=torch.float32)[None], persistent=False)
         starts = torch.arange(n_tokens, dtype=torch.float32) * (options.patch if len(spec.shape) == 2 else 1)
         self.starts = nn.Buffer(starts[None], persistent=False)
         unseen = torch.full((1, 1, n_tokens, n_tokens), _MASKED).triu(1)
@@ -196,6 +222,50 @@ class TransformerEncoder(nn.Module):
             tokens = block(tokens, mask)
         result: Tensor = self.norm(tokens)
         return result
+
+    @property
+    def why_not_streamed(self) -> str:
+        """Why tokens can't be taken as they come, empty if they can."""
+        return "" if self.unseen is not None else "its tokens see those behind them (causal: false)"
+
+    @property
+    def most_frames(self) -> int:
+        """Frames, or tokens of text, after which a stream must begin anew."""
+        return self.embedding.n_tokens * self.part
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of the state that `step` carries."""
+        width = self.classifier.in_features
+        return 1 + width + 2 * len(self.blocks) * self.embedding.n_tokens * width
+
+    def step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the next frames [N, F, C] or tokens [N, F] and the state [N, S], zeros at first.
+
+        Returns:
+            The answer so far, and the state: how many tokens there were, the sum that is read, keys and values.
+        """
+        n_tokens, width, seen = self.embedding.n_tokens, self.classifier.in_features, state[:, :1]
+        tokens = self.embedding(inputs)
+        n_new = tokens.shape[1]
+        # How far each place is behind each new token; 0 is its own place, and below 0 is what is yet to come.
+        behind = (seen + self.order[:, :n_new])[:, :, None] - self.order
+        places = (1 - behind.abs()).clamp(min=0.0)
+        if self.positions is not None:
+            tokens = tokens + places @ self.positions[0]
+        mask = ((behind + 1).clamp(0.0, 1.0) - 1)[:, None] * -_MASKED
+        size, start = n_tokens * width, 1 + width
+        before = [
+            state[:, at : at + size].reshape(-1, n_tokens, width)
+            for at in range(start, start + 2 * len(self.blocks) * size, size)
+        ]
+        memory = Memory(places.transpose(1, 2), before)
+        for block in self.blocks:
+            tokens = block(tokens, mask, memory)
+        total = state[:, 1:start] + self.norm(tokens).sum(dim=1)
+        seen = seen + n_new
+        after = [seen, total, *(values.flatten(1) for values in memory.after)]
+        return self.classifier(total / seen), torch.cat(after, dim=1)
 
     def forward(self, inputs: Tensor, length: Tensor | None = None) -> Tensor:
         """Answer for whole inputs."""

@@ -20,6 +20,7 @@ from armlet.artifacts import (
     Evaluated,
     Exported,
     Measured,
+    StreamFacts,
     Trained,
     Verdict,
 )
@@ -45,6 +46,7 @@ class ReportInput:
     Attributes:
         passes: in the order in which they ran.
         versions: "name version" of armlet and of the packages that took part.
+        stream: of the program for streams, None where there is none.
     """
 
     recipe: Recipe
@@ -58,6 +60,7 @@ class ReportInput:
     measured: Measured
     verdict: Verdict
     versions: tuple[str, ...]
+    stream: StreamFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,9 @@ class Budgets(Spec):
         None,
         description="Most time for one inference, with its unit; an estimate counts with its upper bound.",
     )
+    step_latency: Milliseconds | None = Field(
+        None, description="Most time for one step of a stream, with its unit; counted as latency is."
+    )
     size: Bytes | None = Field(
         None, description="Most bytes of code and constants that an app links, with unit."
     )

@@ -41,6 +41,11 @@ class _Split(Spec):
         return "row"
 
     @property
+    def n_frames(self) -> int:
+        """Frames of a sequence or tokens of a text, the most where they differ in length; 0 where there are none."""
+        return 0
+
+    @property
     def asks(self) -> TaskKind:
         """What the network is asked."""
         return "classification"
@@ -101,6 +106,11 @@ class JapaneseVowels(_Split):
         """What a sample is."""
         return "sequence"
 
+    @property
+    def n_frames(self) -> int:
+        """Frames of a sequence, the most."""
+        return 29
+
 
 class SmartwatchExercises(_Split):
     """Windows of 2 s of a smart watch's sensors, 7 exercises; 8 people train, 2 others test."""
@@ -113,6 +123,11 @@ class SmartwatchExercises(_Split):
         """What a sample is."""
         return "sequence"
 
+    @property
+    def n_frames(self) -> int:
+        """Frames of a sequence."""
+        return 100
+
 
 class ElectricityDemand(_Split):
     """Half hours of a year's electricity demand; asked is the demand 24 hours ahead, the last fifth tests."""
@@ -123,6 +138,11 @@ class ElectricityDemand(_Split):
     def form(self) -> Form:
         """What a sample is."""
         return "sequence"
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of a sequence."""
+        return 96
 
     @property
     def asks(self) -> TaskKind:
@@ -146,6 +166,7 @@ class MovieSentences(_Split):
     """10 568 sentences of film reviews that people rated; positive or negative; a fifth tests."""
 
     n_classes: ClassVar[int] = 2
+    varies_in_length: ClassVar[bool] = True
     kind: Literal["movie-sentences"] = Field(description="The data set.")
     vocabulary: PositiveInt = Field(
         4000, ge=64, le=65536, description="Most tokens that the tokenizer may use."
@@ -157,6 +178,11 @@ class MovieSentences(_Split):
     def form(self) -> Form:
         """What a sample is."""
         return "text"
+
+    @property
+    def n_frames(self) -> int:
+        """Tokens of a text, the most."""
+        return self.length
 
 
 DataSpec = Annotated[

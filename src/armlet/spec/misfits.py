@@ -91,8 +91,30 @@ def _sections(recipe: Recipe) -> Iterator[Misfit]:
         yield ("judge",), "generated samples are scored by a judge: this section is missing"
     if data.asks != "generation" and recipe.judge is not None:
         yield ("judge",), f"only generated samples need a judge, and {data.kind} asks for {data.asks}"
+    yield from _stream(recipe)
     if recipe.pretrain is not None and not model.encodes:
         yield ("pretrain",), f"a {model.kind} has no encoder of parts: leave this section out"
+
+
+def _stream(recipe: Recipe) -> Iterator[Misfit]:
+    """A program for streams of a network that takes none, or that takes other steps."""
+    stream, data, model = recipe.stream, recipe.data, recipe.model
+    if stream is None:
+        if recipe.budgets.step_latency is not None:
+            yield ("budgets", "step_latency"), "is of a program for streams: add the section stream"
+        return
+    if model.why_not_streamed or data.form not in ("sequence", "text"):
+        reason = model.why_not_streamed or f"{data.kind} has {_FORMS[data.form]}"
+        yield ("stream",), f"this {model.kind} can't be streamed: {reason}"
+        return
+    token = model.patch if isinstance(model, Transformer) and data.form == "sequence" else 1
+    if stream.frames % token:
+        yield ("stream", "frames"), f"{stream.frames} frames are not whole tokens of {token} (model.patch)"
+    elif stream.frames > data.n_frames or (not data.varies_in_length and data.n_frames % stream.frames):
+        yield (
+            ("stream", "frames"),
+            f"{data.kind}'s {data.n_frames} frames can't be taken {stream.frames} at a time",
+        )
 
 
 _NUMBER_LOSSES = ("mse", "mae", "huber", "bce")

@@ -26,6 +26,11 @@ class _Family(Spec):
     encodes: ClassVar[bool] = False
     """Whether it can be pre-trained to fill in hidden parts."""
 
+    @property
+    def why_not_streamed(self) -> str:
+        """Why it can't take frames as they come, empty if it can."""
+        return "it takes its input as a whole"
+
 
 class Fnn(_Family):
     """A multilayer perceptron; input and output widths come from the data."""
@@ -135,6 +140,11 @@ class Rnn(_Family):
         "last", description="The last state, or the mean over the valid frames."
     )
 
+    @property
+    def why_not_streamed(self) -> str:
+        """Why it can't take frames as they come, empty if it can."""
+        return "it reads backwards, too: use bidirectional: false" if self.bidirectional else ""
+
 
 class Lstm(_Family):
     """A network of long short-term memory; sequences may differ in length."""
@@ -153,6 +163,11 @@ class Lstm(_Family):
     readout: Literal["last", "mean"] = Field(
         "last", description="The last state, or the mean over the valid frames."
     )
+
+    @property
+    def why_not_streamed(self) -> str:
+        """Why it can't take frames as they come, empty if it can."""
+        return "it reads backwards, too: use bidirectional: false" if self.bidirectional else ""
 
 
 class Transformer(_Family):
@@ -183,6 +198,11 @@ class Transformer(_Family):
         description="Share of samples that the last block is skipped for in training; earlier ones less.",
     )
     causal: bool = Field(False, description="Whether a token sees only those before it.")
+
+    @property
+    def why_not_streamed(self) -> str:
+        """Why it can't take frames as they come, empty if it can."""
+        return "" if self.causal else "its tokens see those behind them: use causal: true"
 
 
 class Autoencoder(_Family):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from armlet.spec.base import Fraction, ListOf, Spec
 from armlet.spec.budget import Budgets
@@ -28,6 +28,12 @@ class Judge(Spec):
     train: TrainSpec = Field(TrainSpec(), description="How it is trained.")
 
 
+class Stream(Spec):
+    """A second program that takes the next few frames, carries its state, and answers for the frames so far."""
+
+    frames: PositiveInt = Field(1, description="Frames that each step takes; tokens, for text.")
+
+
 class Recipe(Spec):
     """One network, from data to budgets."""
 
@@ -45,6 +51,10 @@ class Recipe(Spec):
     )
     train: TrainSpec = Field(TrainSpec(), description="How the network is trained before any pass.")
     judge: Judge | None = Field(None, description="What scores generated samples; other tasks have none.")
+    stream: Stream | None = Field(
+        None,
+        description="Makes a program for streams, too: of recurrent networks of one direction and causal transformers.",
+    )
     passes: ListOf[PassSpec] = Field((), description="What makes it smaller, in this order.")
     budgets: Budgets = Field(Budgets(), description="What must hold for a build to pass.")
     profiles: dict[str, dict[str, Any]] = Field(
@@ -56,3 +66,8 @@ class Recipe(Spec):
     def symbol(self) -> str:
         """The name as a C identifier."""
         return self.name.replace("-", "_")
+
+    @property
+    def stream_symbol(self) -> str:
+        """The C identifier of the program for streams."""
+        return f"{self.symbol}_step"

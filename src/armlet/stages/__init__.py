@@ -9,8 +9,17 @@ from collections.abc import Callable
 
 from armlet.plan import StageName
 from armlet.stages.context import StageContext
-from armlet.stages.network import export, fetch_data, pretrain, run_one_pass, train, train_judge
+from armlet.stages.network import (
+    export,
+    export_stream,
+    fetch_data,
+    pretrain,
+    run_one_pass,
+    train,
+    train_judge,
+)
 from armlet.stages.program import bundle, check, compile_program, evaluate_program, measure
+from armlet.stages.stream import compile_stream, measure_stream
 
 __all__ = ["STAGE_FUNCTIONS", "StageContext"]
 
@@ -21,9 +30,12 @@ STAGE_FUNCTIONS: dict[StageName, Callable[[StageContext], object]] = {
     "train": train,
     "pass": run_one_pass,
     "export": export,
+    "export_stream": export_stream,
     "compile": compile_program,
+    "compile_stream": compile_stream,
     "evaluate": evaluate_program,
     "measure": measure,
+    "measure_stream": measure_stream,
     "check": check,
     "bundle": bundle,
 }

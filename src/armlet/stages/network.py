@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from armlet.artifacts import Compressed, DataReady, Exported, Pretrained, Trained
+from armlet.artifacts import Compressed, DataReady, Exported, Pretrained, StreamExported, Trained
 from armlet.errors import UnsupportedOperator, UsageError
 from armlet.spec.model import ModelSpec
 from armlet.spec.train import TrainSpec
@@ -130,6 +130,18 @@ def export(context: StageContext) -> Exported:
     except UnsupportedOperator as error:  # the program does without; the bundle and its report say so
         return replace(exported, litert_missing=str(error))
     return replace(exported, litert=twin)
+
+
+def export_stream(context: StageContext) -> StreamExported:
+    """Export the compressed network's step to ONNX."""
+    from armlet.export import export_stream as export_step
+    from armlet.models.network import load_network
+
+    stream = context.plan.recipe.stream
+    if stream is None:
+        raise UsageError("this recipe makes no program for streams")
+    network = load_network(context.inputs[0])
+    return export_step(network, context.splits().train, stream.frames, context.folder)
 
 
 def _fresh(model: ModelSpec, splits: Splits, seed: int) -> Network:

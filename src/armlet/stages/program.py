@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armlet import artifact_json
@@ -13,26 +12,21 @@ from armlet.artifacts import (
     DataReady,
     Evaluated,
     Exported,
-    Match,
     Measured,
+    StreamExported,
+    StreamFacts,
+    StreamMeasured,
     Trained,
     Verdict,
 )
-from armlet.errors import VerificationFailed
-from armlet.progress import Progress
-from armlet.rounding import INTEGER_LEVELS, steps_allowed
+from armlet.stages.compare import compare, run_on_host
 from armlet.stages.context import OUTPUTS_FILE, StageContext
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from armlet.data.splits import Samples
+    pass
 
 N_MATCHED = 1000
 """Test inputs run through the program on the emulated board; the test split may have fewer."""
-
-FLOAT_TOLERANCE = 1e-4
-"""Largest difference allowed between float32 programs, relative to the largest output."""
 
 
 def compile_program(context: StageContext) -> Compiled:
@@ -51,7 +45,7 @@ def evaluate_program(context: StageContext) -> Evaluated:
 
     begin = time.monotonic()
     splits = context.splits()
-    outputs = _run_on_host(context.inputs[0], splits.test, context.progress)
+    outputs = run_on_host(context.inputs[0], splits.test, context.progress)
     score, changes = context.scorer(splits.task).score(outputs, splits.test, "test"), None
     if splits.task.kind == "classification":
         changes = find_changes(
@@ -76,8 +70,8 @@ def measure(context: StageContext) -> Measured:
     emulator, target = Emulator(context.target), context.target
     context.progress.start(f"run {len(samples)} samples under emulation")
     (found,) = emulator.run_all(runner, samples.inputs, compiled.outputs)
-    expected = _run_on_host(context.inputs[1], samples, context.progress)
-    match = _compare(found, expected, artifact_json.load(Compiled, context.inputs[1]), compiled)
+    expected = run_on_host(context.inputs[1], samples, context.progress)
+    match = compare(found, expected, artifact_json.load(Compiled, context.inputs[1]), compiled)
     if target.core.cost_model is None:  # then a latency budget is "not measured"
         return Measured(target.name, emulator.description, match, None, None)
     context.progress.start("count instructions under emulation")
@@ -89,13 +83,14 @@ def check(context: StageContext) -> Verdict:
     """Hold the facts against the budgets."""
     from armlet.check import check_budgets
 
-    trained, evaluated, compiled, measured = context.inputs
+    trained, evaluated, compiled, measured, *stream = context.inputs
     return check_budgets(
         context.plan.recipe.budgets,
         artifact_json.load(Trained, trained).score,
         artifact_json.load(Evaluated, evaluated),
         artifact_json.load(Compiled, compiled),
         artifact_json.load(Measured, measured),
+        artifact_json.load(StreamMeasured, stream[0]) if stream else None,
     )
 
 
@@ -118,55 +113,31 @@ def bundle(context: StageContext) -> Verdict:
         evaluated=artifact_json.load(Evaluated, evaluate),
         measured=artifact_json.load(Measured, measured),
         verdict=artifact_json.load(Verdict, verdict),
+        stream=_stream(context),
         versions=versions(),
     )
     keys = {step.name: step.key for step in context.plan.steps if step.name in context.step.needs}
     sources = facts.data.source_digests
     provenance = Provenance(recipe, context.plan.profile, recipe.seed, sources, facts.versions, keys)
-    write_bundle(facts, provenance, Sources(compiled, exported, data), context.folder)
+    parts = [context.folder_of(name) for name in _stream_steps(context)[:2]]
+    write_bundle(facts, provenance, Sources(compiled, exported, data, *parts), context.folder)
     return facts.verdict
 
 
-def _run_on_host(folder: Path, samples: Samples, progress: Progress) -> np.ndarray:
-    """Run every sample through the host program of the `Compiled` in `folder`; returns its first output."""
-    import numpy as np
-
-    from armlet.devices.host import HostProgram
-
-    program = HostProgram.load(folder, artifact_json.load(Compiled, folder))
-    progress.start("run the compiled program on this machine", len(samples))
-    outputs = []
-    for start in range(0, len(samples), 500):
-        part = samples.take(slice(start, start + 500))
-        outputs.append(program.run_batch(part.inputs)[0])
-        progress.advance(len(part))
-    return np.concatenate(outputs)
+def _stream_steps(context: StageContext) -> tuple[str, ...]:
+    """Return the names of the steps that made the program for streams: compiled, exported, measured."""
+    name = context.target.name
+    steps = (f"compile_stream/{name}", "export_stream", f"measure_stream/{name}")
+    return steps if context.plan.recipe.stream is not None else ()
 
 
-def _compare(found: np.ndarray, expected: np.ndarray, host: Compiled, board: Compiled) -> Match:
-    """Compare the board's outputs with the host's: bit for bit when both are integer programs."""
-    import numpy as np
-
-    for name, outputs in ((board.target, found), (host.target, expected)):
-        if not np.isfinite(outputs).all():
-            raise VerificationFailed(f"the program for {name} answers with values that are not finite")
-    exact = host.integer_only and board.integer_only
-    identical = (found.view(np.uint8) == expected.view(np.uint8)).reshape(len(found), -1).all(axis=1)
-    difference = float(np.max(np.abs(found.astype(np.float64) - expected)))  # INT8 would wrap
-    largest = float(np.max(np.abs(expected)))
-    if exact and not identical.all():
-        raise VerificationFailed(
-            f"{int((~identical).sum())} of {len(found)} outputs of the program for {board.target} differ from the"
-            f" host program's by up to {difference:g}; integer programs must agree bit for bit"
-        )
-    tolerance, reason = FLOAT_TOLERANCE * max(1.0, largest), "float sums are added in another order"
-    n_rounded = sum(kernel.precision == "int8" for kernel in board.kernels)
-    if exact:
-        tolerance, reason = 0.0, "integer arithmetic is exact on every CPU"
-    elif n_rounded:
-        n_steps = steps_allowed(n_rounded)
-        tolerance += n_steps * float(np.ptp(expected)) / INTEGER_LEVELS
-        reason = (
-            f"float layers between integer ones may round a last bit otherwise: {n_steps} steps of 8 bits"
-        )
-    return Match(len(found), int(identical.sum()), difference, tolerance, reason)
+def _stream(context: StageContext) -> StreamFacts | None:
+    """Return what is known of the program for streams, None where there is none."""
+    folders = [context.folder_of(step) for step in _stream_steps(context)]
+    if not folders:
+        return None
+    return StreamFacts(
+        artifact_json.load(Compiled, folders[0]),
+        artifact_json.load(StreamExported, folders[1]),
+        artifact_json.load(StreamMeasured, folders[2]),
+    )

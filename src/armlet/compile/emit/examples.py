@@ -17,8 +17,20 @@ def write_examples(compiled: Compiled, folder: Path) -> tuple[Path, ...]:
         compiled: the program that lies in `folder`.
         folder: the bundle.
     """
+    sources = sorted((RUNTIME / "examples").glob("*.in"))
+    return tuple(render(source, folder / "examples", _values(compiled)) for source in sources)
+
+
+def write_stream_example(compiled: Compiled, folder: Path) -> tuple[Path, ...]:
+    """Write `examples/` of a program for streams: it keeps the state from call to call."""
+    sources = (RUNTIME / "stream" / "main.c.in", RUNTIME / "examples" / "CMakeLists.txt.in")
+    return tuple(render(source, folder / "examples", _values(compiled)) for source in sources)
+
+
+def _values(compiled: Compiled) -> dict[str, str]:
+    """Return what the marks in the sources stand for."""
     upper = compiled.symbol.upper()
-    values = {
+    return {
         "symbol": compiled.symbol,
         "SYMBOL": upper,
         "arena_bytes": str(compiled.arena_bytes),
@@ -31,8 +43,6 @@ def write_examples(compiled: Compiled, folder: Path) -> tuple[Path, ...]:
         "input_list": repr([(t.shape, t.dtype) for t in compiled.inputs]),
         "output_list": repr([(t.shape, t.dtype) for t in compiled.outputs]),
     }
-    sources = sorted((RUNTIME / "examples").glob("*.in"))
-    return tuple(render(source, folder / "examples", values) for source in sources)
 
 
 def _buffers(upper: str, what: str, tensors: Sequence[TensorInfo]) -> list[str]:

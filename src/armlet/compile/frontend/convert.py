@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from armlet.compile.frontend.graph import (
     Limit,
     Lookup,
     Op,
+    Part,
     Pool,
     Quantize,
     QuantizedTensor,
@@ -58,7 +60,7 @@ ELEMENTWISE = frozenset(
 """Operators without a layer type of their own that work element by element."""
 
 OTHER = frozenset({"Softmax", "LogSoftmax", "ReduceMean", "ReduceSum", "ReduceMax", "MatMul"}) | frozenset(
-    {"BatchNormalization", "LayerNormalization", "Slice"}
+    {"BatchNormalization", "LayerNormalization"}
 )
 """Other operators without a layer type of their own."""
 
@@ -288,6 +290,25 @@ def _transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     _append(reader, node, name, Transpose(order), (node.input[0],))
 
 
+def _slice(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    """Read a slice as a part of memory where its elements lie in a row there, which is so behind axes of 1."""
+    shape, after = reader.tensor(node.input[0]).shape, reader.tensor(node.output[0])
+    starts, axes, steps = (reader.constant(node, position) for position in (1, 3, 4))
+    axis = [] if starts is None or axes is None else axes.values.reshape(-1).tolist()
+    plain = steps is None or bool((steps.values == 1).all())
+    if starts is None or len(axis) != 1 or not plain or prod(shape[: axis[0] % len(shape)]) != 1:
+        convert_generic(node, name, reader)
+        return
+    extent = shape[axis[0] % len(shape)]
+    start = int(starts.values.reshape(-1)[0])
+    start = min(start + extent if start < 0 else start, extent)
+    flat = f"{node.output[0]}:flat"
+    reader.tensors[flat] = Tensor((after.size,), after.dtype)
+    part = Part(start * (prod(shape) // extent))
+    reader.layers.append(Layer(name, node.op_type, part, (node.input[0],), flat))
+    _append(reader, node, name, Reshape(), (flat,))
+
+
 def _concat(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     if any(v in reader.constants for v in node.input):
         raise RefusedNode("one of its inputs is a constant")
@@ -339,6 +360,7 @@ CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = Mappin
         "Transpose": _transpose,
         "Gather": _gather,
         "Concat": _concat,
+        "Slice": _slice,
         "LSTM": convert_recurrent,
         "GRU": convert_recurrent,
         "RNN": convert_recurrent,

@@ -1,0 +1,65 @@
+"""Runs programs on this machine, and compares what two programs of one network answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from armlet import artifact_json
+from armlet.artifacts import Compiled, Match
+from armlet.errors import VerificationFailed
+from armlet.progress import Progress
+from armlet.rounding import INTEGER_LEVELS, steps_allowed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from armlet.data.splits import Samples
+
+FLOAT_TOLERANCE = 1e-4
+"""Largest difference allowed between float32 programs, relative to the largest output."""
+
+
+def run_on_host(folder: Path, samples: Samples, progress: Progress) -> np.ndarray:
+    """Run every sample through the host program of the `Compiled` in `folder`; returns its first output."""
+    import numpy as np
+
+    from armlet.devices.host import HostProgram
+
+    program = HostProgram.load(folder, artifact_json.load(Compiled, folder))
+    progress.start("run the compiled program on this machine", len(samples))
+    outputs = []
+    for start in range(0, len(samples), 500):
+        part = samples.take(slice(start, start + 500))
+        outputs.append(program.run_batch(part.inputs)[0])
+        progress.advance(len(part))
+    return np.concatenate(outputs)
+
+
+def compare(found: np.ndarray, expected: np.ndarray, host: Compiled, board: Compiled) -> Match:
+    """Compare the board's outputs with the host's: bit for bit when both are integer programs."""
+    import numpy as np
+
+    for name, outputs in ((board.target, found), (host.target, expected)):
+        if not np.isfinite(outputs).all():
+            raise VerificationFailed(f"the program for {name} answers with values that are not finite")
+    exact = host.integer_only and board.integer_only
+    identical = (found.view(np.uint8) == expected.view(np.uint8)).reshape(len(found), -1).all(axis=1)
+    difference = float(np.max(np.abs(found.astype(np.float64) - expected)))  # INT8 would wrap
+    largest = float(np.max(np.abs(expected)))
+    if exact and not identical.all():
+        raise VerificationFailed(
+            f"{int((~identical).sum())} of {len(found)} outputs of the program for {board.target} differ from the"
+            f" host program's by up to {difference:g}; integer programs must agree bit for bit"
+        )
+    tolerance, reason = FLOAT_TOLERANCE * max(1.0, largest), "float sums are added in another order"
+    n_rounded = sum(kernel.precision == "int8" for kernel in board.kernels)
+    if exact:
+        tolerance, reason = 0.0, "integer arithmetic is exact on every CPU"
+    elif n_rounded:
+        n_steps = steps_allowed(n_rounded)
+        tolerance += n_steps * float(np.ptp(expected)) / INTEGER_LEVELS
+        reason = (
+            f"float layers between integer ones may round a last bit otherwise: {n_steps} steps of 8 bits"
+        )
+    return Match(len(found), int(identical.sum()), difference, tolerance, reason)
