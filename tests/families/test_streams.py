@@ -1,4 +1,4 @@
-"""Networks that take a sequence step by step: torch, ONNX Runtime, the host's program and the emulated board's agree."""
+"""Networks that take a sequence step by step: torch, ONNX Runtime, the program here and the one on the board agree."""
 
 from __future__ import annotations
 

@@ -62,6 +62,17 @@ def test_weights_are_stored_as_integers_of_their_layers_names(quantized, splits,
     assert not {p.parameter for p in quantized.quantization.parameters} & set(stored)
 
 
+def test_a_bias_of_zeros_is_exported_as_none(tiny_network, context, splits, tmp_path):
+    network = tiny_network()
+    classifier = next(m for m in reversed(list(network.module.modules())) if isinstance(m, nn.Linear))
+    with torch.no_grad():
+        classifier.bias.zero_()
+    network, _ = run_pass(QuantizeStatic(kind="quantize_static"), network, context(network))
+    record = export_onnx(network, splits.validation, tmp_path)
+    assert record.quantized
+    assert record.max_abs_difference <= record.tolerance
+
+
 def test_every_layer_takes_and_gives_dequantized_values(tiny_network, context, splits, tmp_path):
     network = tiny_network(block="residual")
     spec = QuantizeStatic(kind="quantize_static", calibration_samples=64)

@@ -84,6 +84,8 @@ def _store_as_integers(graph: ir.Graph, parameter: ParameterQuantization, values
     if value is None and values.ndim == 2:
         # A linear layer on more than two dimensions becomes a product with the weight transposed, under another name.
         value, axis, integers, expected = _holding(graph, expected.T), 1, integers.T, expected.T
+    if value is None and values.ndim == 1 and not integers.any():
+        return  # the exporter leaves out a bias of zeros
     if value is None or value.const_value is None:
         raise UnsupportedOperator(
             f"the exporter rewrote {name}, so that it can't be stored as {parameter.dtype}"
