@@ -4,9 +4,9 @@
     python benchmarks/imagenet.py mobilenet-v2
 
 Inputs are 224×224×3, outputs 1000 classes. Weights are random (batch normalisation has the statistics of random
-pictures, and random gains and offsets), quantised to INT8: cost does not depend on the values, and nothing is said about accuracy. The emulated board's
-answer to one picture is compared with this machine's, bit for bit where all arithmetic is on integers. Latencies are
-estimates. Writes benchmarks/results/imagenet.json.
+pictures, and random gains and offsets), quantised to INT8: cost does not depend on the values, and nothing is said
+about accuracy. The emulated board's answer to one picture is compared with this machine's, bit for bit where all
+arithmetic is on integers. Latencies are estimates. Writes benchmarks/results/imagenet.json.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ class _Layout:
         recipe, stream = self._recipe, self._recipe.stream
         if stream is None:
             return
-        what = f"export a step of {stream.frames} frames, verify against whole sequences"
+        what = f"export a step for frames {stream.frames} at a time, verify against whole sequences"
         exported = self.add(
             "export_stream", "export_stream", what, (self._network,), [*self.data_and_seed, stream.frames]
         )

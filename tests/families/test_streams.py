@@ -203,4 +203,4 @@ def test_a_recipe_with_a_stream_makes_a_bundle_that_streams(armlet, tmp_path):
         stream(sequence)
     page = (Path(target["bundle"]) / "report.html").read_text(encoding="utf-8")
     assert "tiny_stream_step_run" in page
-    assert "tiny_stream_step_run: 4 frames a step" in armlet("inspect", target["bundle"]).stdout
+    assert "tiny_stream_step_run: 4 at a time" in armlet("inspect", target["bundle"]).stdout

@@ -94,7 +94,7 @@ def _print(opened: Bundle) -> None:
         state = format_bytes(stream.exported.inputs[1].n_bytes)
         facts.add_row(
             "stream",
-            f"{stream.compiled.symbol}_run: {stream.exported.frames} frames a step, {state} of state,"
+            f"{stream.compiled.symbol}_run: {stream.exported.frames} at a time, {state} of state,"
             f" {format_bytes(stream.compiled.size_bytes)} code and constants, in stream/",
         )
     facts.add_row("verdict", "pass" if manifest.verdict.passes else "fail")

@@ -1,0 +1,61 @@
+"""Sections of a recipe that are right by themselves and wrong beside each other are refused before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from armlet.errors import UsageError
+from armlet.spec.load import load_recipe
+
+WATCH, SPEECH = "{kind: smartwatch-exercises}", "{kind: japanese-vowels}"
+PICTURES = "{kind: fashion-mnist}"
+LSTM, CNN = "{kind: lstm}", "{kind: cnn}"
+CAUSAL = "{kind: transformer, patch: 5, causal: true}"
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "rest", "problem"),
+    [
+        (PICTURES, CNN, "stream: {}", "stream: this cnn can't be streamed: it takes its input as a whole"),
+        (
+            WATCH, "{kind: lstm, bidirectional: true}", "stream: {}",
+            "stream: this lstm can't be streamed: it reads backwards, too: use bidirectional: false",
+        ),
+        (WATCH, LSTM, "stream: {frames: 3}", "stream.frames: smartwatch-exercises's 100 frames can't be taken 3 at a"),
+        (SPEECH, LSTM, "stream: {frames: 30}", "stream.frames: japanese-vowels's 29 frames can't be taken 30 at a"),
+        (WATCH, CAUSAL, "stream: {frames: 4}", "stream.frames: 4 frames are not whole tokens of 5 (model.patch)"),
+        (WATCH, "{kind: transformer, patch: 5}", "stream: {frames: 5}", "stream: this transformer can't be streamed"),
+        (PICTURES, "{kind: transformer, causal: true}", "stream: {}", "stream: this transformer can't be streamed"),
+        (WATCH, LSTM, "budgets: {step_latency: 1 ms}", "budgets.step_latency: is of a program for streams"),
+        (WATCH, CNN, "", "model.kind: a cnn takes pictures, and smartwatch-exercises has sequences"),
+        (PICTURES, CNN, "pretrain: {mask: 20 %}", "pretrain: a cnn has no encoder of parts"),
+        (PICTURES, CNN, "judge: {model: {kind: cnn}}", "judge: only generated samples need a judge"),
+        (WATCH, LSTM, "train: {augment: [flip]}", "train.augment: flip does not fit sequences"),
+        (WATCH, LSTM, "train: {loss: mse}", "train.loss: mse is not for classification"),
+        (WATCH, LSTM, "train: {cutmix: 1.0}", "train.cutmix: is for the classification of pictures"),
+        (SPEECH, LSTM, "train: {mixup: 1.0}", "train.mixup: is for rows, pictures and sequences of one length"),
+        (WATCH, LSTM, "budgets: {psnr: 20 dB}", "budgets.psnr: smartwatch-exercises is scored by accuracy"),
+        (WATCH, "{kind: lstm, hidden: [8], projection: 8}", "", "model.projection: is not narrower than the 8 units"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_named(tmp_path: Path, data, model, rest, problem) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"name: tiny\ndata: {data}\nmodel: {model}\n{rest}\n")
+    with pytest.raises(UsageError) as caught:
+        load_recipe(file)
+    (found,) = [line for line in str(caught.value).splitlines() if line.strip()]
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "frames"),
+    [(WATCH, LSTM, 25), (SPEECH, LSTM, 4), (WATCH, CAUSAL, 10), ("{kind: movie-sentences}", CAUSAL, 1)],
+)
+def test_a_stream_that_fits_is_taken(tmp_path: Path, data, model, frames) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"name: tiny\ndata: {data}\nmodel: {model}\nstream: {{frames: {frames}}}\n")
+    stream = load_recipe(file).stream
+    assert stream is not None
+    assert stream.frames == frames
