@@ -117,6 +117,21 @@ def test_inspect_prints_interface_sizes_and_kernels(smoke, armlet):
         assert text in done.stdout
 
 
+def test_report_tells_what_was_learned_and_what_compression_changed(smoke, armlet):
+    bundle = bundles(smoke)[1]
+    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    done = armlet("report", bundle)
+    assert done.returncode == 0, done.stderr
+    changes = manifest["evaluated"]["changes"]
+    for text in (*manifest["class_names"], "training samples", "calibration error", "newly wrong", "report.html",
+                 f"{changes['n_changed']} of {changes['n_samples']} test samples are answered otherwise"):  # fmt: skip
+        assert text in done.stdout
+    facts = json.loads(armlet("report", bundle, "--json").stdout)
+    assert facts[0]["compiled"]["score"]["value"] == manifest["evaluated"]["score"]["value"]
+    compared = armlet("report", *bundles(smoke)).stdout
+    assert all(b.name.removesuffix(".armlet") in compared for b in bundles(smoke))
+
+
 def test_a_changed_bundle_file_is_named(smoke, armlet, tmp_path):
     copy = tmp_path / "b.armlet"
     shutil.copytree(bundles(smoke)[1], copy)

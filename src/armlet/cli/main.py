@@ -15,6 +15,7 @@ from armlet.cli import (
     doctor_verb,
     export_verb,
     plan_verb,
+    report_verb,
     reproduce_verb,
     run_verb,
     target_verbs,
@@ -39,6 +40,7 @@ app.command("run")(run_verb.run)
 app.command("plan")(plan_verb.plan)
 app.command("check")(bundle_verbs.check)
 app.command("inspect")(bundle_verbs.inspect)
+app.command("report")(report_verb.report)
 app.command("export")(export_verb.export)
 app.command("doctor")(doctor_verb.doctor)
 app.command("reproduce")(reproduce_verb.reproduce)

@@ -1,0 +1,103 @@
+"""`armlet report`: what a bundle's network learned, what compression changed, and where the page is that shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from armlet.cli import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from armlet.bundle import Bundle
+
+
+def report(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Folders that `run` wrote.")],
+    open_: Annotated[bool, typer.Option("--open", help="Open the page of the first in a browser.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Print what a bundle's network learned and what compression changed; compare several bundles."""
+    from armlet.bundle import Bundle
+    from armlet.cli.console import print_json, stdout
+
+    opened = [Bundle.open(bundle) for bundle in bundles]
+    if json:
+        print_json([_facts(bundle) for bundle in opened])
+    elif len(opened) > 1:
+        stdout().print(_comparison(opened))
+    else:
+        _print(opened[0])
+    if open_:
+        typer.launch(str(_page(opened[0])))
+
+
+def _page(bundle: Bundle) -> Path:
+    return bundle.folder / "report.html"
+
+
+def _print(bundle: Bundle) -> None:
+    from armlet.cli.console import stdout
+    from armlet.report.summary import summary
+    from armlet.report.tables import passes_table, verdict_table
+
+    console, manifest = stdout(), bundle.manifest
+    console.print(f"{manifest.name} for {manifest.target.name}", style="bold")
+    if manifest.passes:
+        console.print(passes_table(tuple(step.record for step in manifest.passes)))
+    for table in summary(manifest.class_names, manifest.trained, manifest.evaluated):
+        console.print()
+        console.print(table)
+    console.print()
+    console.print(verdict_table(manifest.verdict))
+    console.print(f"page: {_page(bundle)}", soft_wrap=True)
+
+
+def _comparison(bundles: list[Bundle]) -> Table:
+    """Return a line for each bundle."""
+    from rich.table import Table
+
+    from armlet.report.words import headline
+    from armlet.scores import METRICS
+    from armlet.units import format_bytes, format_ms
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("bundle", no_wrap=True)
+    table.add_column("metric")
+    for column in ("trained", "compiled", "size", "memory", "latency"):
+        table.add_column(column, justify="right")
+    table.add_column("how")
+    table.add_column("verdict")
+    for bundle in bundles:
+        found = bundle.manifest
+        metric, latency = METRICS[found.evaluated.score.metric], found.measured.latency
+        table.add_row(
+            bundle.folder.name.removesuffix(".armlet"),
+            metric.label,
+            metric.text(found.trained.score.value),
+            metric.text(found.evaluated.score.value),
+            format_bytes(found.size_bytes),
+            format_bytes(found.memory_bytes),
+            format_ms(latency.typical_ms) if latency else "–",
+            latency.label if latency else "not measured",
+            headline(found.verdict),
+        )
+    return table
+
+
+def _facts(bundle: Bundle) -> dict[str, object]:
+    from armlet import artifact_json
+
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.folder),
+        "page": str(_page(bundle)),
+        "classes": list(manifest.class_names),
+        "trained": artifact_json.to_data(manifest.trained),
+        "passes": [artifact_json.to_data(step.record) for step in manifest.passes],
+        "compiled": artifact_json.to_data(manifest.evaluated),
+        "verdict": artifact_json.to_data(manifest.verdict),
+    }
