@@ -21,6 +21,7 @@ from armlet.artifacts import (
     Evaluated,
     Exported,
     Measured,
+    Pretrained,
     StreamFacts,
     TensorInfo,
     Trained,
@@ -66,6 +67,8 @@ class Manifest:
         memory_bytes: peak working memory, the arena that the caller provides.
         size_bytes: code and constants that an app links.
         stream: of the program for streams, None where there is none.
+        judge: of generated samples; other tasks have none.
+        pretrained: what the network learned without labels first, None where it did not.
         files: SHA-256 of every other file of the bundle, by its POSIX path.
     """
 
@@ -91,6 +94,8 @@ class Manifest:
     provenance: Provenance
     files: dict[str, str]
     stream: StreamFacts | None = None
+    judge: Trained | None = None
+    pretrained: Pretrained | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +227,6 @@ def _manifest(facts: ReportInput, provenance: Provenance, files: dict[str, str])
         provenance=provenance,
         files=files,
         stream=facts.stream,
+        judge=facts.judge,
+        pretrained=facts.pretrained,
     )

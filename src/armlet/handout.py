@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from armlet import artifact_json, digest
-from armlet.artifacts import Compressed, DataReady, Trained
+from armlet.artifacts import Compressed, DataReady, Pretrained, Trained
 from armlet.bundle import versions
 from armlet.errors import UsageError, nearest
 from armlet.flow import StepResult
@@ -101,6 +101,8 @@ def _write(
         passes=passes,
         files=tuple(FileRow(path.name, path.stat().st_size, digest.of_file(path)) for path in written),
         versions=versions(),
+        judge=artifact_json.load(Trained, steps["judge"].folder) if "judge" in steps else None,
+        pretrained=artifact_json.load(Pretrained, steps["pretrain"].folder) if "pretrain" in steps else None,
     )
     (folder / CARD_FILE).write_text(render_card(card), encoding="utf-8")
     return (*(path.name for path in written), CARD_FILE)

@@ -66,11 +66,13 @@ STAGES: dict[StageName, StageInputs] = {
     ),
     "compile": StageInputs(("compile", "runtime"), ("apache-tvm", "apache-tvm-ffi", "onnx")),
     "compile_stream": StageInputs(("compile", "runtime"), ("apache-tvm", "apache-tvm-ffi", "onnx")),
-    "evaluate": StageInputs(("data", "metrics", "models", "devices"), ("torch", "torchmetrics")),
+    "evaluate": StageInputs(
+        ("data", "metrics", "models", "devices", "exhibits.py"), ("torch", "torchmetrics")
+    ),
     "measure": StageInputs(("data", "devices", "bench", "runtime")),
     "measure_stream": StageInputs(("data", "devices", "bench", "runtime")),
     "check": StageInputs(("check.py", "units.py")),
-    "bundle": StageInputs(("bundle.py", "report", "units.py"), ("jinja2", "matplotlib")),
+    "bundle": StageInputs(("bundle.py", "report", "units.py", "exhibits.py"), ("jinja2", "matplotlib")),
 }
 
 _SHARED_SOURCES = (

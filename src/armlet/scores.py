@@ -18,11 +18,13 @@ class Metric:
         label: what a person reads.
         higher_is_better: false for errors and distances.
         form: "percent": a fraction, written in per cent; "decibel"; "plain": four significant digits.
+        meaning: what it says, to somebody who has never met it.
     """
 
     label: str
     higher_is_better: bool
     form: Form
+    meaning: str
 
     def text(self, value: float) -> str:
         """Return a value as a person reads it."""
@@ -48,19 +50,86 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("accuracy", higher_is_better=True, form="percent"),
-    "expected_calibration_error": Metric("calibration error", higher_is_better=False, form="percent"),
-    "reconstruction_error": Metric("reconstruction error", higher_is_better=False, form="plain"),
-    "mape": Metric("mean absolute percentage error", higher_is_better=False, form="percent"),
-    "roc_auc": Metric("ROC AUC", higher_is_better=True, form="plain"),
-    "average_precision": Metric("average precision", higher_is_better=True, form="plain"),
-    "psnr": Metric("PSNR", higher_is_better=True, form="decibel"),
-    "psnr_gain": Metric("PSNR gain", higher_is_better=True, form="decibel"),
-    "ssim": Metric("SSIM", higher_is_better=True, form="plain"),
-    "frechet_distance": Metric("Fréchet distance", higher_is_better=False, form="plain"),
-    "frechet_ratio": Metric("Fréchet distance, of untrained", higher_is_better=False, form="percent"),
-    "sample_precision": Metric("precision of samples", higher_is_better=True, form="percent"),
-    "sample_recall": Metric("recall of samples", higher_is_better=True, form="percent"),
+    "accuracy": Metric(
+        "accuracy",
+        higher_is_better=True,
+        form="percent",
+        meaning="share of the samples whose highest answer is the right class",
+    ),
+    "expected_calibration_error": Metric(
+        "calibration error",
+        higher_is_better=False,
+        form="percent",
+        meaning="how far sureness and accuracy are apart, on average over 15 bins; 0: right as often as it is sure",
+    ),
+    "reconstruction_error": Metric(
+        "reconstruction error",
+        higher_is_better=False,
+        form="plain",
+        meaning="mean squared difference between a sample and what the network repeats of it",
+    ),
+    "mape": Metric(
+        "MAPE",
+        higher_is_better=False,
+        form="percent",
+        meaning="mean absolute percentage error: how far forecasts are off on average, in per cent of what came",
+    ),
+    "roc_auc": Metric(
+        "ROC AUC",
+        higher_is_better=True,
+        form="plain",
+        meaning="chance that an anomaly has a larger error than a normal sample; 0.5 is guessing, 1 perfect",
+    ),
+    "average_precision": Metric(
+        "average precision",
+        higher_is_better=True,
+        form="plain",
+        meaning="share of true anomalies among those reported, averaged over all thresholds; guessing gives their"
+        " share of all samples, 1 is perfect",
+    ),
+    "psnr": Metric(
+        "PSNR",
+        higher_is_better=True,
+        form="decibel",
+        meaning="peak signal-to-noise ratio against the clean picture, on average; 3 dB more is half the squared error",
+    ),
+    "psnr_gain": Metric(
+        "PSNR gain",
+        higher_is_better=True,
+        form="decibel",
+        meaning="how much higher the PSNR of the answer is than that of the noisy input",
+    ),
+    "ssim": Metric(
+        "SSIM",
+        higher_is_better=True,
+        form="plain",
+        meaning="structural similarity to the clean picture, nearer than PSNR to what an eye sees; 1 is the same",
+    ),
+    "frechet_distance": Metric(
+        "Fréchet distance",
+        higher_is_better=False,
+        form="plain",
+        meaning="how far generated and real pictures are apart as two clouds in the features of the judge; it compares"
+        ' with other distances of the same judge only, and with no published "FID", which has another judge',
+    ),
+    "frechet_ratio": Metric(
+        "Fréchet distance, of untrained",
+        higher_is_better=False,
+        form="percent",
+        meaning="the Fréchet distance as a share of that of the network before training",
+    ),
+    "sample_precision": Metric(
+        "precision of samples",
+        higher_is_better=True,
+        form="percent",
+        meaning="share of the generated pictures that lie among the real ones: how good they are",
+    ),
+    "sample_recall": Metric(
+        "recall of samples",
+        higher_is_better=True,
+        form="percent",
+        meaning="share of the real pictures that lie among the generated ones: how much of them is covered",
+    ),
 }
 
 TASK_METRICS: dict[str, tuple[str, ...]] = {

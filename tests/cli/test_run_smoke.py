@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -115,6 +116,8 @@ def test_inspect_prints_interface_sizes_and_kernels(smoke, armlet):
     assert done.returncode == 0, done.stderr
     for text in ("input", "output", "arena", "_run(const void", "int8", "all verified"):
         assert text in done.stdout
+    assert re.search(r"^accuracy +\d+\.\d\d % of \d+ test samples *$", done.stdout, re.MULTILINE)
+    assert re.search(r"^calibration error +\d+\.\d\d % *$", done.stdout, re.MULTILINE)
 
 
 def test_report_tells_what_was_learned_and_what_compression_changed(smoke, armlet):

@@ -212,3 +212,14 @@ def test_random_numbers_are_asked_for_pictures():
     assert numbers.shape == (60_000, 7)
     assert (abs(numbers.mean()) < 0.01, abs(numbers.std() - 1) < 0.01) == (True, True)
     assert (splits.train.targets.min(), splits.train.targets.max()) == (-1, 1)
+
+
+def test_the_words_on_preprocessing_are_those_of_the_task():
+    said = {
+        task: data.fetch("fashion-mnist", cache_root() / "data", Silent(), {"task": task})[0].preprocessing
+        for task in ("classification", "denoising", "generation")
+    }
+    assert said["classification"].endswith("each value divided by 255")
+    assert said["denoising"] == f"{said['classification']}; the answer times 255 is the clean picture"
+    assert said["generation"].startswith("random numbers")
+    assert "divided by 255" not in said["generation"]

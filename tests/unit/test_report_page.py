@@ -367,7 +367,8 @@ def test_a_build_without_passes_latency_counts_or_match_says_so(tmp_path):
     assert "no latency was measured or estimated" in text
     assert "Instructions were not counted: the program ran on host" in text
     assert "against the host program: not measured" in text
-    assert "Classes were not scored one by one" in text
+    for section in ("Accuracy of each class", "How sure it is", "What it answers", "The judge"):
+        assert section not in text
     assert "Nothing: every operator has a schedule of its own" in text
 
 

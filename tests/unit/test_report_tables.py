@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from armlet.artifacts import Check, Cost, PassRecord, Score, Verdict
-from armlet.report.tables import passes_table, verdict_table
+from armlet.report.tables import passes_table, score_rows, verdict_table
 from armlet.report.words import cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS
 
@@ -65,6 +65,16 @@ def test_the_passes_table_says_costs_with_their_change():
         assert words in text
     assert "2 distill (changed nothing)" in text
     assert "±0.00" in text
+
+
+def test_each_metric_of_a_score_is_a_row_with_its_own_label_and_unit():
+    score = Score("psnr", 22.456, 200, "test", others=(("psnr_gain", 5.5), ("ssim", 0.81234)))
+    assert score_rows(score) == (
+        ("PSNR", "22.46 dB of 200 test samples"),
+        ("PSNR gain", "5.50 dB"),
+        ("SSIM", "0.8123"),
+    )
+    assert score_rows(Score("mape", 0.0661, 9, "test")) == (("MAPE", "6.61 % of 9 test samples"),)
 
 
 def test_changes_of_a_cost_are_worded_as_factors():

@@ -85,6 +85,7 @@ def test_every_metric_of_a_task_has_a_budget_and_a_way_to_write_it():
         for name in names:
             assert name in Budgets.model_fields
             assert METRICS[name].text(0.5)
+            assert METRICS[name].meaning
 
 
 def test_changes_are_written_with_their_sign_and_unit():

@@ -63,7 +63,8 @@ def _print(opened: Bundle) -> None:
     from rich.table import Table
 
     from armlet.cli.console import stdout
-    from armlet.units import format_bytes, format_percent
+    from armlet.report.tables import score_rows
+    from armlet.units import format_bytes
 
     console, manifest = stdout(), opened.manifest
     compiled = manifest.compiled
@@ -77,10 +78,8 @@ def _print(opened: Bundle) -> None:
     facts.add_row(
         "target", f"{manifest.target.name}: {compiled.triple}, {compiled.cpu} {' '.join(compiled.features)}"
     )
-    facts.add_row(
-        "accuracy",
-        f"{format_percent(manifest.evaluated.score.value, 2)} of {manifest.evaluated.score.n_samples}",
-    )
+    for label, text in score_rows(manifest.evaluated.score):
+        facts.add_row(label, text)
     facts.add_row("size", f"{format_bytes(manifest.size_bytes)} ({format_bytes(compiled.code_bytes)} code,"
                   f" {format_bytes(compiled.constant_bytes)} constants)")  # fmt: skip
     facts.add_row(

@@ -91,7 +91,7 @@ def fetch(
         n_test=len(splits.test),
         inputs=splits.inputs,
         class_names=splits.task.class_names,
-        preprocessing=data_set.preprocessing,
+        preprocessing=data_set.by_task.get(splits.task.kind, data_set.preprocessing),
         assets=tuple(name for name, _ in splits.assets),
     )
     return ready, splits

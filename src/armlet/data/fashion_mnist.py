@@ -127,13 +127,21 @@ def _idx(path: Path) -> np.ndarray:
     return values
 
 
+_PREPROCESSING = (
+    "28 rows of 28 grey pixels, 0 (background) to 255, in C order with one channel; each value divided by 255"
+)
+
 DATA_SETS.register(SOURCE.kind)(
     DataSet(
         source=SOURCE,
-        preprocessing=(
-            "28 rows of 28 grey pixels, 0 (background) to 255, in C order with one channel; "
-            "each value divided by 255"
-        ),
+        preprocessing=_PREPROCESSING,
         read=read,
+        by_task={
+            "denoising": f"{_PREPROCESSING}; the answer times 255 is the clean picture",
+            "generation": (
+                "random numbers, each drawn from the standard normal distribution; the answer plus 1, times 127.5,"
+                " is a picture of 28 rows of 28 grey pixels"
+            ),
+        },
     )
 )

@@ -15,6 +15,7 @@ from armlet.metrics.anomaly import score_anomaly
 from armlet.metrics.changes import find_changes
 from armlet.metrics.classification import score_classification
 from armlet.metrics.denoising import score_denoising
+from armlet.metrics.exhibits import make_exhibits, n_of_trained
 from armlet.metrics.forecast import score_forecast
 from armlet.metrics.generation import score_generation
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Scorer",
     "find_changes",
+    "make_exhibits",
+    "n_of_trained",
     "score_anomaly",
     "score_classification",
     "score_denoising",

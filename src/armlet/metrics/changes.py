@@ -24,7 +24,7 @@ def find_changes(before: npt.NDArray[Any], after: npt.NDArray[Any], labels: npt.
         after: logits [N, n_classes] of what came of it.
         labels: [N].
     """
-    sure_before, sure_after = _confidences(before), _confidences(after)
+    sure_before, sure_after = confidences(before), confidences(after)
     was, is_ = before.argmax(axis=1), after.argmax(axis=1)
     changed = was != is_
     lost, gained = changed & (was == labels), changed & (is_ == labels)
@@ -53,7 +53,7 @@ def find_changes(before: npt.NDArray[Any], after: npt.NDArray[Any], labels: npt.
     return Changes(len(labels), int(changed.sum()), int(lost.sum()), int(gained.sum()), classes, inputs)
 
 
-def _confidences(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def confidences(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return the softmax of logits [N, n_classes]."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from armlet.artifacts import Score
 from armlet.errors import ArmletError, UsageError
 
-_N_BINS = 15
+N_BINS = 15
 
 
 def score_classification(
@@ -61,6 +61,6 @@ def _calibration_error(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) 
 
     confidences = torch.from_numpy(logits.astype(np.float32)).softmax(dim=1)
     error = multiclass_calibration_error(
-        confidences, torch.from_numpy(labels), logits.shape[1], n_bins=_N_BINS
+        confidences, torch.from_numpy(labels), logits.shape[1], n_bins=N_BINS
     )
     return float(error)

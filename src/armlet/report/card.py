@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from armlet.artifacts import DataReady, PassRecord, Trained
+from armlet.artifacts import DataReady, PassRecord, Pretrained, Trained
 from armlet.report.page import environment
 from armlet.scores import METRICS
 from armlet.spec.recipe import Recipe
@@ -29,6 +29,8 @@ class CardInput:
     Attributes:
         passes: what was done after training, none for the trained network itself.
         versions: "name version" of armlet and of the packages that took part.
+        judge: what generated samples were compared in the features of; other tasks have none.
+        pretrained: what the network learned without labels first, if anything.
     """
 
     recipe: Recipe
@@ -38,6 +40,8 @@ class CardInput:
     passes: tuple[PassRecord, ...]
     files: tuple[FileRow, ...]
     versions: tuple[str, ...]
+    judge: Trained | None = None
+    pretrained: Pretrained | None = None
 
 
 def render_card(card: CardInput) -> str:

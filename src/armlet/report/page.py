@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +20,17 @@ from armlet.artifacts import (
     Evaluated,
     Exported,
     Measured,
+    Pretrained,
     StreamFacts,
     Trained,
     Verdict,
 )
 from armlet.errors import MissingDependency
+from armlet.exhibits import Exhibits
 from armlet.report import plots
-from armlet.report.words import cost_change, headline, margin_text, verdict_sentence
+from armlet.report.answers import show_answers
+from armlet.report.learning import metric_rows, pretraining_plot, training_plots
+from armlet.report.words import axis_of, cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS, Metric
 from armlet.spec.base import Spec
 from armlet.spec.recipe import Recipe
@@ -46,6 +50,9 @@ class ReportInput:
     Attributes:
         passes: in the order in which they ran.
         versions: "name version" of armlet and of the packages that took part.
+        exhibits: answers of the compiled program to look at.
+        judge: what generated samples were compared in the features of; other tasks have none.
+        pretrained: what the network learned without labels first, if anything.
         stream: of the program for streams, None where there is none.
     """
 
@@ -60,6 +67,9 @@ class ReportInput:
     measured: Measured
     verdict: Verdict
     versions: tuple[str, ...]
+    exhibits: Exhibits = field(default_factory=Exhibits)
+    judge: Trained | None = None
+    pretrained: Pretrained | None = None
     stream: StreamFacts | None = None
 
 
@@ -107,7 +117,11 @@ def render_report(report: ReportInput, file: Path) -> None:
         metric=metric,
         metrics=METRICS,
         step_plots=_step_plots(steps, metric),
-        training_plots=_training_plots(report),
+        training_plots=training_plots(report.recipe, report.trained, report.passes),
+        pretraining_plot=pretraining_plot(report.recipe, report.pretrained),
+        metric_rows=metric_rows(report.trained.untrained_score, report.trained.score, report.evaluated.score),
+        answers=show_answers(report.recipe.data.asks, report.exhibits, report.recipe.data.test_limit),
+        reliability_plot=plots.reliability(report.exhibits.reliability) if report.exhibits.reliability else "",
         class_plot=_class_plot(report),
         class_rows=_class_rows(report),
         change_rows=_change_rows(report),
@@ -183,32 +197,22 @@ def _steps(report: ReportInput) -> tuple[_Step, ...]:
 
 def _step_plots(steps: tuple[_Step, ...], metric: Metric) -> tuple[str, ...]:
     Row = plots.Row
-    factor, unit = (100, " (%)") if metric.form == "percent" else (1, "")
+    factor, unit = axis_of(metric)
+    million = max(step.macs for step in steps) >= 1e5
     return (
         plots.bars(
             "Size", "size (KiB)",
             [Row(s.name, s.size_bytes / 1024, format_bytes(s.size_bytes)) for s in steps],
         ),
         plots.bars(
-            "Work", "million multiply-accumulates", [Row(s.name, s.macs / 1e6, format_count(s.macs)) for s in steps]
+            "Work", f"{'million' if million else 'thousand'} multiply-accumulates",
+            [Row(s.name, s.macs / (1e6 if million else 1e3), format_count(s.macs)) for s in steps],
         ),
         plots.dots(
             metric.label.capitalize() if metric.label.islower() else metric.label, f"test {metric.label}{unit}",
             [Row(s.name, factor * s.score, metric.text(s.score)) for s in steps],
         ),
     )  # fmt: skip
-
-
-def _training_plots(report: ReportInput) -> tuple[str, ...]:
-    stretches = [plots.Stretch("training", report.trained.history)]
-    stretches += [
-        plots.Stretch(f"{number} {step.record.kind}", step.record.history)
-        for number, step in enumerate(report.passes, start=1)
-    ]
-    run = [stretch for stretch in stretches if stretch.history]
-    if not run:
-        return ()
-    return plots.losses(run), plots.validation_scores(run), plots.learning_rates(run)
 
 
 def _class_rows(report: ReportInput) -> tuple[tuple[str, float, float], ...]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from armlet.artifacts import Epoch, Latency
 from armlet.errors import MissingDependency
+from armlet.exhibits import ErrorHistogram, Forecasts, Reliability
+from armlet.report.words import axis_of
 from armlet.scores import METRICS
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ def bars(title: str, unit: str, rows: Sequence[Row], *, wide: bool = False) -> s
         drawn = axes.barh(range(len(rows)), [row.value for row in rows], color=_BLUE, height=0.62)
         axes.bar_label(drawn, [row.words for row in rows], padding=3, fontsize=8)
         axes.set_xlim(0, (1.25 if wide else 1.45) * max(*(row.value for row in rows), 1e-12))
+        if not wide:
+            axes.locator_params(axis="x", nbins=4)  # more would run into each other
         axes.grid(axis="x")
         _name_rows(axes, [row.name for row in rows], unit)
 
@@ -83,7 +87,8 @@ def bars(title: str, unit: str, rows: Sequence[Row], *, wide: bool = False) -> s
 def dots(title: str, unit: str, rows: Sequence[Row]) -> str:
     """Plot one dot a row, on an axis that need not start at zero."""
     low, high = min(row.value for row in rows), max(row.value for row in rows)
-    span = max(high - low, 1.0)
+    # No smaller than this, so that what differs by next to nothing does not look far apart.
+    span = max(high - low, 0.02 * max(abs(low), abs(high)), 1e-12)
 
     def paint(axes: Axes) -> None:
         axes.plot([row.value for row in rows], range(len(rows)), "o", color=_BLUE, markersize=6)
@@ -91,6 +96,7 @@ def dots(title: str, unit: str, rows: Sequence[Row]) -> str:
             at = (row.value, position)
             axes.annotate(row.words, at, (6, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_xlim(low - 0.15 * span, high + 0.6 * span)
+        axes.locator_params(axis="x", nbins=4)
         axes.grid(axis="x")
         _name_rows(axes, [row.name for row in rows], unit)
 
@@ -116,25 +122,27 @@ def classes(names: Sequence[str], before: Sequence[float], after: Sequence[float
     return _svg("Accuracy of each class", said, (_WIDE, 1.0 + 0.22 * len(names)), paint)
 
 
-def losses(stretches: Sequence[Stretch]) -> str:
-    """Plot the training and the validation loss over all epochs."""
+def losses(stretches: Sequence[Stretch], unit: str, *, title: str = "Loss", validation: bool = True) -> str:
+    """Plot the training loss over all epochs, and the validation loss where it is the same loss."""
 
     def paint(axes: Axes) -> None:
         _curve(axes, [[epoch.train_loss for epoch in s.history] for s in stretches], _BLUE, "training")
-        _curve(
-            axes, [[epoch.validation_loss for epoch in s.history] for s in stretches], _ORANGE, "validation"
-        )
-        _name_stretches(axes, stretches, "loss (nats)")
+        if validation:
+            losses = [[epoch.validation_loss for epoch in s.history] for s in stretches]
+            _curve(axes, losses, _ORANGE, "validation")
+        _name_stretches(axes, stretches, f"loss ({unit})")
         axes.legend(loc="best")
 
-    said = [f"{s.name} ends at validation loss {s.history[-1].validation_loss:.3g}" for s in stretches]
-    return _svg("Loss", "; ".join(said), (_NARROW, 2.4), paint)
+    which = "validation" if validation else "training"
+    ends = [s.history[-1].validation_loss if validation else s.history[-1].train_loss for s in stretches]
+    said = [f"{s.name} ends at {which} loss {end:.3g}" for s, end in zip(stretches, ends, strict=True)]
+    return _svg(title, "; ".join(said), (_NARROW, 2.4), paint)
 
 
 def validation_scores(stretches: Sequence[Stretch]) -> str:
     """Plot the validation score over all epochs."""
     metric = METRICS[stretches[0].history[0].metric]
-    factor, unit = (100, " (%)") if metric.form == "percent" else (1, "")
+    factor, unit = axis_of(metric)
 
     def paint(axes: Axes) -> None:
         scores = [[factor * epoch.validation_score for epoch in s.history] for s in stretches]
@@ -154,6 +162,79 @@ def learning_rates(stretches: Sequence[Stretch]) -> str:
 
     said = [f"{s.name} peaks at {max(epoch.learning_rate for epoch in s.history):.3g}" for s in stretches]
     return _svg("Learning rate", "; ".join(said), (_NARROW, 2.4), paint)
+
+
+def error_shares(errors: ErrorHistogram) -> str:
+    """Plot what share of the normal samples and of the anomalies has which error."""
+    kinds = (("normal", errors.normal, _BLUE), ("anomalies", errors.anomalies, _ORANGE))
+
+    def paint(axes: Axes) -> None:
+        for name, counts, color in kinds:
+            shares = [100 * n / max(1, sum(counts)) for n in counts]
+            label = f"{name} ({sum(counts)})"
+            axes.stairs(shares, errors.edges, fill=True, color=color, alpha=0.45, label=label)
+            axes.stairs(shares, errors.edges, color=color)
+        axes.set(xscale="log", xlabel="reconstruction error (mean square)", ylabel="share of its kind (%)")
+        axes.xaxis.set_major_formatter(
+            lambda value, _: f"{value:g}"
+        )  # powers are formulas, which stay unread
+        axes.grid(axis="both")
+        axes.legend(loc="best")
+
+    said = [
+        f"{name}: {sum(counts)} samples, half of them up to {_middle(errors.edges, counts):.3g}"
+        for name, counts, _ in kinds
+        if sum(counts)
+    ]
+    return _svg("Reconstruction errors", "; ".join(said), (_WIDE, 2.6), paint)
+
+
+def courses(forecasts: Forecasts) -> str:
+    """Plot what came and what was forecast."""
+
+    def paint(axes: Axes) -> None:
+        axes.plot(forecasts.came, color=_BLUE, linewidth=1.4, label="came")
+        axes.plot(forecasts.forecast, color=_ORANGE, linewidth=1.2, label="forecast by the compiled program")
+        axes.set(
+            xlabel="test sample", ylabel="value (unit of the targets)", xlim=(0, len(forecasts.came) - 1)
+        )
+        axes.grid(axis="both")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+
+    low, high = min(forecasts.came), max(forecasts.came)
+    said = f"{len(forecasts.came)} test samples; what came lies between {low:.3g} and {high:.3g}"
+    return _svg("Forecasts", said, (_WIDE, 2.6), paint)
+
+
+def reliability(found: Reliability) -> str:
+    """Plot the accuracy of answers of like confidence; the larger a dot, the more samples."""
+    kinds = (("trained network", found.trained, _BLUE), ("compiled program", found.compiled, _ORANGE))
+
+    def paint(axes: Axes) -> None:
+        axes.plot([0, 100], [0, 100], color=_INK, alpha=0.4, linewidth=1, linestyle="--")
+        for name, bins, color in kinds:
+            total = sum(b.n_samples for b in bins)
+            sure, right = (
+                [100 * value for value in values]
+                for values in zip(*((b.confidence, b.accuracy) for b in bins), strict=True)
+            )
+            axes.plot(sure, right, color=color, linewidth=1, alpha=0.6)
+            sizes = [6 + 90 * b.n_samples / total for b in bins]
+            axes.scatter(
+                sure, right, sizes, color="none" if color == _BLUE else color, edgecolors=color, label=name
+            )
+        axes.set(
+            xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(-3, 103), ylim=(-3, 103), aspect="equal"
+        )
+        axes.grid(axis="both")
+        axes.legend(loc="best", handletextpad=0.2)
+
+    said = [
+        f"{name}: "
+        + ", ".join(f"{b.confidence * 100:.0f} % sure and {b.accuracy * 100:.0f} % right" for b in bins)
+        for name, bins, _ in kinds
+    ]
+    return _svg("Confidence and accuracy", "; ".join(said), (_NARROW, 3.3), paint)
 
 
 def interval(latency: Latency, budget_ms: float | None) -> str:
@@ -202,6 +283,16 @@ def _svg(title: str, description: str, inches: tuple[float, float], paint: Calla
         f'<svg{shrinks} viewBox="0 0 {width:g} {height:g}" style="max-width:{width * 4 / 3:.0f}px" role="img"'
         f' aria-label="{html.escape(f"{title}. {description}")}">{body.replace(_INK, "currentColor").strip()}'
     )
+
+
+def _middle(edges: Sequence[float], counts: Sequence[int]) -> float:
+    """Return the lowest edge that at least half of what was counted lies up to."""
+    below = 0
+    for count, upper in zip(counts, edges[1:], strict=True):
+        below += count
+        if 2 * below >= sum(counts):
+            return upper
+    return edges[-1]
 
 
 def _said(unit: str, rows: Sequence[Row]) -> str:

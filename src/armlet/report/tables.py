@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from armlet.artifacts import Cost, PassRecord, Verdict
+from armlet.artifacts import Cost, PassRecord, Score, Verdict
 from armlet.report.words import cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS
 from armlet.units import format_bytes, format_count
@@ -55,6 +55,13 @@ def passes_table(records: tuple[PassRecord, ...]) -> Table:
             f"{record.seconds:.1f}",
         )
     return table
+
+
+def score_rows(score: Score) -> tuple[tuple[str, str], ...]:
+    """Return each metric of a score as (label, value), the main one first and with what it was measured on."""
+    rows = [(METRICS[name].label, METRICS[name].text(value)) for name, value in score.values().items()]
+    (label, value), *others = rows
+    return ((label, f"{value} of {score.n_samples} {score.split} samples"), *others)
 
 
 def _cost(cost: Cost, before: Cost | None = None) -> tuple[str, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from armlet.artifacts import Verdict
+from armlet.scores import Metric
 
 
 def verdict_sentence(verdict: Verdict) -> str:
@@ -39,3 +40,8 @@ def cost_change(before: float, after: float) -> str:
         return ""
     ratio = f"{max(before, after) / min(before, after):.3g}"
     return "" if ratio == "1" else f"{'÷' if after < before else '×'}{ratio}"
+
+
+def axis_of(metric: Metric) -> tuple[float, str]:
+    """Return what values of a metric are multiplied by on an axis, and the unit to write after its name."""
+    return {"percent": (100.0, " (%)"), "decibel": (1.0, " (dB)"), "plain": (1.0, "")}[metric.form]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from armlet import artifact_json
 from armlet.artifacts import (
@@ -13,17 +13,23 @@ from armlet.artifacts import (
     Evaluated,
     Exported,
     Measured,
+    Pretrained,
     StreamExported,
     StreamFacts,
     StreamMeasured,
     Trained,
     Verdict,
 )
+from armlet.exhibits import EXHIBITS_FILE, Exhibits
 from armlet.stages.compare import compare, run_on_host
 from armlet.stages.context import OUTPUTS_FILE, StageContext
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
+
+    from armlet.data.splits import Splits
+
+A = TypeVar("A")
 
 N_MATCHED = 1000
 """Test inputs run through the program on the emulated board; the test split may have fewer."""
@@ -38,20 +44,20 @@ def compile_program(context: StageContext) -> Compiled:
 
 
 def evaluate_program(context: StageContext) -> Evaluated:
-    """Score the compiled program itself on the whole test split."""
-    import numpy as np
-
-    from armlet.metrics import find_changes
+    """Score the compiled program itself on the whole test split, and keep what people can look at."""
+    from armlet.metrics import find_changes, make_exhibits
 
     begin = time.monotonic()
     splits = context.splits()
     outputs = run_on_host(context.inputs[0], splits.test, context.progress)
     score, changes = context.scorer(splits.task).score(outputs, splits.test, "test"), None
-    if splits.task.kind == "classification":
-        changes = find_changes(
-            np.load(context.folder_of("train") / OUTPUTS_FILE), outputs, splits.test.targets
-        )
-    return Evaluated(score, time.monotonic() - begin, changes)
+    seconds = time.monotonic() - begin
+    trained = _trained_answers(context, splits)
+    if splits.task.kind == "classification" and trained is not None:
+        changes = find_changes(trained, outputs, splits.test.targets)
+    exhibits = make_exhibits(splits.task, splits.test, outputs, trained)
+    (context.folder / EXHIBITS_FILE).write_text(artifact_json.to_json(exhibits), encoding="utf-8")
+    return Evaluated(score, seconds, changes)
 
 
 def measure(context: StageContext) -> Measured:
@@ -115,6 +121,9 @@ def bundle(context: StageContext) -> Verdict:
         verdict=artifact_json.load(Verdict, verdict),
         stream=_stream(context),
         versions=versions(),
+        exhibits=artifact_json.from_json(Exhibits, (evaluate / EXHIBITS_FILE).read_bytes()),
+        judge=_if_needed(context, "judge", Trained),
+        pretrained=_if_needed(context, "pretrain", Pretrained),
     )
     keys = {step.name: step.key for step in context.plan.steps if step.name in context.step.needs}
     sources = facts.data.source_digests
@@ -122,6 +131,30 @@ def bundle(context: StageContext) -> Verdict:
     parts = [context.folder_of(name) for name in _stream_steps(context)[:2]]
     write_bundle(facts, provenance, Sources(compiled, exported, data, *parts), context.folder)
     return facts.verdict
+
+
+def _if_needed(context: StageContext, step: str, kind: type[A]) -> A | None:
+    """Load the artefact of a step that this one needs in some recipes only."""
+    return artifact_json.load(kind, context.folder_of(step)) if step in context.step.needs else None
+
+
+def _trained_answers(context: StageContext, splits: Splits) -> np.ndarray | None:
+    """Return the trained network's answers to the test samples of which changes or exhibits tell, if any."""
+    import numpy as np
+    import torch
+
+    from armlet.metrics import n_of_trained
+    from armlet.models.network import load_network
+
+    folder, n = context.folder_of("train"), n_of_trained(splits.task)
+    if splits.task.kind == "classification":
+        answers: np.ndarray = np.load(folder / OUTPUTS_FILE)
+        return answers
+    if n == 0:
+        return None
+    inputs = tuple(map(torch.from_numpy, splits.test.take(slice(n)).inputs))
+    with torch.inference_mode():
+        return np.asarray(load_network(folder).module(*inputs).numpy())
 
 
 def _stream_steps(context: StageContext) -> tuple[str, ...]:
