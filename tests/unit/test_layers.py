@@ -13,7 +13,8 @@ import typer.main
 from armlet.cli.main import app
 
 HEAVY = {"accelerate", "jinja2", "matplotlib", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "tvm"}
-HELP_SECONDS = 0.3  # what the product promises; CPU time, so that a busy machine changes nothing
+PARSER = "import typer, pydantic"  # what any `--help` of a typer program loads where pydantic is installed
+MOST_PARSERS = 3.0  # so that help answers in 0.3 s where the parser takes 0.1 s, as on a common desktop
 
 RECIPE = """
 name: tiny
@@ -49,12 +50,10 @@ def loaded_modules(*arguments: str, cache: Path) -> set[str]:
     return {name.split(".")[0] for name in trace}
 
 
-def help_seconds(verb: list[str]) -> float:
-    """CPU seconds of one `armlet VERB --help`."""
+def cpu_seconds(*arguments: str) -> float:
+    """CPU seconds of one `python ARGUMENTS`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "armlet", *verb, "--help"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -85,5 +84,7 @@ def test_the_public_package_loads_nothing_but_itself() -> None:
 
 
 @pytest.mark.parametrize("verb", verbs(), ids=lambda verb: " ".join(verb) or "armlet")
-def test_help_of_a_verb_answers_at_once(verb: list[str]) -> None:
-    assert any(help_seconds(verb) < HELP_SECONDS for _ in range(5))  # the best of five
+def test_help_of_a_verb_takes_little_more_than_its_parser(verb: list[str]) -> None:
+    # Side by side, so that a slow or a busy machine changes nothing; any of five pairs may be the undisturbed one.
+    pairs = ((cpu_seconds("-m", "armlet", *verb, "--help"), cpu_seconds("-c", PARSER)) for _ in range(5))
+    assert any(ours < MOST_PARSERS * parser for ours, parser in pairs)
