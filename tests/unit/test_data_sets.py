@@ -212,3 +212,13 @@ def test_random_numbers_are_asked_for_pictures():
     assert numbers.shape == (60_000, 7)
     assert (abs(numbers.mean()) < 0.01, abs(numbers.std() - 1) < 0.01) == (True, True)
     assert (splits.train.targets.min(), splits.train.targets.max()) == (-1, 1)
+
+
+def test_a_sentence_is_learned_as_good_as_people_find_it():
+    samples, plain = samples_of("movie-sentences", ratings=True).train, samples_of("movie-sentences").train
+    np.testing.assert_allclose(samples.shares.sum(axis=1), 1, atol=1e-6)
+    assert np.array_equal(samples.shares.argmax(axis=1), samples.targets)
+    # The logit of a share is a mean rating, which goes up to 4.
+    assert 0.95 < samples.shares.max() <= 1 / (1 + np.exp(-4))
+    assert np.array_equal(samples.targets, plain.targets)
+    assert plain.shares is None
