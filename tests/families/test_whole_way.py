@@ -45,7 +45,9 @@ CASES = [
     Case("transformer", {"width": 16, "heads": 2, "depth": 1, "patch": 4}, PICTURE),
     Case("transformer", {"width": 16, "heads": 4, "depth": 2, "patch": 5, "positions": "sinusoidal"}, FRAMES),
     Case("transformer", {"width": 16, "heads": 2, "depth": 1, "patch": 1, "causal": True}, SPEECH),
-    Case("transformer", {"width": 16, "heads": 2, "depth": 1, "positions": "none"}, TEXT),
+    Case(
+        "transformer", {"width": 16, "heads": 2, "depth": 1, "positions": "none", "token_dropout": 0.3}, TEXT
+    ),
     Case("autoencoder", {"hidden": [12], "code": 3}, ROW, (9,)),
     Case("autoencoder", {"channels": [4, 8], "code": 6, "variational": True}, PICTURE, (1, 12, 12)),
     Case("autoencoder", {"channels": [4, 8], "code": 0, "shortcuts": True}, PICTURE, (1, 12, 12)),

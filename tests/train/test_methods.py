@@ -204,6 +204,18 @@ def test_masked_tokens_are_guessed_from_their_neighbours(tmp_path: Path) -> None
     assert run.history[-1].validation_loss < 0.5 * np.log(12)
 
 
+def test_shares_are_learned_in_place_of_the_targets_which_are_scored(tmp_path: Path) -> None:
+    data = splits()
+    sure = replace(data.train, shares=np.eye(4, dtype="float32")[data.train.targets])
+    same = train(tmp_path / "same", splits=replace(data, train=sure))
+    assert torch.equal(weights(same), weights(train(tmp_path / "targets")))
+    unsure = replace(data.train, shares=np.full((len(data.train), 4), 0.25, "float32"))
+    doubting = train(tmp_path / "unsure", splits=replace(data, train=unsure))
+    answers = torch.softmax(doubting.module(torch.from_numpy(data.test.inputs[0])), dim=1)
+    assert answers.max() < 0.5
+    assert accuracy(same) > 0.9
+
+
 def test_options_that_do_not_fit_the_inputs_are_refused_before_any_work(tmp_path: Path) -> None:
     for options, message in (
         ({"augment": ("flip",)}, r"augment flip does not fit inputs of shape \[8\]; these do: noise, scale"),

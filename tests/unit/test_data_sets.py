@@ -223,3 +223,13 @@ def test_the_words_on_preprocessing_are_those_of_the_task():
     assert said["denoising"] == f"{said['classification']}; the answer times 255 is the clean picture"
     assert said["generation"].startswith("random numbers")
     assert "divided by 255" not in said["generation"]
+
+
+def test_a_sentence_is_learned_as_good_as_people_find_it():
+    samples, plain = samples_of("movie-sentences", ratings=True).train, samples_of("movie-sentences").train
+    np.testing.assert_allclose(samples.shares.sum(axis=1), 1, atol=1e-6)
+    assert np.array_equal(samples.shares.argmax(axis=1), samples.targets)
+    # The logit of a share is a mean rating, which goes up to 4.
+    assert 0.95 < samples.shares.max() <= 1 / (1 + np.exp(-4))
+    assert np.array_equal(samples.targets, plain.targets)
+    assert plain.shares is None

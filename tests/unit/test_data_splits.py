@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -143,3 +145,16 @@ def test_one_group_alone_can_not_be_held_out():
     )
     with pytest.raises(UsageError, match="whole groups"):
         hold_out(whole, 0.5, seed=0)
+
+
+def test_shares_stay_with_their_samples():
+    whole = splits_of([30, 20])
+    shares = np.random.default_rng(0).random((50, 2), np.float32)
+    held = hold_out(replace(whole, train=replace(whole.train, shares=shares)), 0.3, seed=5)
+    for samples in (held.train, held.validation):
+        assert np.array_equal(samples.shares, shares[samples.inputs[0][:, 0].astype(int)])
+
+
+def test_shares_that_are_not_float32_of_each_class_are_refused():
+    with pytest.raises(TypeError, match="shares are float32 of shape"):
+        replace(numbered([2, 2]), shares=np.ones(4, np.float32))

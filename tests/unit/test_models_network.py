@@ -270,3 +270,14 @@ def test_every_stage_after_the_first_halves_the_picture_whichever_way() -> None:
             )
             module(torch.zeros(2, *PICTURE))
             assert seen == [(3, 3)]
+
+
+def test_hidden_tokens_are_whole_ones_and_only_in_training() -> None:
+    spec = (InputSpec("tokens", (50,), "int32", 20),)
+    options = {"width": 16, "heads": 2, "token_dropout": 0.4}
+    embedding = build(architecture_of("transformer", options, spec, (2,)), 0).module.embedding
+    tokens = torch.randint(20, (40, 50), dtype=torch.int32)
+    assert embedding.eval()(tokens).abs().amax(dim=2).min() > 0
+    hidden = embedding.train()(tokens) == 0
+    assert torch.equal(hidden.all(dim=2), hidden.any(dim=2))
+    assert hidden.float().mean() == pytest.approx(0.4, abs=0.05)

@@ -55,7 +55,14 @@ SOURCE = Source(
 )
 
 
-def read(folder: Path, *, vocabulary: int = 4000, length: int = 64, lower_case: bool = True) -> Splits:
+def read(
+    folder: Path,
+    *,
+    vocabulary: int = 4000,
+    length: int = 64,
+    lower_case: bool = True,
+    ratings: bool = False,
+) -> Splits:
     """Read the sentences as tokens [N, length], padded with 0, and their numbers of tokens.
 
     Args:
@@ -63,6 +70,7 @@ def read(folder: Path, *, vocabulary: int = 4000, length: int = 64, lower_case: 
         vocabulary: tokens that the tokenizer may use at most, the special ones included.
         length: tokens of a sentence at most; what is behind is cut off.
         lower_case: whether capitals are told apart no longer.
+        ratings: whether training learns how good people find a sentence, and not only whether they do.
 
     Raises:
         UsageError: a file is missing or malformed.
@@ -70,16 +78,15 @@ def read(folder: Path, *, vocabulary: int = 4000, length: int = 64, lower_case: 
     """
     import numpy as np
 
-    rated = [(text, rating > 0) for text, rating in _sentences(folder / _RATED) if rating != 0]
-    texts, labels = [text for text, _ in rated], np.array([good for _, good in rated], np.int64)
+    rated = [(text, rating) for text, rating in _sentences(folder / _RATED) if rating != 0]
+    texts = [text for text, _ in rated]
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(texts))
     n_test = round(_TEST_SHARE * len(texts))
     test, train = np.sort(order[:n_test]), np.sort(order[n_test:])
     unlabeled = [text for name in _OTHERS for text, _ in _sentences(folder / name)]
     learned = [texts[i] for i in train]
     tokenizer = train_tokenizer([*learned, *unlabeled], vocabulary, lower_case=lower_case)
-    inputs = encode(tokenizer, texts, length)
-    samples = Samples(inputs, labels, labels)
+    samples = _samples(tokenizer, rated, length, ratings=ratings)
     specs = (
         InputSpec("tokens", (length,), "int32", n_values=tokenizer.get_vocab_size()),
         InputSpec("length", (), "int32", n_values=length + 1),
@@ -109,7 +116,10 @@ def train_tokenizer(texts: list[str], vocabulary: int, *, lower_case: bool) -> T
     tokenizer = Tokenizer(BPE(unk_token=UNKNOWN))
     steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if lower_case else [])]
     tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace()])
+    # A comma behind a word makes no other word of it.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
+    )
     special = [PADDING, UNKNOWN, MASK]
     tokenizer.train_from_iterator(
         texts, BpeTrainer(vocab_size=vocabulary, special_tokens=special, min_frequency=2, show_progress=False)
@@ -128,6 +138,19 @@ def encode(tokenizer: Tokenizer, texts: list[str], length: int) -> tuple[np.ndar
         tokens[i, : len(ids)] = ids
         lengths[i] = max(1, len(ids))
     return tokens, lengths
+
+
+def _samples(tokenizer: Tokenizer, rated: list[tuple[str, float]], length: int, *, ratings: bool) -> Samples:
+    """Return rated sentences with their class, and with how sure it is where `ratings` are to be learned.
+
+    The mean rating, from -4 to 4, is taken for the logit of being good: what people find so-so weighs less.
+    """
+    import numpy as np
+
+    means = np.array([rating for _, rating in rated], np.float32)
+    labels, good = (means > 0).astype(np.int64), 1 / (1 + np.exp(-means))
+    shares = np.stack([1 - good, good], axis=1) if ratings else None
+    return Samples(encode(tokenizer, [text for text, _ in rated], length), labels, labels, shares=shares)
 
 
 def _sentences(path: Path) -> list[tuple[str, float]]:

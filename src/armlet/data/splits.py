@@ -25,12 +25,15 @@ class Samples:
         labels: int64 [n_samples], the class of each sample where there are classes; for classification the targets,
             for anomalies 0 (normal) or 1.
         groups: int64 [n_samples], such as the subject that a sample comes from; validation holds out whole groups.
+        shares: float32 [n_samples, n_classes], how sure people are of each class; training learns them in place of
+            the target, and scores are of the target all the same.
     """
 
     inputs: tuple[np.ndarray, ...]
     targets: np.ndarray
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
+    shares: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if any(x.dtype not in ("float32", "int32") for x in self.inputs):
@@ -44,6 +47,10 @@ class Samples:
                 raise TypeError(
                     f"{what} are {found.dtype} of shape {found.shape}: one int64 a sample is meant"
                 )
+        if self.shares is not None and (self.shares.dtype != "float32" or self.shares.ndim != 2):
+            raise TypeError(
+                f"shares are {self.shares.dtype} of shape {self.shares.shape}: float32 [N, n] is meant"
+            )
         sizes = {name: len(x) for name, x in self.named().items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"as many of each are meant, but there are {sizes}")
@@ -53,12 +60,16 @@ class Samples:
 
     def take(self, indices: Indices | slice) -> Samples:
         """Return the samples at `indices`, int64 [n] or a slice."""
-        labels, groups = (None if x is None else x[indices] for x in (self.labels, self.groups))
-        return Samples(tuple(x[indices] for x in self.inputs), self.targets[indices], labels, groups)
+        return Samples.of_named({name: x[indices] for name, x in self.named().items()})
 
     def named(self) -> dict[str, np.ndarray]:
         """Return the arrays that are there, by name; the inputs are named by their position."""
-        others = {"targets": self.targets, "labels": self.labels, "groups": self.groups}
+        others = {
+            "targets": self.targets,
+            "labels": self.labels,
+            "groups": self.groups,
+            "shares": self.shares,
+        }
         inputs = {f"inputs.{i}": x for i, x in enumerate(self.inputs)}
         return inputs | {name: x for name, x in others.items() if x is not None}
 
@@ -66,7 +77,7 @@ class Samples:
     def of_named(cls, arrays: Mapping[str, np.ndarray]) -> Samples:
         """Return what `named` gave."""
         inputs = tuple(arrays[f"inputs.{i}"] for i in range(sum(n.startswith("inputs.") for n in arrays)))
-        return cls(inputs, arrays["targets"], arrays.get("labels"), arrays.get("groups"))
+        return cls(inputs, arrays["targets"], *(arrays.get(name) for name in ("labels", "groups", "shares")))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

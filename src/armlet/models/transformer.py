@@ -36,6 +36,7 @@ class TransformerOptions:
         patch: pixels of a square patch's side, or frames of a token; 1 for text.
         positions: "learned", "sinusoidal" or "none".
         dropout: of embeddings, of both parts' results, and before the last layer, in training.
+        token_dropout: share of whole tokens that are hidden in training, by a zero embedding.
         stochastic_depth: share of samples that the last block is skipped for in training; earlier blocks less.
         causal: whether a token sees only those before it.
     """
@@ -48,6 +49,7 @@ class TransformerOptions:
     activation: str = "gelu"
     positions: Literal["learned", "sinusoidal", "none"] = "learned"
     dropout: float = 0.1
+    token_dropout: float = 0.0
     stochastic_depth: float = 0.0
     causal: bool = False
 
@@ -63,6 +65,7 @@ class Embedding(nn.Module):
     def __init__(self, spec: InputSpec, options: TransformerOptions) -> None:
         super().__init__()
         self.patch, self.n_tokens = options.patch, _n_tokens(spec, options.patch)
+        self.token_dropout = options.token_dropout
         self.embed: nn.Module
         if spec.dtype == "int32":
             self.embed = nn.Embedding(spec.n_values or 1, options.width)
@@ -77,7 +80,11 @@ class Embedding(nn.Module):
         if isinstance(self.embed, nn.Linear):
             inputs = inputs.reshape(-1, inputs.shape[1] // self.patch, self.embed.in_features)
         found: Tensor = self.embed(inputs)
-        return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found
+        found = found.flatten(2).transpose(1, 2) if found.dim() == 4 else found
+        if self.training and self.token_dropout:
+            hidden = torch.rand(found.shape[:2], device=found.device) < self.token_dropout
+            found = found.masked_fill(hidden[:, :, None], 0.0)
+        return found
 
 
 class Memory:

@@ -173,6 +173,10 @@ class MovieSentences(_Split):
     )
     length: PositiveInt = Field(64, le=1024, description="Most tokens of a sentence; the rest is cut off.")
     lower_case: bool = Field(True, description="Whether capitals are read as small letters.")
+    ratings: bool = Field(
+        False,
+        description="Whether training learns how good people find a sentence, not only whether: targets become soft.",
+    )
 
     @property
     def form(self) -> Form:

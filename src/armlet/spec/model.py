@@ -192,6 +192,9 @@ class Transformer(_Family):
     dropout: NonNegativeFloat = Field(
         0.1, lt=1.0, description="Of embeddings, attention and both parts' results."
     )
+    token_dropout: NonNegativeFloat = Field(
+        0.0, lt=1.0, description="Share of whole patches, frames or tokens hidden in training."
+    )
     stochastic_depth: NonNegativeFloat = Field(
         0.0,
         lt=1.0,

@@ -53,7 +53,8 @@ class Steps:
                 module.compile()
         network = learner.modules[NETWORK]
         self._inputs = on_device(data.train.inputs, network)
-        others = (data.train.targets, data.labeled, data.teacher_outputs)
+        targets = data.train.targets if data.train.shares is None else data.train.shares
+        others = (targets, data.labeled, data.teacher_outputs)
         self._targets, self._labeled, self._teacher_outputs = (
             None if x is None else torch.as_tensor(x).to(accelerator.device) for x in others
         )

@@ -114,7 +114,10 @@ def _training_data(splits: Splits, teacher: Network | None, *, use_unlabeled: bo
         inputs = tuple(np.concatenate(pair) for pair in zip(samples.inputs, splits.unlabeled, strict=True))
         nothing = np.zeros((n, *samples.targets.shape[1:]), samples.targets.dtype)
         labeled = torch.arange(len(samples) + n) < len(samples)
-        samples = Samples(inputs, np.concatenate([samples.targets, nothing]))
+        shares = samples.shares
+        if shares is not None:
+            shares = np.concatenate([shares, np.zeros((n, shares.shape[1]), shares.dtype)])
+        samples = Samples(inputs, np.concatenate([samples.targets, nothing]), shares=shares)
     # The inputs are the same in every epoch, so the teacher is asked once.
     asked = tuple(map(torch.from_numpy, samples.inputs))
     answers = None if teacher is None else predict(executable(teacher), asked).clone()
