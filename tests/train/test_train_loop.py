@@ -21,6 +21,7 @@ from armlet.models.network import Network, architecture_of, build, save_network
 from armlet.models.quantization import Quantization
 from armlet.progress import Silent
 from armlet.train import DistillationOptions, TrainingRun, TrainOptions, evaluate, train_network
+from armlet.train.loop import _trainable
 
 CENTRES = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
 INPUTS, PICTURES = (InputSpec("input", (8,)),), (InputSpec("input", (1, 8, 8)),)
@@ -198,6 +199,14 @@ def test_a_trained_network_is_plain_and_can_be_saved(tmp_path: Path) -> None:
     assert not trained.module.training
     assert all(tensor.is_contiguous() for tensor in trained.module.state_dict().values())
     save_network(trained, tmp_path / "network")
+
+
+def test_a_first_layer_of_one_channel_answers_with_the_channels_last() -> None:
+    network = build(architecture_of("cnn", {"channels": [4, 4]}, PICTURES, (4,)), 0)
+    trainable = _trainable(network.module, torch.device("cpu"))
+    found = trainable.get_submodule("stage1")(torch.zeros(2, 1, 8, 8))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert not found.is_contiguous()
 
 
 def test_bf16_trains_and_says_so(tmp_path: Path) -> None:

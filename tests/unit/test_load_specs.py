@@ -174,6 +174,11 @@ def test_bad_text_is_refused_with_a_clear_message(tmp_path, text, message):
             "[8, 8, 8, 8, 8, 8]",
             "5: model.channels: pictures of 28×28 can't be halved 5 times: use fewer",
         ),
+        (
+            "[8, 16]",
+            "[8, 16]\n  depth: [1, 1, 2]",
+            "6: model.depth: has 3 numbers for 2 stages",
+        ),
     ],
 )
 def test_sections_that_do_not_fit_each_other_are_refused_before_any_work(tmp_path, old, new, problem):

@@ -60,6 +60,7 @@ ARCHITECTURES = {
     "fnn without norm": fnn(norm="none", dropout=0.2),
     "plain": cnn(),
     "plain, strided, deep": cnn(downsample="stride", depth=2, dropout=0.1),
+    "plain, deeper at the end": cnn(depth=[1, 2]),
     "residual": cnn(block="residual", depth=2),
     "residual, strided": cnn(block="residual", downsample="stride"),
     "separable": cnn(block="separable", activation="relu6"),
@@ -244,6 +245,7 @@ def test_a_folder_without_a_whole_network_is_refused(damage: str, tmp_path: Path
         (cnn(block="plane"), "unknown block 'plane' .did you mean 'plain'"),
         (architecture_of("cnn", {}, (InputSpec("input", (16,)),), (2,)), "takes pictures"),
         (cnn((4, 4, 4, 4, 4)), "can't be halved 4 times"),
+        (cnn((4, 4), depth=[1, 2, 1]), "3 depths don't fit 2 stages"),
     ],
 )
 def test_what_can_not_be_built_is_refused_with_the_nearest_name(
@@ -258,6 +260,15 @@ def test_what_can_not_be_built_is_refused_with_the_nearest_name(
 )
 def test_every_activation_of_a_recipe_can_be_built(activation: str) -> None:
     assert torch.isfinite(outputs(build(cnn(activation=activation), 0))).all()
+
+
+def test_each_stage_can_have_a_depth_of_its_own() -> None:
+    module = build(cnn((4, 4, 4), depth=[1, 3, 2]), 0).module
+    assert [len(module.get_submodule(f"stage{n}")) - (n > 1) for n in (1, 2, 3)] == [
+        1,
+        3,
+        2,
+    ]  # less the pooling
 
 
 def test_every_stage_after_the_first_halves_the_picture_whichever_way() -> None:

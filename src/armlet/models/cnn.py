@@ -27,17 +27,21 @@ class CnnOptions:
     Attributes:
         channels: of each stage; every stage after the first halves height and width.
         block: "plain", "residual" or "separable"; the last two have a plain 3×3 stem before the first stage.
-        depth: blocks in each stage.
+        depth: blocks in each stage, one number for all of them or one for each.
         downsample: "max_pool" halves before a stage's first block, "stride" in it.
         dropout: share of pooled features dropped in training, before the classifier.
     """
 
     channels: tuple[int, ...] = (16, 32, 64)
     block: str = "plain"
-    depth: int = 1
+    depth: int | tuple[int, ...] = 1
     downsample: Literal["stride", "max_pool"] = "max_pool"
     activation: str = "relu"
     dropout: float = 0.0
+
+    def depths(self) -> tuple[int, ...]:
+        """Return the blocks of each stage."""
+        return (self.depth,) * len(self.channels) if isinstance(self.depth, int) else self.depth
 
 
 class Block(Protocol):
@@ -118,7 +122,8 @@ def build_cnn(options: str, inputs: tuple[InputSpec, ...], output_shape: tuple[i
     Layers are named `stem`, `stage1.block1.conv`, ..., `classifier`.
 
     Raises:
-        UsageError: the input is not a picture, or too small to be halved once for each stage after the first.
+        UsageError: the input is not a picture, or too small to be halved once for each stage after the first; or not
+            every stage has its depth.
     """
     chosen = parse_options(CnnOptions, options)
     input_shape, n_outputs = only_input("a cnn", inputs).shape, n_classes_of("a cnn", output_shape)
@@ -129,13 +134,16 @@ def build_cnn(options: str, inputs: tuple[InputSpec, ...], output_shape: tuple[i
         raise UsageError(
             f"pictures of {input_shape[1:]} can't be halved {n_halvings} times; use fewer stages"
         )
+    depths = chosen.depths()
+    if len(depths) != len(chosen.channels):
+        raise UsageError(f"{len(depths)} depths don't fit {len(chosen.channels)} stages of channels")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     width = input_shape[0]
     if chosen.block != "plain":
         layers["stem"] = plain(width, chosen.channels[0], 1, chosen.activation)
         width = chosen.channels[0]
-    for number, n_channels in enumerate(chosen.channels, start=1):
-        layers[f"stage{number}"] = _stage(width, n_channels, chosen, halve=number > 1)
+    for number, (n_channels, depth) in enumerate(zip(chosen.channels, depths, strict=True), start=1):
+        layers[f"stage{number}"] = _stage(width, n_channels, chosen, depth, halve=number > 1)
         width = n_channels
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
@@ -145,13 +153,13 @@ def build_cnn(options: str, inputs: tuple[InputSpec, ...], output_shape: tuple[i
     return nn.Sequential(layers)
 
 
-def _stage(n_inputs: int, n_channels: int, options: CnnOptions, *, halve: bool) -> nn.Sequential:
+def _stage(n_inputs: int, n_channels: int, options: CnnOptions, depth: int, *, halve: bool) -> nn.Sequential:
     """[N, n_inputs, H, W] -> [N, n_channels, H, W], or half of H and W."""
     block = BLOCKS[options.block]
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if halve and options.downsample == "max_pool":
         parts["pool"] = nn.MaxPool2d(2)
-    for number in range(1, options.depth + 1):
+    for number in range(1, depth + 1):
         first = number == 1
         stride = 2 if halve and first and options.downsample == "stride" else 1
         parts[f"block{number}"] = block(

@@ -68,6 +68,8 @@ def _cnn(model: Cnn, picture: tuple[int, int] | None) -> Iterator[Misfit]:
     if picture is not None and min(picture) < 2**halvings:
         message = f"pictures of {picture[0]}×{picture[1]} can't be halved {halvings} times"
         yield ("model", "channels"), f"{message}: use fewer stages"
+    if not isinstance(model.depth, int) and len(model.depth) != len(model.channels):
+        yield ("model", "depth"), f"has {len(model.depth)} numbers for {len(model.channels)} stages"
 
 
 def _transformer(model: Transformer, picture: tuple[int, int] | None) -> Iterator[Misfit]:

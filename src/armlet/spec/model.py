@@ -13,6 +13,9 @@ from armlet.spec.data import Form
 Width = Annotated[int, Field(gt=0, le=65536)]
 """Units of a layer or channels of a stage; more is a slip of the pen."""
 
+Depth = Annotated[int, Field(gt=0, le=256)]
+"""Blocks of a stage."""
+
 Activation = Literal[
     "relu", "relu6", "leaky_relu", "prelu", "elu", "gelu", "silu", "mish", "hard_swish",
     "tanh", "sigmoid", "hard_sigmoid",
@@ -57,7 +60,9 @@ class Cnn(_Family):
     block: Literal["plain", "residual", "separable"] = Field(
         "plain", description="plain: conv; residual: two convs and an add; separable: depthwise and 1×1 conv."
     )
-    depth: PositiveInt = Field(1, le=256, description="Blocks in each stage.")
+    depth: Depth | Annotated[ListOf[Depth], Field(min_length=1)] = Field(
+        1, description="Blocks in each stage: one number for all, or a list with one for each."
+    )
     downsample: Literal["stride", "max_pool"] = Field(
         "max_pool", description="How each stage after the first halves the picture."
     )
