@@ -158,5 +158,8 @@ def test_targets_and_data_sets_are_listed_as_json(armlet):
         "host", "raspberry-pi-4", "raspberry-pi-5",
     }  # fmt: skip
     listed = json.loads(armlet("data", "list", "--json").stdout)
-    assert {entry["kind"] for entry in listed} == {"fashion-mnist", "letter-recognition"}
+    assert {entry["kind"] for entry in listed} == {
+        "electricity-demand", "fashion-mnist", "japanese-vowels", "letter-recognition", "movie-sentences",
+        "shuttle", "smartwatch-exercises",
+    }  # fmt: skip
     assert all(entry["licence"] and all(len(sha) == 64 for sha in entry["sha256"]) for entry in listed)
