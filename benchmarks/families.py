@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import armlet
+import tables
 from armlet.artifacts import PassRecord
 from armlet.bench.protocol import cpu_name
 from armlet.bundle import Manifest
@@ -28,7 +29,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "families"
 README = ROOT / "README.md"
 BOARDS = ("raspberry-pi-4", "raspberry-pi-5")
-BEGIN, END = "<!-- families: written by benchmarks/families.py -->", "<!-- /families -->"
 
 
 def run(recipe: Path, output: Path) -> dict[str, object]:
@@ -104,9 +104,7 @@ def kept() -> list[dict]:
 
 def with_table(readme: str) -> str:
     """Return the README's text with its table made anew."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(kept())}\n{END}{after}"
+    return tables.with_table(readme, "families", table(kept()))
 
 
 def main() -> None:

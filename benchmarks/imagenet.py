@@ -1,12 +1,13 @@
 """Compiles the networks of ImageNet's size for two boards, and says what they cost there.
 
-    python benchmarks/imagenet.py            # every network, both boards; some minutes each
-    python benchmarks/imagenet.py mobilenet-v2
+    python benchmarks/imagenet.py run                  # every network, both boards; some minutes each
+    python benchmarks/imagenet.py run mobilenet-v2
+    python benchmarks/imagenet.py table                # the table in docs/models.md, from the results that are kept
 
 Inputs are 224×224×3, outputs 1000 classes. Weights are random (batch normalisation has the statistics of random
 pictures, and random gains and offsets), quantised to INT8: cost does not depend on the values, and nothing is said
 about accuracy. The emulated board's answer to one picture is compared with this machine's, bit for bit where all
-arithmetic is on integers. Latencies are estimates. Writes benchmarks/results/imagenet.json.
+arithmetic is on integers. Latencies are estimates. The results are kept in benchmarks/results/imagenet.json.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import tables
 from armlet.analysis.cost import cost_of
 from armlet.artifacts import InputSpec, Task
 from armlet.bench.cycles import count_cycles, estimate_latency
@@ -35,8 +37,10 @@ from armlet.passes import PassContext
 from armlet.passes.quantize.quantize_static import StaticQuantization
 from armlet.progress import Silent
 from armlet.spec.load import load_target
+from armlet.units import format_bytes, format_count, format_ms
 
 RESULT = Path(__file__).parent / "results" / "imagenet.json"
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BOARDS = ("raspberry-pi-4", "raspberry-pi-5")
 PICTURE = (InputSpec("input", (3, 224, 224)),)
 CLASSES = 1000
@@ -107,19 +111,50 @@ def _on_board(name: str, folder: Path, picture: np.ndarray, expected: np.ndarray
     }
 
 
+def kept() -> dict[str, dict]:
+    """Return the results that are kept."""
+    return json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+
+
+def table() -> str:
+    """Return the page's table in Markdown."""
+    lines = [
+        "| Network, INT8 | MACs | parameters | size | arena | Raspberry Pi 4, estimated | Raspberry Pi 5, estimated |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in kept().items():
+        first, latencies = found[BOARDS[0]], [found[board]["latency_ms"] for board in BOARDS]
+        told = [f"{format_ms(low)} to {format_ms(high)}" for low, _, high in latencies]
+        lines.append(
+            f"| {name} | {format_count(found['macs'])} | {format_count(found['parameters'])} "
+            f"| {format_bytes(first['size_bytes'])} | {format_bytes(first['arena_bytes'])} | {told[0]} | {told[1]} |"
+        )
+    return "\n".join(lines)
+
+
+def with_table(page: str) -> str:
+    """Return the page's text with its table made anew."""
+    return tables.with_table(page, "imagenet", table())
+
+
 def main() -> None:
-    """Measure the networks that are named, or all."""
+    """Measure networks, or write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []], help="all by default")
-    chosen = parser.parse_args().networks or list(NETWORKS)
-    results = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
-    for name in chosen:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        results[name] = measure(name)
-        RESULT.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        print(json.dumps(results[name], indent=2))
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    runner = verbs.add_parser("run", help="compile and count networks, and keep the results")
+    runner.add_argument("networks", nargs="*", help=f"all by default: {', '.join(NETWORKS)}")
+    verbs.add_parser("table", help="write the table in docs/models.md")
+    given = parser.parse_args()
+    if given.verb == "run":
+        for name in given.networks or NETWORKS:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            results = kept() | {name: measure(name)}
+            text = json.dumps(results, indent=2, sort_keys=True)
+            RESULT.write_text(text + "\n", encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(table())
 
 
 if __name__ == "__main__":
