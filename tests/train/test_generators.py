@@ -18,6 +18,8 @@ from armlet.models.gan import build_critic
 from armlet.models.network import Network, architecture_of, build
 from armlet.progress import Silent
 from armlet.train import TrainOptions, evaluate, train_network
+from armlet.train.adversarial import Adversarial
+from armlet.train.objectives import Batch
 
 LATENT, PICTURE = (InputSpec("input", (4,)),), (1, 8, 8)
 TASK = Task("generation", PICTURE)
@@ -159,3 +161,32 @@ def test_a_picture_that_can_not_be_halved_is_refused() -> None:
         UsageError, match=r"\[1, 6, 6\] is no picture that can be halved 2 times \(channels\)"
     ):
         build(architecture_of("gan", GAN, LATENT, (1, 6, 6)), 0)
+
+
+def test_a_critic_with_minibatch_std_sees_whether_the_pictures_around_one_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    various = torch.from_numpy(rng.standard_normal((8, *PICTURE), "float32"))
+    alike = various[:1].expand(8, *PICTURE)
+    with_it, without = (
+        build_critic(generator(minibatch_std=on).architecture.options, PICTURE).eval() for on in (True, False)
+    )
+    with torch.no_grad():
+        assert torch.equal(without(various)[:1], without(alike)[:1])
+        assert not torch.allclose(with_it(various)[0], with_it(alike)[0])
+        # Groups are of four neighbours: what is behind them changes nothing.
+        mixed = torch.cat([various[:4], alike[:4]])
+        torch.testing.assert_close(with_it(mixed)[:4], with_it(various)[:4])
+
+
+def test_the_generators_turn_leaves_no_gradient_on_the_critic() -> None:
+    network = generator()
+    objective = Adversarial(network.module.train(), network.architecture, Scorer(TASK, judge()), OPTIONS, 0)
+    samples = squares(8, 0)
+    batch = Batch(0, tuple(map(torch.from_numpy, samples.inputs)), torch.from_numpy(samples.targets))
+    (_, critic_loss), (_, generator_loss) = objective.turns(objective.modules, batch)
+    generator_loss().backward()
+    critic = objective.modules["critic"]
+    assert all(p.grad is None and p.requires_grad for p in critic.parameters())
+    assert all(p.grad is not None for p in network.module.parameters())
+    critic_loss().backward()
+    assert all(p.grad is not None for p in critic.parameters())

@@ -1,6 +1,7 @@
 """Deep convolutional generators, and the critics that train them.
 
-Source: Radford, Metz and Chintala 2015, "DCGAN"; spectral normalisation, Miyato et al. 2018.
+Source: Radford, Metz and Chintala 2015, "DCGAN"; spectral normalisation, Miyato et al. 2018; deviation within a batch,
+Karras et al. 2017, section 3.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from armlet.artifacts import InputSpec
@@ -18,6 +20,7 @@ from armlet.errors import UsageError
 from armlet.models.activations import ACTIVATIONS
 from armlet.models.families import FAMILIES, only_input, parse_options
 
+_GROUP = 4  # pictures whose deviation is one number, as Karras et al. have it
 _SLOPE = 0.2  # of the critic's leaky ReLU, as in DCGAN
 
 
@@ -30,12 +33,14 @@ class GanOptions:
         activation: of the generator, after each layer but the last.
         critic_channels: of the critic's feature maps; each stage halves the picture.
         spectral_norm: whether each layer of the critic changes no vector's length by more than 1.
+        minibatch_std: whether the critic sees how much pictures differ from each other.
     """
 
     channels: tuple[int, ...] = (128, 64)
     activation: str = "relu"
     critic_channels: tuple[int, ...] = (64, 128)
     spectral_norm: bool = True
+    minibatch_std: bool = False
 
 
 @FAMILIES.register("gan")
@@ -90,7 +95,11 @@ def build_critic(options: str, picture: tuple[int, ...]) -> nn.Module:
     layers: list[nn.Module] = []
     for before, width in itertools.pairwise((picture[0], *chosen.critic_channels)):
         layers += [nn.Conv2d(before, width, 4, 2, 1), nn.LeakyReLU(_SLOPE)]
-    layers += [nn.Flatten(), nn.Linear(chosen.critic_channels[-1] * math.prod(last), 1)]
+    width = chosen.critic_channels[-1]
+    if chosen.minibatch_std:
+        layers.append(MinibatchDeviation())
+        width += 1
+    layers += [nn.Flatten(), nn.Linear(width * math.prod(last), 1)]
     critic = nn.Sequential(*layers)
     _initialise(critic)
     if chosen.spectral_norm:
@@ -98,6 +107,23 @@ def build_critic(options: str, picture: tuple[int, ...]) -> nn.Module:
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 spectral_norm(layer)
     return critic
+
+
+class MinibatchDeviation(nn.Module):
+    """Adds a channel, how much pictures of a small group differ: [N, C, H, W] -> [N, C + 1, H, W].
+
+    Groups are of neighbours, so that real and generated pictures of one batch don't mix; a batch that can't be divided
+    is one group.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Compute the layer."""
+        n, *shape = maps.shape
+        size = _GROUP if n % (2 * _GROUP) == 0 else n
+        groups = maps.reshape(n // size, size, *shape)
+        deviation = (groups.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+        channel = deviation.repeat_interleave(size)[:, None, None, None].expand(-1, 1, *shape[1:])
+        return torch.cat([maps, channel], dim=1)
 
 
 def _smallest(picture: tuple[int, ...], n_stages: int, key: str) -> tuple[int, int]:

@@ -250,6 +250,10 @@ class Gan(_Family):
         (64, 128), min_length=1, description="Channels of the critic's stages; each halves the picture."
     )
     spectral_norm: bool = Field(True, description="Whether the critic's layers are kept from stretching.")
+    minibatch_std: bool = Field(
+        False,
+        description="Whether the critic sees how much pictures differ, so that the generator varies them.",
+    )
 
 
 ModelSpec = Annotated[

@@ -89,7 +89,13 @@ class Adversarial:
         yield CRITIC, lambda: self._critic_loss(critic, batch.targets, made)
         if (batch.step + 1) % self._options.critic_steps == 0:
             numbers = torch.randn_like(batch.inputs[0])
-            yield NETWORK, lambda: self._loss.generator(critic(generator(numbers)).float())
+            yield NETWORK, lambda: self._generator_loss(critic, generator(numbers))
+
+    def _generator_loss(self, critic: nn.Module, made: Tensor) -> Tensor:
+        critic.requires_grad_(False)  # its own gradients would be thrown away
+        answers = critic(made).float()
+        critic.requires_grad_(True)
+        return self._loss.generator(answers)
 
     def _critic_loss(self, critic: nn.Module, real: Tensor, made: Tensor) -> Tensor:
         # One batch of both: half the calls, and one power iteration of spectral normalisation.

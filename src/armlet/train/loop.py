@@ -128,7 +128,7 @@ def _channels_last(weight: Tensor) -> Tensor:
     """Return a convolution's weight [N, C, H, W] with the strides of channels last, also where C is 1.
 
     Of one channel `contiguous` keeps any strides; torch then lays the first layer's results out plainly, and all that
-    follows up to the next convolution takes longer: a third of the whole step.
+    follows up to the next convolution takes longer: about a quarter of the whole step.
     """
     _, channels, height, width = weight.shape
     strides = (channels * height * width, 1, width * channels, channels)
