@@ -76,7 +76,7 @@ STAGES: dict[StageName, StageInputs] = {
 }
 
 _SHARED_SOURCES = (
-    "artifacts.py",
+    "artifacts",
     "artifact_json.py",
     "rounding.py",
     "scores.py",

@@ -1,0 +1,144 @@
+"""What export and compilation leave: files in interchange formats, and compiled programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from armlet.artifacts.network import TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class LitertTwin:
+    """The same network as a LiteRT file (`model.tflite`), verified against the ONNX file.
+
+    Attributes:
+        n_bytes: size of the file.
+        n_verified: inputs compared.
+        max_difference: largest difference of any output from ONNX Runtime's.
+        unit: "quantisation steps" or "absolute".
+        float_layers: layers of a quantised network that LiteRT computes on float32.
+    """
+
+    n_bytes: int
+    n_verified: int
+    max_difference: float
+    unit: str
+    float_layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An ONNX file (`model.onnx`) verified against torch.
+
+    Attributes:
+        quantized: whether it has QDQ nodes.
+        n_verified: inputs compared.
+        max_abs_difference: largest difference of any output between torch and ONNX Runtime.
+        tolerance: what was allowed.
+        tolerance_reason: why that much.
+        litert_missing: why there is no LiteRT file, empty where there is one.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    opset: int
+    quantized: bool
+    n_verified: int
+    max_abs_difference: float
+    tolerance: float
+    tolerance_reason: str
+    onnx_bytes: int
+    litert: LitertTwin | None = None
+    litert_missing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamExported:
+    """A network's step (`stream.onnx`): the next frames and the state in, the answer so far and the state out.
+
+    Attributes:
+        inputs, outputs: frames and state; answer and state. The state is zeros before the first frame.
+        frames: of each step; tokens, for text.
+        most_frames: after which a stream must begin anew, None where it may go on for ever.
+        n_verified: sequences whose answer, step by step, was compared with that of the whole network.
+        max_abs_difference: the largest between torch's whole network, torch's step and ONNX Runtime.
+        tolerance: what was allowed.
+        tolerance_reason: why that much.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    frames: int
+    most_frames: int | None
+    n_verified: int
+    max_abs_difference: float
+    tolerance: float
+    tolerance_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One call of a compiled program.
+
+    Attributes:
+        symbol: C symbol of the kernel.
+        op: what it computes ("conv2d", "dense", "max_pool2d", "quantize", ...).
+        layer: name of the layer it comes from, as in the ONNX graph.
+        schedule: name of the schedule, "generic" for the fallback.
+        precision: "int8" or "float32".
+        macs: multiply-accumulates.
+    """
+
+    symbol: str
+    op: str
+    layer: str
+    schedule: str
+    precision: str
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Something that was not lowered as asked: stays float, or has no schedule of its own."""
+
+    layer: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled program.
+
+    Files: `lib/lib<symbol>.a`, `lib/lib<symbol>.so`, `lib/<symbol>.h`, `src/`, and `bin/run` (the runner program
+    linked for the target).
+
+    Attributes:
+        target: name of the target.
+        symbol: C prefix of the entry, `<symbol>_run`.
+        code_bytes, constant_bytes: what an app links, as laid out in memory (text, read-only data).
+        arena_bytes: working memory that the caller provides.
+        arena_lower_bound: most bytes alive at any one call, below which no plan can go.
+        kernels: in order of execution.
+    """
+
+    target: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    symbol: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    code_bytes: int
+    constant_bytes: int
+    arena_bytes: int
+    arena_lower_bound: int
+    kernels: tuple[Kernel, ...]
+    fallbacks: tuple[Fallback, ...]
+    integer_only: bool
+    tool_versions: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """What an app grows by: code and constants."""
+        return self.code_bytes + self.constant_bytes
