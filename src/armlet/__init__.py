@@ -6,6 +6,8 @@ would run; `export` hands a network out as files; `check` repeats a bundle's ver
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,3 +57,15 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'armlet' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+class _Package(ModuleType):
+    """The package itself, in which a verb is not hidden by the module of the same name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, but for what the import system sets: `armlet.plan` is the verb."""
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -368,7 +368,9 @@ def test_a_twin_of_another_network_is_refused_and_leaves_no_file(
     write_litert(saved(wrong, other), twin)
     assert verify_litert(twin, file, (samples_of(model),)) > 4
     monkeypatch.setattr(
-        "armlet.export.litert.write_litert", lambda _, to: write_litert(other / "model.onnx", to)
+        sys.modules["armlet.export.litert"],
+        "write_litert",
+        lambda _, to: write_litert(other / "model.onnx", to),
     )
     with pytest.raises(VerificationFailed, match=r"quantisation steps\); 4 is allowed"):
         export_litert(file, twin, (samples_of(model),))

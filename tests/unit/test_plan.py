@@ -114,7 +114,7 @@ def test_what_the_target_resolves_to_on_this_machine_is_part_of_the_key(monkeypa
 
 def test_a_time_measured_on_another_cpu_is_not_taken_for_this_ones(monkeypatch):
     before = keys(BASE, "host", "raspberry-pi-4")
-    monkeypatch.setattr("armlet.plan.cpu_name", lambda: "Another CPU")
+    monkeypatch.setattr(sys.modules["armlet.plan"], "cpu_name", lambda: "Another CPU")
     after = keys(BASE, "host", "raspberry-pi-4")
     assert {name for name in before if before[name] != after[name]} == {
         "measure/host", "check/host", "bundle/host",
@@ -123,7 +123,7 @@ def test_a_time_measured_on_another_cpu_is_not_taken_for_this_ones(monkeypatch):
 
 def test_another_llvm_changes_what_is_estimated(monkeypatch):
     before = keys(BASE)
-    monkeypatch.setattr("armlet.plan._llvm_version", lambda: "99.1.0")
+    monkeypatch.setattr(sys.modules["armlet.plan"], "_llvm_version", lambda: "99.1.0")
     after = keys(BASE)
     assert {name for name in before if before[name] != after[name]} == {
         f"{stage}/raspberry-pi-4" for stage in ("measure", "check", "bundle")
