@@ -5,7 +5,7 @@
     python benchmarks/labels.py plot                      # docs/images/labels.svg, from the results that are kept
 
 Three ways: from the labels alone; pre-trained to fill in hidden parts of all inputs first; trained from the labels,
-then on its own answers to the samples without any. Each with the same shares, seeds and number of updates; scores are
+then on its own answers to the samples without any. Each with the same shares, seeds and updates from labels; scores are
 of the whole test split, in torch. One JSON file for each recipe in benchmarks/results/labels/. Runs that the store has
 are not done again.
 """

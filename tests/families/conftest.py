@@ -88,7 +88,7 @@ def randomize(module: nn.Module, inputs: tuple[torch.Tensor, ...], seed: int = 1
     with torch.no_grad():
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
-                layer.weight.add_(0.5 * layer.weight.std())
+                layer.weight.add_(0.5 * layer.weight.std(correction=0))  # of one weight it is 0
             if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
                 layer.weight.copy_(0.8 + 0.4 * torch.rand(layer.weight.shape, generator=generator))
                 layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator) * 0.2)
