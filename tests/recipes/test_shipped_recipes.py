@@ -59,9 +59,10 @@ def test_a_recipe_builds_the_network_it_describes(file: Path, profile: str) -> N
     options = recipe.model.model_dump(mode="json", exclude={"kind"})
     cost = cost_of(build(architecture_of(recipe.model.kind, options, inputs, answer), recipe.seed))
     assert cost.parameters > 500
-    # Most weights become one byte each: what is not yet within the budget as INT8 never will be.
     assert recipe.budgets.size is not None
-    assert cost.parameters <= recipe.budgets.size
+    if not any(options.kind == "prune_channels" for options in recipe.passes):
+        # Most weights become one byte each: what is not yet within the budget as INT8 never will be.
+        assert cost.parameters <= recipe.budgets.size
 
 
 @each_recipe()

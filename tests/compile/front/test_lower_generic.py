@@ -97,7 +97,7 @@ OTHERS = {
     ),
     "slice": (
         [helper.make_node("Slice", ["c", "a", "b", "k"], ["y"], name="f")],
-        {"a": np.array([1]), "b": np.array([5]), "k": np.array([1])},
+        {"a": np.array([1]), "b": np.array([3]), "k": np.array([3])},
     ),
     "batch_norm_after_relu": (
         [
@@ -115,6 +115,15 @@ def test_another_operator_runs_on_the_generic_schedule_and_is_reported(case, low
     program = _check(_after_convolution(nodes, **constants), lowered, reference)
     assert [f.layer for f in program.fallbacks] == ["f"]
     assert "generic" in {c.schedule for c in program.calls}
+
+
+@pytest.mark.parametrize(("start", "end"), [(1, 5), (0, 2), (-2, 6), (3, 99)])
+def test_a_slice_whose_elements_lie_in_a_row_is_a_copy(start, end, lowered, reference):
+    nodes = [helper.make_node("Slice", ["c", "a", "b", "k"], ["y"], name="f")]
+    constants = {"a": np.array([start]), "b": np.array([end]), "k": np.array([1])}
+    program = _check(_after_convolution(nodes, **constants), lowered, reference)
+    assert program.fallbacks == ()
+    assert [c.op for c in program.calls if c.layer == "f"] == ["part"]
 
 
 def test_elementwise_operators_in_a_chain_are_one_kernel(lowered, reference):
