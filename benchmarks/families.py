@@ -11,13 +11,13 @@ torch after training and after each pass, and of the compiled program itself at 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import armlet
+import keeping
 import tables
 from armlet.artifacts import PassRecord
 from armlet.bench.protocol import cpu_name
@@ -97,14 +97,9 @@ def _interval(latency: list[float] | None) -> str:
     return f"{format_ms(latency[0])} to {format_ms(latency[2])}" if latency else "not estimated"
 
 
-def kept() -> list[dict]:
-    """Return the results that are kept."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
-
-
 def with_table(readme: str) -> str:
     """Return the README's text with its table made anew."""
-    return tables.with_table(readme, "families", table(kept()))
+    return tables.with_table(readme, "families", table(keeping.kept(RESULTS)))
 
 
 def main() -> None:
@@ -121,12 +116,9 @@ def main() -> None:
     if given.verb == "run":
         for recipe in given.recipes or sorted((ROOT / "recipes").glob("*.yaml")):
             print(f"{recipe.stem} ...", file=sys.stderr, flush=True)
-            found = run(recipe, given.output)
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(found, indent=2, ensure_ascii=False)
-            (RESULTS / f"{found['recipe']}.json").write_text(text + "\n", encoding="utf-8")
+            keeping.keep(RESULTS, run(recipe, given.output))
     README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(table(kept()))
+    print(table(keeping.kept(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import keeping
 from armlet import api, artifact_json
 from armlet.artifacts import Compressed, Score, Trained
 from armlet.flow import make_network
@@ -141,11 +141,6 @@ def _draw(axis, result: dict) -> None:  # noqa: ANN001 - matplotlib is imported 
     axis.legend(loc="lower right")
 
 
-def kept() -> list[dict]:
-    """Return the results that are kept."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
-
-
 def main() -> None:
     """Measure recipes, or draw the plot."""
     parser = argparse.ArgumentParser(
@@ -157,13 +152,10 @@ def main() -> None:
     verbs.add_parser("plot", help="draw the plot")
     given = parser.parse_args()
     if given.verb == "run":
-        RESULTS.mkdir(parents=True, exist_ok=True)
         for file in given.recipes or [RECIPE]:
-            found = run(file)
-            text = json.dumps(found, indent=2, ensure_ascii=False)
-            (RESULTS / f"{found['recipe']}.json").write_text(text + "\n", encoding="utf-8")
+            keeping.keep(RESULTS, run(file))
     PLOT.parent.mkdir(parents=True, exist_ok=True)
-    PLOT.write_text(plot(kept()), encoding="utf-8")
+    PLOT.write_text(plot(keeping.kept(RESULTS)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -178,8 +178,7 @@ def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, f
 
     root = folder / "bundle"
     root.mkdir()
-    for part in ("lib", "src", "bin"):
-        shutil.copytree(sources.program / part, root / part)
+    _copy_program(sources.program, root)
     for model in ("model.onnx", *(["model.tflite"] if facts.exported.litert else [])):
         shutil.copyfile(sources.exported / model, root / model)
     if facts.data.assets:
@@ -187,14 +186,19 @@ def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, f
     write_examples(facts.compiled, root)
     if facts.stream and sources.stream_program and sources.stream_exported:
         stream = root / STREAM_FOLDER
-        for part in ("lib", "src", "bin"):
-            shutil.copytree(sources.stream_program / part, stream / part)
+        _copy_program(sources.stream_program, stream)
         shutil.copyfile(sources.stream_exported / "stream.onnx", stream / "stream.onnx")
         write_stream_example(facts.stream.compiled, stream)
     render_report(facts, root / "report.html")
     manifest = _manifest(facts, provenance, digest.of_folder(root))
     (root / MANIFEST_FILE).write_text(artifact_json.to_json(manifest), encoding="utf-8")
     return Bundle(root, manifest)
+
+
+def _copy_program(source: Path, folder: Path) -> None:
+    """Copy what makes a compiled program into `folder`."""
+    for part in ("lib", "src", "bin"):
+        shutil.copytree(source / part, folder / part)
 
 
 def versions() -> tuple[str, ...]:

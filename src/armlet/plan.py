@@ -247,13 +247,12 @@ class _Layout:
             self.add(f"compile_stream/{target.name}", "compile_stream", f"compile the step for {target.name}",
                      (exported,), recipe.stream_symbol, target)  # fmt: skip
 
-    def _measure_stream(self, target: Target, reference: str) -> tuple[str, ...]:
+    def _measure_stream(self, target: Target, where: str, reference: str) -> tuple[str, ...]:
         """Add the measurement of the program for streams; return what the bundle needs of it."""
         name, stream = target.name, self._recipe.stream
         if stream is None:
             return ()
         compiled = f"compile_stream/{name}"
-        where = "this machine" if target.is_native else "the emulated board"
         needs = (compiled, f"compile_stream/{REFERENCE_TARGET}", reference)
         spec = [*self.data_and_seed, stream.frames]
         measured = self.add(
@@ -269,7 +268,7 @@ class _Layout:
             f"measure/{name}", "measure", f"run on {where}", (f"compile/{name}", reference),
             self.data_and_seed, target,
         )  # fmt: skip
-        stream = self._measure_stream(target, reference)
+        stream = self._measure_stream(target, where, reference)
         facts = ("train", "evaluate", f"compile/{name}", measured)
         pretrained = ("pretrain",) if recipe.pretrain is not None else ()
         budgets = recipe.budgets.model_dump(mode="json")

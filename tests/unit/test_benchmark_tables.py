@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,21 +9,6 @@ import pytest
 from armlet.spec.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def benchmark_of():
-    """Import a benchmark by its name."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-
-    def load(name: str):
-        spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
-    sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.mark.parametrize(("name", "document"), [("families", "README.md"), ("imagenet", "docs/models.md")])
@@ -41,7 +24,7 @@ def test_marks_that_are_not_there_are_an_error(benchmark_of):
 
 def test_every_recipe_has_a_result_of_the_passes_that_it_has(benchmark_of):
     families = benchmark_of("families")
-    results = {result["recipe"]: result for result in families.kept()}
+    results = {result["recipe"]: result for result in families.keeping.kept(families.RESULTS)}
     assert set(results) == {file.stem for file in (ROOT / "recipes").glob("*.yaml")}
     for name, result in results.items():
         recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")

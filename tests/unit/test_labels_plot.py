@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,17 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def labels():
-    spec = importlib.util.spec_from_file_location("labels", ROOT / "benchmarks" / "labels.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def labels(benchmark_of):
+    return benchmark_of("labels")
 
 
 def test_the_plot_is_made_from_the_results(labels):
     kept = labels.PLOT.read_text(encoding="utf-8")
-    assert labels.plot(labels.kept()) == kept, "run: python benchmarks/labels.py plot"
+    assert labels.plot(labels.keeping.kept(labels.RESULTS)) == kept, "run: python benchmarks/labels.py plot"
 
 
 def test_every_result_has_every_share_of_a_recipe_that_is_there_and_every_seed(labels):
-    results = labels.kept()
+    results = labels.keeping.kept(labels.RESULTS)
     assert results
     for result in results:
         assert load_recipe(ROOT / "recipes" / f"{result['recipe']}.yaml").data.asks == "classification"

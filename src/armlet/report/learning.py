@@ -1,10 +1,10 @@
-"""The part of the page that tells how the network learned."""
+"""How the network learned: the plots of the page, and the rows of its tables and of the terminal's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from armlet.artifacts import Compressed, Pretrained, Score, Trained
+from armlet.artifacts import Compressed, Evaluated, Pretrained, Score, Trained
 from armlet.report import plots
 from armlet.spec.recipe import Recipe
 
@@ -41,11 +41,21 @@ def pretraining_plot(recipe: Recipe, pretrained: Pretrained | None) -> str:
 
 
 def metric_rows(
-    untrained: Score | None, trained: Score, compiled: Score
+    other: Score | None, trained: Score, compiled: Score
 ) -> tuple[tuple[str, float | None, float, float], ...]:
-    """Return (name of the metric, value when untrained, trained, compiled) for each that the last two share."""
-    first, before, after = untrained.values() if untrained else {}, trained.values(), compiled.values()
+    """Return (name of the metric, another score's value, trained, compiled) for each that the last two share."""
+    first, before, after = other.values() if other else {}, trained.values(), compiled.values()
     return tuple((name, first.get(name), before[name], after[name]) for name in after if name in before)
+
+
+def class_rows(
+    class_names: tuple[str, ...], trained: Trained, evaluated: Evaluated
+) -> tuple[tuple[str, float, float], ...]:
+    """Return (class, accuracy when trained, accuracy of the program), or nothing where classes weren't scored."""
+    before, after = trained.score.per_class, evaluated.score.per_class
+    if not len(class_names) == len(before) == len(after):
+        return ()
+    return tuple(zip(class_names, before, after, strict=True))
 
 
 def _loss_unit(recipe: Recipe) -> str:

@@ -29,7 +29,7 @@ from armlet.errors import MissingDependency
 from armlet.exhibits import Exhibits
 from armlet.report import plots
 from armlet.report.answers import show_answers
-from armlet.report.learning import metric_rows, pretraining_plot, training_plots
+from armlet.report.learning import class_rows, metric_rows, pretraining_plot, training_plots
 from armlet.report.words import axis_of, cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS, Metric
 from armlet.spec.base import Spec
@@ -107,6 +107,7 @@ def render_report(report: ReportInput, file: Path) -> None:
         MissingDependency: the packages of the extra `report` are not installed.
     """
     steps, kernels, metric = _steps(report), _kernels(report), METRICS[report.trained.score.metric]
+    classes = class_rows(report.data.class_names, report.trained, report.evaluated)
     page = environment().get_template("page.html").render(
         r=report,
         sentence=verdict_sentence(report.verdict),
@@ -122,8 +123,8 @@ def render_report(report: ReportInput, file: Path) -> None:
         metric_rows=metric_rows(report.trained.untrained_score, report.trained.score, report.evaluated.score),
         answers=show_answers(report.recipe.data.asks, report.exhibits, report.recipe.data.test_limit),
         reliability_plot=plots.reliability(report.exhibits.reliability) if report.exhibits.reliability else "",
-        class_plot=_class_plot(report),
-        class_rows=_class_rows(report),
+        class_plot=plots.classes(*zip(*classes, strict=True)) if classes else "",
+        class_rows=classes,
         change_rows=_change_rows(report),
         kernel_plot=_kernel_plot(report, kernels),
         latency_plot=_latency_plot(report),
@@ -215,18 +216,6 @@ def _step_plots(steps: tuple[_Step, ...], metric: Metric) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _class_rows(report: ReportInput) -> tuple[tuple[str, float, float], ...]:
-    """Return (class, accuracy when trained, accuracy of the program), or nothing where classes weren't scored."""
-    names, before, after = (
-        report.data.class_names,
-        report.trained.score.per_class,
-        report.evaluated.score.per_class,
-    )
-    if not len(names) == len(before) == len(after):
-        return ()
-    return tuple(zip(names, before, after, strict=True))
-
-
 @dataclass(frozen=True, slots=True)
 class _ChangeRow:
     """What compression changed in one class, by name."""
@@ -249,11 +238,6 @@ def _change_rows(report: ReportInput) -> tuple[_ChangeRow, ...]:
         if c.n_changed
     ]
     return tuple(sorted(rows, key=lambda row: row.n_gained - row.n_lost))
-
-
-def _class_plot(report: ReportInput) -> str:
-    rows = _class_rows(report)
-    return plots.classes(*zip(*rows, strict=True)) if rows else ""
 
 
 def _kernels(report: ReportInput) -> tuple[_KernelRow, ...]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from armlet.artifacts import Changes, Evaluated, Trained
+from armlet.report.learning import class_rows, metric_rows
 from armlet.scores import METRICS
 
 _N_INPUTS = 10
@@ -21,32 +22,29 @@ def learning_table(trained: Trained, evaluated: Evaluated) -> Table:
     table.add_column("metric")
     for column in ("training samples", "trained", "compiled"):
         table.add_column(column, justify="right")
-    learned = {} if trained.training_score is None else trained.training_score.values()
-    after = evaluated.score.values()
-    for name, value in trained.score.values().items():
+    for name, *found in metric_rows(trained.training_score, trained.score, evaluated.score):
         metric = METRICS[name]
-        found = (learned.get(name), value, after.get(name))
         table.add_row(metric.label, *("–" if x is None else metric.text(x) for x in found))
     return table
 
 
 def class_table(class_names: tuple[str, ...], trained: Trained, evaluated: Evaluated) -> Table | None:
     """Return a line for each class, those first that lost most; None where classes were not scored."""
-    before, after = trained.score.per_class, evaluated.score.per_class
-    if not class_names or not len(class_names) == len(before) == len(after):
+    rows = class_rows(class_names, trained, evaluated)
+    if not rows:
         return None
     metric, changes = METRICS["accuracy"], evaluated.changes
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
     for column in ("trained", "compiled", "points", "answered otherwise", "newly wrong", "newly right"):
         table.add_column(column, justify="right")
-    for i in sorted(range(len(class_names)), key=lambda i: after[i] - before[i]):
-        change = metric.change(before[i], after[i]).removesuffix(" points")
+    for i, (name, before, after) in sorted(enumerate(rows), key=lambda row: row[1][2] - row[1][1]):
+        change = metric.change(before, after).removesuffix(" points")
         counts: tuple[str, ...] = ()
         if changes is not None:
             found = changes.classes[i]
             counts = (f"{found.n_changed} of {found.n_samples}", str(found.n_lost), str(found.n_gained))
-        table.add_row(class_names[i], metric.text(before[i]), metric.text(after[i]), change, *counts)
+        table.add_row(name, metric.text(before), metric.text(after), change, *counts)
     return table
 
 

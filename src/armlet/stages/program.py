@@ -23,6 +23,7 @@ from armlet.artifacts import (
 from armlet.exhibits import EXHIBITS_FILE, Exhibits
 from armlet.stages.compare import compare, run_on_host
 from armlet.stages.context import OUTPUTS_FILE, StageContext
+from armlet.stages.device import cost_of_a_call, emulator_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,27 +63,17 @@ def evaluate_program(context: StageContext) -> Evaluated:
 
 def measure(context: StageContext) -> Measured:
     """Run the program on its device: this machine, or the emulated board."""
-    compiled = artifact_json.load(Compiled, context.inputs[0])
     samples = context.splits().test.take(slice(N_MATCHED))
-    first = samples.take(slice(1)).inputs
-    runner = context.inputs[0] / "bin" / "run"
-    if context.target.is_native:
-        from armlet.bench.protocol import measure_host
-
-        return Measured(context.target.name, "this machine", None, None, measure_host(runner, *first))
-    from armlet.bench.cycles import count_cycles, estimate_latency
-    from armlet.devices.emulator import Emulator
-
-    emulator, target = Emulator(context.target), context.target
-    context.progress.start(f"run {len(samples)} samples under emulation")
-    (found,) = emulator.run_all(runner, samples.inputs, compiled.outputs)
-    expected = run_on_host(context.inputs[1], samples, context.progress)
-    match = compare(found, expected, artifact_json.load(Compiled, context.inputs[1]), compiled)
-    if target.core.cost_model is None:  # then a latency budget is "not measured"
-        return Measured(target.name, emulator.description, match, None, None)
-    context.progress.start("count instructions under emulation")
-    counts = count_cycles(emulator.count(runner, *first), runner, target)
-    return Measured(target.name, emulator.description, match, counts, estimate_latency(counts, target))
+    runner, target, match = context.inputs[0] / "bin" / "run", context.target, None
+    emulator = emulator_of(target)
+    if emulator is not None:
+        host, board = (artifact_json.load(Compiled, folder) for folder in reversed(context.inputs))
+        context.progress.start(f"run {len(samples)} samples under emulation")
+        (found,) = emulator.run_all(runner, samples.inputs, board.outputs)
+        match = compare(found, run_on_host(context.inputs[1], samples, context.progress), host, board)
+    cost = cost_of_a_call(runner, samples.take(slice(1)).inputs, target, emulator, context.progress)
+    device = "this machine" if emulator is None else emulator.description
+    return Measured(target.name, device, match, *cost)
 
 
 def check(context: StageContext) -> Verdict:

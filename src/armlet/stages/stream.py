@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from armlet import artifact_json
-from armlet.artifacts import Compiled, StreamMeasured
+from armlet.artifacts import Compiled, Match, StreamMeasured
 from armlet.errors import UsageError
 from armlet.stages.compare import compare, run_on_host
 from armlet.stages.context import StageContext
+from armlet.stages.device import cost_of_a_call, emulator_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,17 +49,20 @@ def measure_stream(context: StageContext) -> StreamMeasured:
     context.progress.start(f"run {len(samples)} sequences step by step on this machine", len(samples))
     steps = _run_steps(reference, samples, stream.frames, context)
     expected = run_on_host(whole, samples, context.progress)
-    programs = [artifact_json.load(Compiled, folder) for folder in (whole, reference, ours)]
-    measured = StreamMeasured(
-        target=context.target.name,
-        n_sequences=len(samples),
-        whole=compare(steps.answers[steps.last], expected, programs[0], programs[1]),
-        answers=None,
-        states=None,
-        counts=None,
-        latency=None,
-    )
-    return _on_device(context, measured, steps, programs[1:])
+    whole_program, host, board = (artifact_json.load(Compiled, folder) for folder in (whole, reference, ours))
+    emulator, runner = emulator_of(context.target), ours / "bin" / "run"
+    same_answers: Match | None = None
+    same_states: Match | None = None
+    if emulator is not None:
+        some = steps.take(_N_STEPS)
+        context.progress.start(f"run {len(some.frames)} steps under emulation")
+        answers, after = emulator.run_all(runner, (some.frames, some.before), board.outputs)
+        same_answers = compare(answers, some.answers, host, board)
+        same_states = compare(after, some.after, host, board)
+    first = steps.take(1)
+    cost = cost_of_a_call(runner, (first.frames, first.before), context.target, emulator, context.progress)
+    matched = compare(steps.answers[steps.last], expected, whole_program, host)
+    return StreamMeasured(context.target.name, len(samples), matched, same_answers, same_states, *cost)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +78,11 @@ class _Steps:
     answers: np.ndarray
     after: np.ndarray
     last: list[int]
+
+    def take(self, n: int) -> _Steps:
+        """Return the first `n` steps, or all where there are fewer."""
+        last = [position for position in self.last if position < n]
+        return _Steps(self.frames[:n], self.before[:n], self.answers[:n], self.after[:n], last)
 
 
 def _run_steps(folder: Path, samples: Samples, frames: int, context: StageContext) -> _Steps:
@@ -95,32 +104,3 @@ def _run_steps(folder: Path, samples: Samples, frames: int, context: StageContex
         context.progress.advance(1)
     frames_in, before, answers, after = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return _Steps(frames_in, before, answers, after, last)
-
-
-def _on_device(
-    context: StageContext, measured: StreamMeasured, steps: _Steps, programs: list[Compiled]
-) -> StreamMeasured:
-    """Add what the target's device says: its answers, the cost of a step."""
-    runner, target = context.inputs[0] / "bin" / "run", context.target
-    first = (steps.frames[:1], steps.before[:1])
-    if target.is_native:
-        from armlet.bench.protocol import measure_host
-
-        return replace(measured, latency=measure_host(runner, *first))
-    from armlet.bench.cycles import count_cycles, estimate_latency
-    from armlet.devices.emulator import Emulator
-
-    emulator, host, board = Emulator(target), *programs
-    n = min(_N_STEPS, len(steps.frames))
-    context.progress.start(f"run {n} steps under emulation")
-    answers, after = emulator.run_all(runner, (steps.frames[:n], steps.before[:n]), board.outputs)
-    measured = replace(
-        measured,
-        answers=compare(answers, steps.answers[:n], host, board),
-        states=compare(after, steps.after[:n], host, board),
-    )
-    if target.core.cost_model is None:  # then a latency budget is "not measured"
-        return measured
-    context.progress.start("count instructions of a step under emulation")
-    counts = count_cycles(emulator.count(runner, *first), runner, target)
-    return replace(measured, counts=counts, latency=estimate_latency(counts, target))

@@ -1,0 +1,53 @@
+"""What runs a target's programs, and what one call of a program costs there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from armlet.artifacts import Counts, Latency
+from armlet.progress import Progress
+from armlet.spec.target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from armlet.devices.emulator import Emulator
+
+
+def emulator_of(target: Target) -> Emulator | None:
+    """Return the emulated board of a target, None where its programs run on this machine itself."""
+    if target.is_native:
+        return None
+    from armlet.devices.emulator import Emulator
+
+    return Emulator(target)
+
+
+def cost_of_a_call(
+    runner: Path,
+    sample: tuple[np.ndarray, ...],
+    target: Target,
+    emulator: Emulator | None,
+    progress: Progress,
+) -> tuple[Counts | None, Latency | None]:
+    """Return counts and latency of one call: timed on this machine, or counted and estimated on the emulated board.
+
+    Args:
+        runner: the program's `bin/run`.
+        sample: one array for each input, with a batch of one.
+        target: what it is compiled for.
+        emulator: `emulator_of` the target.
+        progress: told what is counted.
+    """
+    if emulator is None:
+        from armlet.bench.protocol import measure_host
+
+        return None, measure_host(runner, *sample)
+    if target.core.cost_model is None:  # then a latency budget is "not measured"
+        return None, None
+    from armlet.bench.cycles import count_cycles, estimate_latency
+
+    progress.start("count instructions under emulation")
+    counts = count_cycles(emulator.count(runner, *sample), runner, target)
+    return counts, estimate_latency(counts, target)
