@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from armlet.artifacts import InputSpec, Task
 from armlet.data.splits import Samples, Splits
@@ -149,6 +150,16 @@ def test_a_spectral_norm_keeps_a_critic_from_stretching() -> None:
         critic(torch.rand(2, *PICTURE))
     weight = critic[-1].weight
     assert float(torch.linalg.matrix_norm(weight.detach(), 2)) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_deeper_critic_has_more_convolutions_of_one_size_in_each_stage() -> None:
+    critic = build_critic(generator(critic_depth=3).architecture.options, PICTURE)
+    convs = [layer for layer in critic if isinstance(layer, nn.Conv2d)]
+    assert [(conv.out_channels, conv.stride[0]) for conv in convs] == [
+        (8, 2), (8, 1), (8, 1), (16, 2), (16, 1), (16, 1),
+    ]  # fmt: skip
+    critic(torch.rand(2, *PICTURE)).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in critic.parameters())
 
 
 def test_a_generator_trains_in_one_process_only(tmp_path: Path) -> None:

@@ -214,6 +214,14 @@ def test_random_numbers_are_asked_for_pictures():
     assert (splits.train.targets.min(), splits.train.targets.max()) == (-1, 1)
 
 
+def test_a_spread_stretches_the_same_random_numbers_and_leaves_the_pictures():
+    usual, wide = (
+        samples_of("fashion-mnist", task="generation", latent=7, spread=spread) for spread in (1.0, 1.5)
+    )
+    np.testing.assert_allclose(wide.test.inputs[0], 1.5 * usual.test.inputs[0], rtol=1e-6)
+    np.testing.assert_array_equal(wide.test.targets, usual.test.targets)
+
+
 def test_the_words_on_preprocessing_are_those_of_the_task():
     said = {
         task: data.fetch("fashion-mnist", cache_root() / "data", Silent(), {"task": task})[0].preprocessing

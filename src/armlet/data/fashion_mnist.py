@@ -61,6 +61,7 @@ def read(
     task: Literal["classification", "denoising", "generation"] = "classification",
     noise: float = 0.25,
     latent: int = 64,
+    spread: float = 1.0,
 ) -> Splits:
     """Read the four IDX files of `folder`; pictures [N, 1, 28, 28] from 0 to 1.
 
@@ -70,6 +71,8 @@ def read(
             1, from random numbers [N, latent].
         noise: standard deviation of the Gaussian noise; noisy pictures are cut off at 0 and 1.
         latent: random numbers of a sample.
+        spread: standard deviation of the random numbers. Beside 1, that of training, it trades variety for precision
+            ("truncation trick": Brock et al. 2018, section 3.1).
 
     Raises:
         UsageError: a file is missing or is not an IDX file of bytes.
@@ -83,7 +86,9 @@ def read(
         train, test = (_noisy(samples, noise, stream) for stream, samples in enumerate((train, test)))
         asked = Task("denoising", PICTURE)
     elif task == "generation":
-        train, test = (_generated(samples, latent, stream) for stream, samples in enumerate((train, test)))
+        train, test = (
+            _generated(samples, latent, spread, stream) for stream, samples in enumerate((train, test))
+        )
         inputs, asked = (InputSpec("input", (latent,)),), Task("generation", PICTURE)
     return Splits(train, train.take(np.arange(0)), test, inputs, asked)
 
@@ -97,12 +102,12 @@ def _noisy(samples: Samples, noise: float, stream: int) -> Samples:
     return Samples((np.clip(clean + np.float32(noise) * drawn, 0, 1),), clean, samples.labels)
 
 
-def _generated(samples: Samples, latent: int, stream: int) -> Samples:
+def _generated(samples: Samples, latent: int, spread: float, stream: int) -> Samples:
     """Ask for pictures like these, from -1 to 1, given random numbers; the same numbers in every run."""
     import numpy as np
 
     drawn = np.random.default_rng((8, stream)).standard_normal((len(samples), latent), np.float32)
-    return Samples((drawn,), samples.inputs[0] * 2 - 1, samples.labels)
+    return Samples((np.float32(spread) * drawn,), samples.inputs[0] * 2 - 1, samples.labels)
 
 
 def _samples(folder: Path, prefix: str) -> Samples:
@@ -139,8 +144,8 @@ DATA_SETS.register(SOURCE.kind)(
         by_task={
             "denoising": f"{_PREPROCESSING}; the answer times 255 is the clean picture",
             "generation": (
-                "random numbers, each drawn from the standard normal distribution; the answer plus 1, times 127.5,"
-                " is a picture of 28 rows of 28 grey pixels"
+                "random numbers, each drawn from a normal distribution of mean 0 whose standard deviation is the"
+                " recipe's data.spread, or 1; the answer plus 1, times 127.5, is a picture of 28 rows of 28 grey pixels"
             ),
         },
     )

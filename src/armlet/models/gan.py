@@ -32,6 +32,7 @@ class GanOptions:
         channels: of the generator's feature maps, the smallest picture first; each stage doubles the picture.
         activation: of the generator, after each layer but the last.
         critic_channels: of the critic's feature maps; each stage halves the picture.
+        critic_depth: convolutions of each of the critic's stages; the first halves the picture.
         spectral_norm: whether each layer of the critic changes no vector's length by more than 1.
         minibatch_std: whether the critic sees how much pictures differ from each other.
     """
@@ -39,6 +40,7 @@ class GanOptions:
     channels: tuple[int, ...] = (128, 64)
     activation: str = "relu"
     critic_channels: tuple[int, ...] = (64, 128)
+    critic_depth: int = 1
     spectral_norm: bool = True
     minibatch_std: bool = False
 
@@ -95,6 +97,8 @@ def build_critic(options: str, picture: tuple[int, ...]) -> nn.Module:
     layers: list[nn.Module] = []
     for before, width in itertools.pairwise((picture[0], *chosen.critic_channels)):
         layers += [nn.Conv2d(before, width, 4, 2, 1), nn.LeakyReLU(_SLOPE)]
+        for _ in range(1, chosen.critic_depth):
+            layers += [nn.Conv2d(width, width, 3, 1, 1), nn.LeakyReLU(_SLOPE)]
     width = chosen.critic_channels[-1]
     if chosen.minibatch_std:
         layers.append(MinibatchDeviation())

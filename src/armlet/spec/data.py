@@ -82,6 +82,12 @@ class FashionMnist(_Split):
     latent: PositiveInt = Field(
         64, le=4096, description="Random numbers that a picture is made from; generation."
     )
+    spread: PositiveFloat = Field(
+        1.0,
+        le=4,
+        description="Standard deviation of the random numbers that pictures are made from, 1 in training: above it they"
+        " vary more, below it fewer of them fail; generation.",
+    )
 
     @property
     def form(self) -> Form:

@@ -249,6 +249,9 @@ class Gan(_Family):
     critic_channels: ListOf[Width] = Field(
         (64, 128), min_length=1, description="Channels of the critic's stages; each halves the picture."
     )
+    critic_depth: PositiveInt = Field(
+        1, description="Convolutions of each of the critic's stages; the first halves the picture.", le=8
+    )
     spectral_norm: bool = Field(True, description="Whether the critic's layers are kept from stretching.")
     minibatch_std: bool = Field(
         False,
