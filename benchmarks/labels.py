@@ -17,14 +17,12 @@ import io
 import re
 import statistics
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import keeping
 from armlet import api, artifact_json
 from armlet.artifacts import Compressed, Score, Trained
-from armlet.flow import make_network
-from armlet.plan import Plan
+from armlet.flow import run_steps
 from armlet.progress import Silent
 from armlet.spec.load import load_recipe
 from armlet.spec.passes import Distill
@@ -73,16 +71,12 @@ def recipe_of(full: Recipe, share: float, seed: int, way: str) -> Recipe:
 def scored(recipe: Recipe, store: Store) -> Score:
     """Train a recipe's network, unless the store has it, and return its score on the test split."""
     plan = api.plan(recipe)
-    done = make_network(_without_export(plan), store=store, progress=Silent())
+    steps = [step for step in plan.network_steps if step.stage != "export"]
+    done = run_steps(plan, steps, store=store, progress=Silent())
     last = plan.pass_steps[-1] if plan.pass_steps else plan["train"]
     if last.stage == "pass":
         return artifact_json.load(Compressed, done[last.name].folder).record.score_after
     return artifact_json.load(Trained, done[last.name].folder).score
-
-
-def _without_export(plan: Plan) -> Plan:
-    """Return the plan without the steps that write files for others and compile them."""
-    return replace(plan, steps=tuple(step for step in plan.network_steps if step.stage != "export"))
 
 
 def run(file: Path) -> dict[str, object]:

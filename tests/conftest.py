@@ -8,10 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # One thread each: several test processes share the machine, and sums must not depend on the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("armlet", deadline=None)
+hypothesis.settings.load_profile("armlet")
 
 ROOT = Path(__file__).parent.parent
 

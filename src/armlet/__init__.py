@@ -1,7 +1,8 @@
 """armlet turns a neural network into a small, fast, proven program for a phone or an ARM board.
 
 The public API: `load` opens a bundle as a callable program; `run` carries a recipe the whole way; `plan` says what
-would run; `export` hands a network out as files; `check` repeats a bundle's verdict; `Bundle` reads its manifest.
+would run; `ablate` what each pass contributes; `export` hands a network out as files; `check` repeats a bundle's
+verdict; `Bundle` reads its manifest.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from armlet.api import check, export, plan, run
+    from armlet.api import ablate, check, export, plan, run
     from armlet.bundle import Bundle
     from armlet.errors import ArmletError, MissingDependency, StepFailed, UsageError
     from armlet.program import Program, Stream, load
@@ -27,6 +28,7 @@ __all__ = [
     "Stream",
     "UsageError",
     "__version__",
+    "ablate",
     "check",
     "export",
     "load",
@@ -42,6 +44,7 @@ _HOMES = {
     "StepFailed": "armlet.errors",
     "Stream": "armlet.program",
     "UsageError": "armlet.errors",
+    "ablate": "armlet.api",
     "check": "armlet.api",
     "export": "armlet.api",
     "load": "armlet.program",

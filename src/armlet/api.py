@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from armlet.artifacts import Verdict
+from armlet.ablate import ablate_plan
+from armlet.artifacts import Ablation, Verdict
 from armlet.bundle import Bundle
-from armlet.flow import RunResult, make_network, run_plan
+from armlet.flow import RunResult, run_plan, run_steps
 from armlet.handout import Handout, chosen_formats, default_folder, hand_out
 from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
@@ -104,8 +105,34 @@ def export(  # noqa: PLR0913 - the keywords are what can be told
         StepFailed: a step failed; a reproducer was written.
     """
     chosen, made = chosen_formats(formats), plan(recipe, profile=profile)
-    done = make_network(made, store=store or Store(), progress=progress or Silent())
+    done = run_steps(made, made.network_steps, store=store or Store(), progress=progress or Silent())
     return hand_out(made, done, Path(output or default_folder(made)), chosen, compressed=compressed)
+
+
+def ablate(
+    recipe: str | Path | Recipe,
+    target: str | Target = "host",
+    *,
+    profile: str = "full",
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Ablation:
+    """Run a recipe without passes, with each alone, with all but each, and with all; say what each contributes.
+
+    Args:
+        recipe: as for `plan`.
+        target: as one of the targets for `plan`.
+        profile: as for `plan`.
+        store: as for `run`.
+        progress: as for `run`.
+
+    Raises:
+        UsageError: bad input, or a recipe without passes.
+        MissingDependency: something is missing on this machine.
+        StepFailed: a step failed; a reproducer was written.
+    """
+    made = plan(recipe, (target,), profile=profile)
+    return ablate_plan(made, store=store or Store(), progress=progress or Silent())
 
 
 def check(bundle: str | Path, budgets: Budgets | None = None) -> Verdict:

@@ -113,8 +113,9 @@ def run_plan(  # noqa: PLR0913 - the keywords are what a run can be told
     return RunResult(plan, tuple(done.values()), tuple(destinations), verdicts)
 
 
-def make_network(
+def run_steps(  # noqa: PLR0913 - the keywords are what a run can be told
     plan: Plan,
+    steps: Sequence[Step],
     *,
     store: Store,
     progress: Progress,
@@ -122,12 +123,10 @@ def make_network(
     finish: StepListener = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, StepResult]:
-    """Carry out the steps of a plan up to the export of the network; arguments and errors as of `run_plan`.
+    """Carry out `steps` of a plan, all that they need among them, and return them by name.
 
-    Returns:
-        The steps by name: "data", "train", each pass, "export".
+    `plan.network_steps` are such steps. The other arguments and the errors are those of `run_plan`.
     """
-    steps = plan.network_steps
     preflight.require(step for step in steps if not store.has(step.key))
     return _do_all(_Run(plan, store, progress, begin, interrupted), steps, finish)
 

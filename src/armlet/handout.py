@@ -65,7 +65,7 @@ def hand_out(
 
     Args:
         plan: of the recipe.
-        steps: what `armlet.flow.make_network` gave.
+        steps: what `armlet.flow.run_steps` gave of the plan's `network_steps`.
         folder: is made if missing.
         formats: "safetensors" is armlet's own form (`network.json` beside the weights, read by `load_network`).
         compressed: the network after every pass; else the trained one before any.

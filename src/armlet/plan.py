@@ -50,6 +50,7 @@ class StageInputs:
 
 
 _NETWORK_STAGES = ("data", "judge", "pretrain", "train", "pass", "export")
+_MEASURING_STAGES = ("compile", "evaluate", "measure")
 _LEARN = ("data", "models", "metrics", "analysis", "train")
 STAGES: dict[StageName, StageInputs] = {
     "data": StageInputs(("data",), ("numpy", "tokenizers")),
@@ -131,6 +132,11 @@ class Plan:
     def network_steps(self) -> tuple[Step, ...]:
         """The steps that make the network and export it, which need no target."""
         return tuple(step for step in self.steps if step.target is None and step.stage in _NETWORK_STAGES)
+
+    @property
+    def measuring_steps(self) -> tuple[Step, ...]:
+        """The steps up to what is measured on the targets: no stream, no verdict, no bundle."""
+        return tuple(step for step in self.steps if step.stage in (*_NETWORK_STAGES, *_MEASURING_STAGES))
 
 
 def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") -> Plan:

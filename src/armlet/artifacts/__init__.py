@@ -6,6 +6,7 @@ lie in the folder of its `artifact.json` (see `armlet.artifact_json`). No torch 
 
 from __future__ import annotations
 
+from armlet.artifacts.ablation import Ablation, Variant
 from armlet.artifacts.network import (
     Compressed,
     Cost,
@@ -46,6 +47,7 @@ from armlet.artifacts.verdict import (
 )
 
 __all__ = [
+    "Ablation",
     "ChangedClass",
     "ChangedInput",
     "Changes",
@@ -77,5 +79,6 @@ __all__ = [
     "TaskKind",
     "TensorInfo",
     "Trained",
+    "Variant",
     "Verdict",
 ]

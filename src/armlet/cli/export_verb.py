@@ -34,15 +34,16 @@ def export(
     from armlet import api
     from armlet.cli.console import print_json, run_display, stdout
     from armlet.cli.run_verb import watch_interruptions
-    from armlet.flow import make_network
+    from armlet.flow import run_steps
     from armlet.handout import chosen_formats, default_folder, hand_out
     from armlet.store import Store
 
     formats = chosen_formats(format_)
     plan = api.plan(recipe, profile=profile)
     with run_display(json) as display, watch_interruptions() as interrupted:
-        steps = make_network(
+        steps = run_steps(
             plan,
+            plan.network_steps,
             store=Store(),
             progress=display,
             begin=display.begin,

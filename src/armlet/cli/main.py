@@ -10,6 +10,7 @@ import traceback
 import typer
 
 from armlet.cli import (
+    ablate_verb,
     bundle_verbs,
     data_verbs,
     doctor_verb,
@@ -41,6 +42,7 @@ app.command("plan")(plan_verb.plan)
 app.command("check")(bundle_verbs.check)
 app.command("inspect")(bundle_verbs.inspect)
 app.command("report")(report_verb.report)
+app.command("ablate")(ablate_verb.ablate)
 app.command("export")(export_verb.export)
 app.command("doctor")(doctor_verb.doctor)
 app.command("reproduce")(reproduce_verb.reproduce)

@@ -237,6 +237,24 @@ def reliability(found: Reliability) -> str:
     return _svg("Confidence and accuracy", "; ".join(said), (_NARROW, 3.3), paint)
 
 
+def tradeoff(title: str, unit: tuple[str, str], points: Sequence[tuple[str, float, float]]) -> str:
+    """Plot named points (name, x, y): what is paid against what is got for it."""
+
+    def paint(axes: Axes) -> None:
+        for number, (name, x, y) in enumerate(points, 1):
+            axes.plot([x], [y], "o", color=_BLUE, markersize=6, label=f"{number}  {name}")
+            axes.annotate(str(number), (x, y), (5, 4), textcoords="offset points", fontsize=8)
+        axes.set(xlabel=unit[0], ylabel=unit[1])
+        axes.margins(0.12)
+        axes.grid(axis="both")
+        axes.legend(
+            loc="center left", bbox_to_anchor=(1, 0.5), handlelength=0, handletextpad=0, markerscale=0
+        )
+
+    said = "; ".join(f"{name}: {x:.4g} {unit[0]}, {y:.4g} {unit[1]}" for name, x, y in points)
+    return _svg(title, said, (_WIDE, max(2.6, 0.6 + 0.22 * len(points))), paint)
+
+
 def interval(latency: Latency, budget_ms: float | None) -> str:
     """Plot a latency interval with its middle, and the budget when there is one."""
     low, high = latency.low_ms, latency.high_ms
