@@ -1,0 +1,31 @@
+"""The `passes:` section of a recipe, one closed model per pass, and the order they may come in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.distill import Distill
+from armlet.spec.passes.prune import PruneChannels
+from armlet.spec.passes.quantize import QuantizeStatic
+
+__all__ = ["Distill", "PassOptions", "PassSpec", "PruneChannels", "QuantizeStatic", "order_problems"]
+
+PassSpec = Annotated[PruneChannels | Distill | QuantizeStatic, Field(discriminator="kind")]
+
+
+def order_problems(passes: tuple[PassOptions, ...]) -> list[tuple[int, str]]:
+    """Return (position, message) for every pass that stands where it can't."""
+    problems = []
+    kinds = [p.kind for p in passes]  # type: ignore[attr-defined]  # every member of PassSpec has a kind
+    for position, options in enumerate(passes):
+        problems += [
+            (position, f"{kinds[position]} can't come after {earlier} (pass {kinds.index(earlier) + 1})")
+            for earlier in options.never_after
+            if earlier in kinds[:position] and earlier != kinds[position]
+        ]
+        if options.once and kinds[position] in kinds[:position]:
+            problems.append((position, f"{kinds[position]} stands twice; it can run only once"))
+    return problems
