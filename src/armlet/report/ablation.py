@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from armlet.artifacts import Ablation, Variant
-from armlet.report.plots import tradeoff
+from armlet.report.plots import standalone, tradeoff
 from armlet.report.words import axis_of, cost_change
 from armlet.scores import METRICS
 from armlet.units import format_bytes, format_count, format_ms
@@ -34,23 +34,23 @@ def variants_table(ablation: Ablation) -> Table:
 
 
 def contributions_table(ablation: Ablation) -> Table:
-    """Return a line for each pass: what it changes alone, and what it changes where all the others run, too."""
-    metric = METRICS[ablation.variants[0].score.metric]
+    """Return two lines for each pass: what it changes alone, and what it changes where all the others run, too."""
     table = _table("pass")
-    for where in ("alone", "beside the others"):
-        for column in (metric.label, "MACs", "size", "latency"):
-            table.add_column(f"{column} {where}", justify="right")
+    table.add_column("")
+    for column in (METRICS[ablation.variants[0].score.metric].label, "MACs", "size", "latency"):
+        table.add_column(column, justify="right")
     everything = tuple(range(len(ablation.kinds)))
     for position in everything:
         without = tuple(p for p in everything if p != position)
-        pairs = ((), (position,)), (without, everything)
-        cells = [_contribution(*map(ablation.variant, pair)) for pair in pairs]
-        table.add_row(Text(ablation.pass_name(position)), *cells[0], *cells[1])
+        alone = _contribution(ablation.variant(()), ablation.variant((position,)))
+        beside = _contribution(ablation.variant(without), ablation.variant(everything))
+        table.add_row(Text(ablation.pass_name(position)), "alone", *alone)
+        table.add_row("", "beside the others", *beside)
     return table
 
 
 def ablation_plot(ablation: Ablation) -> str:
-    """Return an SVG element of each variant's score over its latency, or over its size where that is not known."""
+    """Return an SVG file of each variant's score over its latency, or over its size where that is not known."""
     metric = METRICS[ablation.variants[0].score.metric]
     factor, unit = axis_of(metric)
     latencies = [variant.latency for variant in ablation.variants]
@@ -63,7 +63,7 @@ def ablation_plot(ablation: Ablation) -> str:
         for variant, x in zip(ablation.variants, costs, strict=True)
     ]
     title = f"Passes of {ablation.recipe} on {ablation.target}"
-    return tradeoff(title, (cost, f"{metric.label} of the compiled program{unit}"), points)
+    return standalone(tradeoff(title, (cost, f"{metric.label} of the compiled program{unit}"), points))
 
 
 def _table(first: str) -> Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import string
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -238,12 +239,13 @@ def reliability(found: Reliability) -> str:
 
 
 def tradeoff(title: str, unit: tuple[str, str], points: Sequence[tuple[str, float, float]]) -> str:
-    """Plot named points (name, x, y): what is paid against what is got for it."""
+    """Plot named points (name, x, y), at most 52: what is paid against what is got for it."""
 
     def paint(axes: Axes) -> None:
-        for number, (name, x, y) in enumerate(points, 1):
-            axes.plot([x], [y], "o", color=_BLUE, markersize=6, label=f"{number}  {name}")
-            axes.annotate(str(number), (x, y), (5, 4), textcoords="offset points", fontsize=8)
+        # Letters, because the names of passes begin with their numbers.
+        for letter, (name, x, y) in zip(string.ascii_letters, points, strict=False):
+            axes.plot([x], [y], "o", color=_BLUE, markersize=6, label=f"{letter}  {name}")
+            axes.annotate(letter, (x, y), (5, 4), textcoords="offset points", fontsize=8)
         axes.set(xlabel=unit[0], ylabel=unit[1])
         axes.margins(0.12)
         axes.grid(axis="both")
@@ -275,6 +277,12 @@ def interval(latency: Latency, budget_ms: float | None) -> str:
     budget = "" if budget_ms is None else f"; budget {budget_ms:.4g} ms"
     said = f"{low:.4g} to {high:.4g} ms, middle {latency.typical_ms:.4g} ms{budget}"
     return _svg(f"Latency of one inference, {latency.label}", said, (_WIDE, 1.35), paint)
+
+
+def standalone(element: str) -> str:
+    """Return an SVG element of this module as a file of its own, on white."""
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return element.replace("<svg", f"<svg {names}", 1).replace('style="', 'style="background:white;', 1)
 
 
 def _svg(title: str, description: str, inches: tuple[float, float], paint: Callable[[Axes], None]) -> str:
