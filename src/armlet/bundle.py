@@ -22,6 +22,7 @@ from armlet.artifacts import (
     Exported,
     Measured,
     Pretrained,
+    ProgramCost,
     StreamFacts,
     TensorInfo,
     Trained,
@@ -69,6 +70,7 @@ class Manifest:
         stream: of the program for streams, None where there is none.
         judge: of generated samples; other tasks have none.
         pretrained: what the network learned without labels first, None where it did not.
+        costs: of the trained network as a program, and of that after each pass but the last; empty for this machine.
         files: SHA-256 of every other file of the bundle, by its POSIX path.
     """
 
@@ -96,6 +98,7 @@ class Manifest:
     stream: StreamFacts | None = None
     judge: Trained | None = None
     pretrained: Pretrained | None = None
+    costs: tuple[ProgramCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,4 +236,5 @@ def _manifest(facts: ReportInput, provenance: Provenance, files: dict[str, str])
         stream=facts.stream,
         judge=facts.judge,
         pretrained=facts.pretrained,
+        costs=facts.costs,
     )

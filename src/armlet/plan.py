@@ -32,7 +32,7 @@ _PACKAGE = Path(__file__).parent
 
 StageName = Literal[
     "data", "judge", "pretrain", "train", "pass", "export", "export_stream", "compile", "compile_stream", "evaluate",
-    "measure", "measure_stream", "check", "bundle",
+    "measure", "measure_stream", "program_cost", "check", "bundle",
 ]  # fmt: skip
 
 
@@ -72,6 +72,10 @@ STAGES: dict[StageName, StageInputs] = {
     ),
     "measure": StageInputs(("data", "devices", "bench", "runtime")),
     "measure_stream": StageInputs(("data", "devices", "bench", "runtime")),
+    "program_cost": StageInputs(
+        ("models", "analysis", "data", "export", "compile", "devices", "bench", "runtime"),
+        ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "apache-tvm", "apache-tvm-ffi"),
+    ),
     "check": StageInputs(("check.py", "units.py")),
     "bundle": StageInputs(("bundle.py", "report", "units.py", "exhibits.py"), ("jinja2", "matplotlib")),
 }
@@ -163,6 +167,7 @@ def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") 
     layout.add("evaluate", "evaluate", "score the compiled program on the test split",
                (f"compile/{reference.name}", "data", "train", *layout.judge), layout.data_and_seed)  # fmt: skip
     for target in by_name.values():
+        layout.add_program_costs(target)
         layout.add_verdict(target, f"compile/{reference.name}")
     return Plan(recipe, profile, tuple(by_name.values()), tuple(layout.steps.values()))
 
@@ -266,6 +271,20 @@ class _Layout:
         )
         return (measured, "export_stream", compiled)
 
+    def add_program_costs(self, target: Target) -> None:
+        """Add what the program of the trained network, and of that after each pass but the last, costs on a board."""
+        if target.is_native:  # to time every program here takes longer than what it tells is worth
+            return
+        for name in self._networks()[:-1]:
+            self.add(
+                f"program_cost/{target.name}/{name}", "program_cost", f"cost of the network after {name}",
+                (name, "data"), [self._recipe.symbol, *self.data_and_seed], target,
+            )  # fmt: skip
+
+    def _networks(self) -> tuple[str, ...]:
+        """Return the steps that leave the trained network and the network after each pass."""
+        return ("train", *(step.name for step in self.steps.values() if step.stage == "pass"))
+
     def add_verdict(self, target: Target, reference: str) -> None:
         """Add what is said of a target's program: measured beside the `reference`, checked, bundled."""
         recipe, name = self._recipe, target.name
@@ -279,10 +298,14 @@ class _Layout:
         pretrained = ("pretrain",) if recipe.pretrain is not None else ()
         budgets = recipe.budgets.model_dump(mode="json")
         verdict = self.add(f"check/{name}", "check", "check budgets", (*facts, *stream[:1]), budgets)
-        passes = tuple(step.name for step in self.steps.values() if step.stage == "pass")
+        costs = tuple(
+            step.name
+            for step in self.steps.values()
+            if step.stage == "program_cost" and step.target == target
+        )
         self.add(
             f"bundle/{name}", "bundle", "write bundle and report",
-            ("data", *facts, verdict, "export", *passes, *self.judge, *pretrained, *stream),
+            ("data", *facts, verdict, "export", *self._networks()[1:], *costs, *self.judge, *pretrained, *stream),
             [recipe.model_dump(mode="json"), self._profile], target,
         )  # fmt: skip
 
@@ -311,11 +334,11 @@ def _versions(stage: StageName, target: Target | None) -> dict[str, str]:
     found = {name: package_version(name) or "none" for name in STAGES[stage].packages}
     if target is None:
         return found
-    if stage == "compile":
+    if stage in ("compile", "program_cost"):
         found |= {
             name: program_version(name) or "none" for name in (target.toolchain.cc, target.toolchain.ar)
         }
-    elif stage == "measure" and target.emulator is not None:
+    if stage in ("measure", "program_cost") and target.emulator is not None:
         program = target.emulator.program
         found |= {program: program_version(program) or "none", "llvm-mca": _llvm_version()}
     elif stage == "measure":

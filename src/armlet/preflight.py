@@ -19,7 +19,8 @@ _DEBIAN_PACKAGES = {
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "aarch64-linux-gnu-ar": "binutils-aarch64-linux-gnu",
 }
-_COMPILING, _MEASURING = ("compile", "compile_stream"), ("measure", "measure_stream")
+_COMPILING = ("compile", "compile_stream", "program_cost")
+_MEASURING = ("measure", "measure_stream", "program_cost")
 _EMULATION = ("qemu-aarch64", "QEMU plugin", "llvm-mca")
 
 

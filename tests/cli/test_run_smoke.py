@@ -48,6 +48,26 @@ def test_every_budget_of_the_smoke_profile_holds_and_is_measured(smoke):
         assert ("measured (host)" if target["target"] == "host" else "estimated") in latency["measured"]
 
 
+def test_each_pass_says_what_it_gained_on_the_board_and_none_makes_the_program_slower(smoke):
+    for target, bundle in zip(smoke[2]["targets"], bundles(smoke), strict=True):
+        manifest = json.loads((bundle / "manifest.json").read_bytes())
+        costs = manifest["costs"]
+        if target["target"] == "host":
+            assert costs == []
+            continue
+        assert len(costs) == len(
+            manifest["passes"]
+        )  # of the trained network, and after each pass but the last
+        assert {cost["latency"]["label"] for cost in costs} == {"estimated"}
+        latencies = [cost["latency"]["typical_ms"] for cost in costs]
+        latencies.append(manifest["measured"]["latency"]["typical_ms"])
+        assert latencies == sorted(latencies, reverse=True)
+        assert latencies[0] > 2 * latencies[-1]
+        sizes = [*(cost["size_bytes"] for cost in costs), manifest["size_bytes"]]
+        assert sizes == sorted(sizes, reverse=True)
+        assert ">Latency</th>" in (bundle / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_board_gives_the_same_bits_as_the_host_on_at_least_500_inputs_or_the_whole_split(smoke):
     for target in smoke[2]["targets"]:
         if target["target"] == "host":

@@ -28,6 +28,10 @@ def keys(recipe: dict, *targets: str) -> dict[str, str]:
     return {step.name: step.key for step in plan.steps}
 
 
+def costs_on(target: str, networks: list[str]) -> set[str]:
+    return {f"program_cost/{target}/{network}" for network in networks}
+
+
 def changed(path: tuple, value: object) -> dict:
     recipe = copy.deepcopy(BASE)
     here = recipe
@@ -60,7 +64,8 @@ def test_a_changed_field_changes_the_key_of_its_step_and_of_all_that_follow_and_
     differing = {name for name in names if before[name] != after[name]}
     linear = ["train", "pass 1 prune_channels", "pass 2 distill", "pass 3 quantize_static", "export"]
     if first in linear:
-        expected = set(names) - {"data"} - set(linear[: linear.index(first)])
+        unchanged = linear[: linear.index(first)]
+        expected = set(names) - {"data", *unchanged} - costs_on("raspberry-pi-4", unchanged)
     else:
         expected = {"check/raspberry-pi-4", "bundle/raspberry-pi-4"}
     assert differing == expected
@@ -85,7 +90,8 @@ def test_another_target_shares_everything_up_to_export():
     one, two = keys(BASE, "raspberry-pi-4"), keys(BASE, "raspberry-pi-4", "raspberry-pi-5")
     assert {name: two[name] for name in one} == one
     assert set(two) - set(one) == {
-        f"{stage}/raspberry-pi-5" for stage in ("compile", "measure", "check", "bundle")
+        *(f"{stage}/raspberry-pi-5" for stage in ("compile", "measure", "check", "bundle")),
+        *costs_on("raspberry-pi-5", ["train", "pass 1 prune_channels", "pass 2 distill"]),
     }
 
 
@@ -126,7 +132,8 @@ def test_another_llvm_changes_what_is_estimated(monkeypatch):
     monkeypatch.setattr(sys.modules["armlet.plan"], "_llvm_version", lambda: "99.1.0")
     after = keys(BASE)
     assert {name for name in before if before[name] != after[name]} == {
-        f"{stage}/raspberry-pi-4" for stage in ("measure", "check", "bundle")
+        *(f"{stage}/raspberry-pi-4" for stage in ("measure", "check", "bundle")),
+        *costs_on("raspberry-pi-4", ["train", "pass 1 prune_channels", "pass 2 distill"]),
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from armlet.artifacts import Check, Cost, PassRecord, Score, Verdict
+from armlet.artifacts import Check, Cost, Latency, PassRecord, Score, Verdict
 from armlet.report.tables import passes_table, score_rows, verdict_table
 from armlet.report.words import cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS
@@ -60,8 +60,21 @@ def test_the_passes_table_says_costs_with_their_change():
         PassRecord("prune_channels", big, small, before, after, 12.34, (), True),
         PassRecord("distill", small, small, after, after, 1.0, (), False),
     )
-    text = printed(passes_table(records))
-    for words in ("1 prune_channels", "117 KiB ÷3", "1 M ÷4", "30 k ÷3", "90.50 %", "−1.50", "12.3"):
+    slow, fast = (Latency("estimated", 0.8 * t, t, 1.2 * t, "") for t in (3.0, 1.5))
+    text = printed(passes_table(records, {"board": (slow, fast, None), "other": (None, None, None)}))
+    assert "other" not in text  # nothing is known there
+    for words in (
+        "1 prune_channels",
+        "117 KiB ÷3",
+        "1 M ÷4",
+        "board",
+        "estimated",
+        "3 ms",
+        "1.5 ms ÷2",
+        "90.50 %",
+        "−1.50",
+        "12.3",
+    ):
         assert words in text
     assert "2 distill (changed nothing)" in text
     assert "±0.00" in text

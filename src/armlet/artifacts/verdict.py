@@ -152,6 +152,23 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgramCost:
+    """What a network on its way through the passes would cost as a program; the program itself is not kept.
+
+    Attributes:
+        target: name of the target that it was compiled for.
+        size_bytes: code and constants that an app would link.
+        memory_bytes: working memory.
+        latency: of one inference, None where it can't be said.
+    """
+
+    target: str
+    size_bytes: int
+    memory_bytes: int
+    latency: Latency | None
+
+
+@dataclass(frozen=True, slots=True)
 class StreamMeasured:
     """What came of running a compiled step on a device, one after the other over whole sequences.
 

@@ -47,7 +47,9 @@ def _print(bundle: Bundle) -> None:
     console, manifest = stdout(), bundle.manifest
     console.print(f"{manifest.name} for {manifest.target.name}", style="bold")
     if manifest.passes:
-        console.print(passes_table(tuple(step.record for step in manifest.passes)))
+        records = tuple(step.record for step in manifest.passes)
+        latencies = (*(cost.latency for cost in manifest.costs), manifest.measured.latency)
+        console.print(passes_table(records, {manifest.target.name: latencies} if manifest.costs else {}))
     for table in summary(manifest.class_names, manifest.trained, manifest.evaluated):
         console.print()
         console.print(table)
@@ -98,6 +100,7 @@ def _facts(bundle: Bundle) -> dict[str, object]:
         "classes": list(manifest.class_names),
         "trained": artifact_json.to_data(manifest.trained),
         "passes": [artifact_json.to_data(step.record) for step in manifest.passes],
+        "costs": [artifact_json.to_data(cost) for cost in manifest.costs],
         "compiled": artifact_json.to_data(manifest.evaluated),
         "verdict": artifact_json.to_data(manifest.verdict),
     }

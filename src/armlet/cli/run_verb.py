@@ -91,18 +91,24 @@ def watch_interruptions() -> Iterator[Callable[[], bool]]:
 
 def _print_tables(result: RunResult) -> None:
     from armlet import artifact_json
-    from armlet.artifacts import Compressed
+    from armlet.artifacts import Compressed, Latency, Measured, PassRecord, ProgramCost
     from armlet.cli.console import stdout
     from armlet.report.tables import passes_table, verdict_table
 
     console = stdout()
-    passes = tuple(
-        artifact_json.load(Compressed, step.folder).record
-        for step in result.steps
-        if step.step.stage == "pass"
-    )
+    passes: list[PassRecord] = []
+    latencies: dict[str, list[Latency | None]] = {}
+    for done in result.steps:
+        stage, target = done.step.stage, done.step.target
+        if stage == "pass":
+            passes.append(artifact_json.load(Compressed, done.folder).record)
+        elif target is not None and stage == "program_cost":
+            cost = artifact_json.load(ProgramCost, done.folder)
+            latencies.setdefault(target.name, []).append(cost.latency)
+        elif target is not None and stage == "measure" and target.name in latencies:
+            latencies[target.name].append(artifact_json.load(Measured, done.folder).latency)
     if passes:
-        console.print(passes_table(passes))
+        console.print(passes_table(passes, latencies))
     for verdict, bundle in zip(result.verdicts, result.bundles, strict=True):
         console.print(f"\n{result.plan.recipe.name} for {verdict.target}", style="bold")
         console.print(verdict_table(verdict, bundle))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,10 @@ from armlet.artifacts import (
     DataReady,
     Evaluated,
     Exported,
+    Latency,
     Measured,
     Pretrained,
+    ProgramCost,
     StreamFacts,
     Trained,
     Verdict,
@@ -54,6 +57,7 @@ class ReportInput:
         judge: what generated samples were compared in the features of; other tasks have none.
         pretrained: what the network learned without labels first, if anything.
         stream: of the program for streams, None where there is none.
+        costs: of the trained network as a program, and of that after each pass but the last, where known.
     """
 
     recipe: Recipe
@@ -71,6 +75,7 @@ class ReportInput:
     judge: Trained | None = None
     pretrained: Pretrained | None = None
     stream: StreamFacts | None = None
+    costs: tuple[ProgramCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class _Step:
     score: float
     seconds: float
     notes: tuple[str, ...] = ()
+    latency: Latency | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +196,25 @@ def _steps(report: ReportInput) -> tuple[_Step, ...]:
                 record.notes if record.changed else (*record.notes, "changed nothing"),
             )
         )
+    # The last pass leaves the network that the program is made of.
+    latencies = (
+        *(cost.latency for cost in report.costs),
+        *([report.measured.latency] if report.costs else []),
+    )
+    rows = [replace(row, latency=latency) for row, latency in zip_longest(rows, latencies)]
     macs = sum(kernel.macs for kernel in compiled.kernels)
     score, seconds = report.evaluated.score.value, report.evaluated.seconds
-    rows.append(_Step("compiled program", compiled.size_bytes, macs, None, score, seconds))
+    rows.append(
+        _Step(
+            "compiled program",
+            compiled.size_bytes,
+            macs,
+            None,
+            score,
+            seconds,
+            latency=report.measured.latency,
+        )
+    )
     return tuple(rows)
 
 
@@ -200,6 +222,7 @@ def _step_plots(steps: tuple[_Step, ...], metric: Metric) -> tuple[str, ...]:
     Row = plots.Row
     factor, unit = axis_of(metric)
     million = max(step.macs for step in steps) >= 1e5
+    timed = [(s.name, s.latency) for s in steps if s.latency is not None]
     return (
         plots.bars(
             "Size", "size (KiB)",
@@ -213,6 +236,10 @@ def _step_plots(steps: tuple[_Step, ...], metric: Metric) -> tuple[str, ...]:
             metric.label.capitalize() if metric.label.islower() else metric.label, f"test {metric.label}{unit}",
             [Row(s.name, factor * s.score, metric.text(s.score)) for s in steps],
         ),
+        *([plots.bars(
+            "Latency", f"latency (ms, {timed[0][1].label})",
+            [Row(name, latency.typical_ms, format_ms(latency.typical_ms)) for name, latency in timed],
+        )] if len(timed) > 1 else []),
     )  # fmt: skip
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from armlet.artifacts import Cost, PassRecord, Score, Verdict
+from armlet.artifacts import Cost, Latency, PassRecord, Score, Verdict
 from armlet.report.words import cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS
-from armlet.units import format_bytes, format_count
+from armlet.units import format_bytes, format_count, format_ms
 
 _STYLES = {"pass": "green", "fail": "bold red", "not measured": "yellow", "no budget": "dim"}
 
@@ -36,20 +37,32 @@ def verdict_table(verdict: Verdict, bundle_path: Path | None = None) -> Group:
     return Group(table, *lines)
 
 
-def passes_table(records: tuple[PassRecord, ...]) -> Table:
-    """Return a line for the trained network and one for each pass: what it costs and scores, and the change."""
+Latencies = Sequence[Latency | None]
+
+
+def passes_table(records: Sequence[PassRecord], latencies: Mapping[str, Latencies]) -> Table:
+    """Return a line for the trained network and one for each pass: what it costs and scores, and the change.
+
+    Args:
+        records: at least one.
+        latencies: by target: of the trained network's program, and of that after each pass; empty where not known.
+    """
     table = Table(box=None, pad_edge=False, collapse_padding=True)  # narrow enough for 80 columns
     table.add_column("after", no_wrap=True)
-    metric = METRICS[records[0].score_before.metric if records else "accuracy"]
+    metric = METRICS[records[0].score_before.metric]
     points = "points" if metric.form == "percent" else "change"
-    for column in ("weights", "MACs", "parameters", metric.label, points, "s"):
+    known = {name: found for name, found in latencies.items() if any(found)}
+    timed = [f"{name}\n{next(filter(None, found)).label}" for name, found in known.items()]
+    for column in ("weights", "MACs", *timed, metric.label, points, "s"):
         table.add_column(column, justify="right", no_wrap=True)
-    if records:
-        table.add_row("training", *_cost(records[0].before), metric.text(records[0].score_before.value))
+    first = [_latency(found[0]) for found in known.values()]
+    table.add_row("training", *_cost(records[0].before), *first, metric.text(records[0].score_before.value))
     for number, record in enumerate(records, start=1):
+        times = [_latency(found[number], found[number - 1]) for found in known.values()]
         table.add_row(
             Text(f"{number} {record.kind}" + ("" if record.changed else " (changed nothing)")),
             *_cost(record.after, record.before),
+            *times,
             metric.text(record.score_after.value),
             metric.change(record.score_before.value, record.score_after.value).removesuffix(" points"),
             f"{record.seconds:.1f}",
@@ -64,11 +77,17 @@ def score_rows(score: Score) -> tuple[tuple[str, str], ...]:
     return ((label, f"{value} of {score.n_samples} {score.split} samples"), *others)
 
 
-def _cost(cost: Cost, before: Cost | None = None) -> tuple[str, str, str]:
-    """Return weights, MACs and parameters, each with its change where there is one."""
+def _latency(latency: Latency | None, before: Latency | None = None) -> str:
+    if latency is None:
+        return "–"
+    old = before or latency
+    return f"{format_ms(latency.typical_ms)} {cost_change(old.typical_ms, latency.typical_ms)}".rstrip()
+
+
+def _cost(cost: Cost, before: Cost | None = None) -> tuple[str, str]:
+    """Return weights and MACs, each with its change where there is one."""
     old = before or cost
     return (
         f"{format_bytes(cost.weight_bytes)} {cost_change(old.weight_bytes, cost.weight_bytes)}".rstrip(),
         f"{format_count(cost.macs)} {cost_change(old.macs, cost.macs)}".rstrip(),
-        f"{format_count(cost.parameters)} {cost_change(old.parameters, cost.parameters)}".rstrip(),
     )

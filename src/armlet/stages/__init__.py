@@ -18,7 +18,7 @@ from armlet.stages.network import (
     train,
     train_judge,
 )
-from armlet.stages.program import bundle, check, compile_program, evaluate_program, measure
+from armlet.stages.program import bundle, check, compile_program, cost_of_program, evaluate_program, measure
 from armlet.stages.stream import compile_stream, measure_stream
 
 __all__ = ["STAGE_FUNCTIONS", "StageContext"]
@@ -36,6 +36,7 @@ STAGE_FUNCTIONS: dict[StageName, Callable[[StageContext], object]] = {
     "evaluate": evaluate_program,
     "measure": measure,
     "measure_stream": measure_stream,
+    "program_cost": cost_of_program,
     "check": check,
     "bundle": bundle,
 }

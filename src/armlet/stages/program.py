@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from armlet import artifact_json
@@ -14,6 +16,7 @@ from armlet.artifacts import (
     Exported,
     Measured,
     Pretrained,
+    ProgramCost,
     StreamExported,
     StreamFacts,
     StreamMeasured,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from armlet.data.splits import Splits
+    from armlet.plan import StageName
 
 A = TypeVar("A")
 
@@ -76,6 +80,24 @@ def measure(context: StageContext) -> Measured:
     return Measured(target.name, device, match, *cost)
 
 
+def cost_of_program(context: StageContext) -> ProgramCost:
+    """Compile a network on its way through the passes, count what one inference costs, and keep the numbers only."""
+    from armlet.compile.pipeline import compile_onnx
+    from armlet.export import export_onnx
+    from armlet.models.network import load_network
+
+    splits, target = context.splits(), context.target
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        export_onnx(load_network(context.inputs[0]), splits.train, folder)
+        compiled = compile_onnx(folder / "model.onnx", target, context.plan.recipe.symbol, folder)
+        sample = splits.test.take(slice(1)).inputs
+        _, latency = cost_of_a_call(
+            folder / "bin" / "run", sample, target, emulator_of(target), context.progress
+        )
+    return ProgramCost(target.name, compiled.size_bytes, compiled.arena_bytes, latency)
+
+
 def check(context: StageContext) -> Verdict:
     """Hold the facts against the budgets."""
     from armlet.check import check_budgets
@@ -96,15 +118,15 @@ def bundle(context: StageContext) -> Verdict:
     from armlet.bundle import Provenance, Sources, versions, write_bundle
     from armlet.report import ReportInput
 
-    data, train_, evaluate, compiled, measured, verdict, exported, *rest = context.inputs
-    passes = rest[: len(context.plan.recipe.passes)]
+    data, train_, evaluate, compiled, measured, verdict, exported, *_ = context.inputs
     recipe = context.plan.recipe
     facts = ReportInput(
         recipe=recipe,
         target=context.target,
         data=artifact_json.load(DataReady, data),
         trained=artifact_json.load(Trained, train_),
-        passes=tuple(artifact_json.load(Compressed, folder) for folder in passes),
+        passes=_all(context, "pass", Compressed),
+        costs=_all(context, "program_cost", ProgramCost),
         exported=artifact_json.load(Exported, exported),
         compiled=artifact_json.load(Compiled, compiled),
         evaluated=artifact_json.load(Evaluated, evaluate),
@@ -122,6 +144,12 @@ def bundle(context: StageContext) -> Verdict:
     parts = [context.folder_of(name) for name in _stream_steps(context)[:2]]
     write_bundle(facts, provenance, Sources(compiled, exported, data, *parts), context.folder)
     return facts.verdict
+
+
+def _all(context: StageContext, stage: StageName, kind: type[A]) -> tuple[A, ...]:
+    """Load the artefacts of every step of one stage that this one needs, in order."""
+    steps = (step for step in context.plan.steps if step.stage == stage and step.name in context.step.needs)
+    return tuple(artifact_json.load(kind, context.folder_of(step.name)) for step in steps)
 
 
 def _if_needed(context: StageContext, step: str, kind: type[A]) -> A | None:
