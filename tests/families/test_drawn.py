@@ -196,48 +196,32 @@ def tolerance(expected: np.ndarray, *, rounded: bool) -> float:
     return max(0.06 * float(np.ptp(expected)), 3 * largest / 127)
 
 
-def check_on_host(case: Case, *, rounded: bool) -> None:
-    """Carry a network to this machine's program, the ONNX file in between proven against torch."""
+def check_alike(case: Case, folder: Path, *, rounded: bool, board: bool) -> None:
+    """Carry a network to this machine's program, the ONNX file in between proven against torch; to the board's, too."""
     samples = case.samples()
     network = quantized(case.build(), samples) if rounded else case.build()
     expected = answers(network, samples)
-    with tempfile.TemporaryDirectory() as folder:
-        found = on_host(program(network, samples, Path(folder)), Path(folder), samples)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(expected, rounded=rounded))
-
-
-def check_on_board(case: Case, *, rounded: bool) -> None:
-    """Carry a network to the emulated board's program and compare it with this machine's."""
-    samples = case.samples(n=6)
-    network = quantized(case.build(), samples) if rounded else case.build()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        host, board = (program(network, samples, folder, target) for target in ("host", "raspberry-pi-4"))
-        expected, found = on_host(host, folder, samples), on_board(board, folder, samples)
-    if board.integer_only:
-        assert np.array_equal(found, expected)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(expected, rounded=rounded))
-
-
-@each_family
-def test_a_drawn_network_answers_alike_in_torch_and_as_a_program(family: str) -> None:
-    @settings(STEADY, max_examples=N_DRAWN[family])
-    @given(FAMILIES[family], flags)
-    def check(case: Case, rounded: bool) -> None:
-        check_on_host(case, rounded=rounded)
-
-    check()
+    allowed = tolerance(expected, rounded=rounded)
+    found = on_host(program(network, samples, folder), folder, samples)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
+    if board:
+        compiled, few = program(network, samples, folder, "raspberry-pi-4"), slice(6)
+        there = on_board(compiled, folder, samples.take(few))
+        if compiled.integer_only:
+            assert np.array_equal(there, found[few])
+        np.testing.assert_allclose(there, expected[few], rtol=0, atol=allowed)
 
 
 @requires_board
-@pytest.mark.parametrize(
-    "family", [f for f in FAMILIES if f != "mobilenet"]
-)  # half a minute; test_whole_way.py has one there
-def test_a_drawn_network_answers_alike_on_the_emulated_board(family: str) -> None:
-    # The first example is the simplest one there is; the second one is drawn.
-    @settings(STEADY, max_examples=2)
+@each_family
+def test_a_drawn_network_answers_alike_in_torch_and_as_a_program_here_and_on_the_board(family: str) -> None:
+    # A deep one takes half a minute on the board; test_whole_way.py has one there.
+    on_the_board = iter([family != "mobilenet"] * 2)
+
+    @settings(STEADY, max_examples=N_DRAWN[family])
     @given(FAMILIES[family], flags)
     def check(case: Case, rounded: bool) -> None:
-        check_on_board(case, rounded=rounded)
+        with tempfile.TemporaryDirectory() as folder:
+            check_alike(case, Path(folder), rounded=rounded, board=next(on_the_board, False))
 
     check()
