@@ -143,8 +143,8 @@ def test_a_grouped_convolution_loses_whole_groups():
     assert ("grouped.weight", 1) not in indices
 
 
-class Attention(nn.Module):
-    """Splits channels over heads, which is not understood, and multiplies by a vector of the channels, which is."""
+class Mixture(nn.Module):
+    """Takes the softmax over channels, which is not followed, and multiplies by a vector of them, which is."""
 
     def __init__(self):
         super().__init__()
@@ -160,11 +160,11 @@ class Attention(nn.Module):
 
 
 def test_what_is_not_understood_fixes_its_channels_and_says_so():
-    found = groups_of(Attention())
+    found = groups_of(Mixture())
     assert names(found) == ["first"]
     assert ("gain", 0) in members(found.prunable[0])
     reasons = {g.name: g.reason for g in found.fixed}
-    assert reasons["second"] == "they can't be followed through view"
+    assert reasons["second"] == "they can't be followed through softmax"
 
 
 class Residual(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -174,6 +176,24 @@ def test_finetuning_gives_back_what_pruning_took(tiny_network, context, splits):
     )
 
 
+class Fixed(nn.Module):
+    """Its code says how many channels there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6 * 4, 10)
+
+    def forward(self, x):
+        return self.out(functional.adaptive_avg_pool2d(torch.relu(self.conv(x)), 2).reshape(-1, 6 * 4))
+
+
+def test_code_that_holds_a_size_is_refused_with_what_would_be_right(tiny_network, context):
+    network = replace(tiny_network(), module=Fixed().eval())
+    with pytest.raises(PreconditionFailed, match=r"holds a size that pruning changes.*compute the size from"):
+        run_pass(prune(ratio=0.5), network, context(network))
+    assert network.module.conv.out_channels == 6
+
+
 def test_scores_have_a_mean_of_one_and_rank_by_norm(tiny_network):
     module = tiny_network().module
     group = channel_groups(trace(module, (InputSpec("input", (1, 12, 12)),))).prunable[0]
@@ -200,7 +220,7 @@ group_scores = st.lists(
     st.sampled_from([select_by_layer, select_globally]),
 )
 def test_no_group_is_emptied_and_none_loses_more_than_asked(scores, ratio, round_to, select):
-    removed = select(scores, ratio, round_to)
+    removed = select(scores, ratio, [round_to] * len(scores))
     for group, gone in zip(scores, removed, strict=True):
         left = len(group) - len(gone)
         assert left >= 1

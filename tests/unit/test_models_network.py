@@ -150,6 +150,7 @@ def test_everything_that_can_not_be_fitted_is_named_at_once() -> None:
         fit_to_shapes(module, tensors)
     assert str(caught.value).splitlines()[1:] == [
         "conv: kernel of (5, 5) where the architecture has (3, 3)",
+        "norm: bias of shape (4,) beside a weight of shape (3,)",
         "linear: has no weight",
         "linear.weight: is missing",
         "linear.bias: is missing",

@@ -70,6 +70,8 @@ class Autoencoder(nn.Module):
             OrderedDict(linear=nn.Linear(options.code, width), activation=ACTIVATIONS[options.activation]())
         )
         self.beta = options.beta
+        # The graph of evaluation has no `spread`: what prunes the bottleneck must be told to prune it alike.
+        self.shaped_alike = {"spread": "bottleneck"} if options.variational else {}
 
     def forward(self, inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Reconstruct; in evaluation from the mean of the code."""
@@ -166,7 +168,7 @@ def _pictures(shape: tuple[int, ...], options: AutoencoderOptions) -> nn.Module:
         return nn.Sequential(*down, *up, *last)
     scale = 2 ** (len(widths) - 1)
     inner = (widths[-1], shape[1] // scale, shape[2] // scale)
-    decoder = nn.Sequential(nn.Unflatten(1, inner), *up, *last)
+    decoder = nn.Sequential(nn.Unflatten(1, (-1, *inner[1:])), *up, *last)  # channels may be pruned
     return Autoencoder(nn.Sequential(*down, nn.Flatten()), math.prod(inner), decoder, options)
 
 

@@ -64,7 +64,7 @@ def build_generator(options: str, inputs: tuple[InputSpec, ...], output_shape: t
             linear=nn.Linear(math.prod(latent), n_first, bias=False),
             norm=nn.BatchNorm1d(n_first),
             activation=ACTIVATIONS[chosen.activation](),
-            shape=nn.Unflatten(1, (chosen.channels[0], *first)),
+            shape=nn.Unflatten(1, (-1, *first)),  # channels may be pruned
         )
     )
     for number, (before, width) in enumerate(itertools.pairwise(chosen.channels), 1):

@@ -7,13 +7,16 @@ Rules, by kind of module:
 2. Linear: features from the weight's shape.
 3. Batch normalisation: features from the tensors' shape; Identity where it has no tensors (it was folded).
 4. Convolution and linear: a bias is added or removed as the tensors have one or none.
-5. Recurrent: units, inputs and projection from the weights' shapes.
-6. Anything else must fit as it is.
+5. Layer normalisation, embedding, PReLU: features from the weight's shape.
+6. Recurrent: units, inputs and projection from the weights' shapes.
+7. Parameters that a network holds itself take the tensor's shape if it has as many dimensions.
+8. Anything else must fit as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,19 +41,10 @@ def fit_to_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             key.rpartition(".")[2]: value for key, value in tensors.items() if key.rpartition(".")[0] == name
         }
         try:
-            if isinstance(layer, nn.Conv2d):
-                _fit_conv(layer, own)
-            elif isinstance(layer, nn.ConvTranspose2d):
-                _fit_conv_transpose(layer, own)
-            elif isinstance(layer, nn.Linear):
-                _fit_linear(layer, own)
-            elif isinstance(layer, Recurrent):
-                _fit_recurrent(layer, own)
-            elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-                if own:
-                    _fit_batch_norm(layer, own)
-                else:
-                    _replace(module, name, nn.Identity())
+            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and not own:
+                _replace(module, name, nn.Identity())
+            elif (fit := _fitting(layer)) is not None:
+                fit(layer, own)
         except _Misfit as error:
             problems.append(f"{name}: {error}")
     problems += _differences(module, tensors)
@@ -59,12 +53,20 @@ def fit_to_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     module.load_state_dict(dict(tensors))
 
 
+def _fitting(layer: nn.Module) -> _Fit | None:
+    """Return what fits a layer of its kind, None for one that must fit as it is."""
+    found = next((fit for kinds, fit in _FITS if isinstance(layer, kinds)), None)
+    if found is None and not type(layer).__module__.startswith("torch.nn."):
+        return _fit_parameters
+    return found
+
+
 class _Misfit(Exception):
     """Why the tensors of one layer can't be fitted."""
 
 
-def _fit_conv(layer: nn.Conv2d, own: Mapping[str, Tensor]) -> None:
-    weight = _weight(own, n_dims=4)
+def _fit_conv(layer: nn.Conv1d | nn.Conv2d, own: Mapping[str, Tensor]) -> None:
+    weight = _weight(own, n_dims=2 + len(layer.kernel_size))
     n_outputs, n_group_inputs, *kernel = weight.shape
     if tuple(kernel) != layer.kernel_size:
         raise _Misfit(f"kernel of {tuple(kernel)} where the architecture has {layer.kernel_size}")
@@ -81,12 +83,18 @@ def _fit_conv(layer: nn.Conv2d, own: Mapping[str, Tensor]) -> None:
     _set(layer, own)
 
 
-def _fit_conv_transpose(layer: nn.ConvTranspose2d, own: Mapping[str, Tensor]) -> None:
-    weight = _weight(own, n_dims=4)
-    if layer.groups != 1 or tuple(weight.shape[2:]) != layer.kernel_size:
+def _fit_conv_transpose(layer: nn.ConvTranspose1d | nn.ConvTranspose2d, own: Mapping[str, Tensor]) -> None:
+    weight = _weight(own, n_dims=2 + len(layer.kernel_size))
+    if tuple(weight.shape[2:]) != layer.kernel_size:
         raise _Misfit(f"kernel of {tuple(weight.shape[2:])} where the architecture has {layer.kernel_size}")
-    layer.in_channels, layer.out_channels = weight.shape[:2]
-    _set(layer, own, n_outputs=weight.shape[1])
+    n_inputs, n_group_outputs = weight.shape[:2]
+    if layer.groups > 1:
+        n_group_inputs = layer.in_channels // layer.groups
+        layer.groups, rest = divmod(n_inputs, n_group_inputs)
+        if rest:
+            raise _Misfit(f"{n_inputs} inputs don't make whole groups of {n_group_inputs}")
+    layer.in_channels, layer.out_channels = n_inputs, n_group_outputs * layer.groups
+    _set(layer, own, n_outputs=layer.out_channels)
 
 
 def _fit_linear(layer: nn.Linear, own: Mapping[str, Tensor]) -> None:
@@ -99,9 +107,33 @@ def _fit_recurrent(layer: Recurrent, own: Mapping[str, Tensor]) -> None:
     layer.hidden, rest = divmod(weight.shape[1], GATES[layer.cell])
     if rest:
         raise _Misfit(f"{weight.shape[1]} rows are not {GATES[layer.cell]} gates")
-    for name, parameter in layer.named_parameters():
+    _fit_parameters(layer, own)
+
+
+def _fit_parameters(layer: nn.Module, own: Mapping[str, Tensor]) -> None:
+    for name, parameter in layer.named_parameters(recurse=False):
         if name in own and own[name].dim() == parameter.dim():
             setattr(layer, name, nn.Parameter(torch.zeros_like(own[name])))
+
+
+def _fit_embedding(layer: nn.Embedding, own: Mapping[str, Tensor]) -> None:
+    layer.num_embeddings, layer.embedding_dim = _weight(own, n_dims=2).shape
+    layer.weight = nn.Parameter(torch.zeros_like(own["weight"]))
+
+
+def _fit_slopes(layer: nn.PReLU, own: Mapping[str, Tensor]) -> None:
+    layer.num_parameters = _weight(own, n_dims=1).shape[0]
+    layer.weight = nn.Parameter(torch.zeros_like(own["weight"]))
+
+
+def _fit_layer_norm(layer: nn.LayerNorm, own: Mapping[str, Tensor]) -> None:
+    if not own:  # it has no parameters, so it says nothing
+        return
+    shape = tuple(_weight(own, n_dims=len(layer.normalized_shape)).shape)
+    if "bias" in own and tuple(own["bias"].shape) != shape:
+        raise _Misfit(f"bias of shape {tuple(own['bias'].shape)} beside a weight of shape {shape}")
+    layer.normalized_shape = shape
+    _fit_parameters(layer, own)
 
 
 def _fit_batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: Mapping[str, Tensor]) -> None:
@@ -110,6 +142,19 @@ def _fit_batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: Mapping[str, Te
     for name in ("running_mean", "running_var"):
         if name in own:
             setattr(layer, name, torch.zeros_like(own[name]))
+
+
+_Fit = Callable[[Any, Mapping[str, Tensor]], None]
+_FITS: tuple[tuple[tuple[type[nn.Module], ...], _Fit], ...] = (
+    ((nn.Conv1d, nn.Conv2d), _fit_conv),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d), _fit_conv_transpose),
+    ((nn.Linear,), _fit_linear),
+    ((nn.BatchNorm1d, nn.BatchNorm2d), _fit_batch_norm),
+    ((nn.LayerNorm,), _fit_layer_norm),
+    ((nn.Embedding,), _fit_embedding),
+    ((nn.PReLU,), _fit_slopes),
+    ((Recurrent,), _fit_recurrent),
+)
 
 
 def _weight(own: Mapping[str, Tensor], n_dims: int) -> Tensor:
@@ -121,7 +166,13 @@ def _weight(own: Mapping[str, Tensor], n_dims: int) -> Tensor:
 
 
 def _set(
-    layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d,
+    layer: nn.Conv1d
+    | nn.Conv2d
+    | nn.ConvTranspose1d
+    | nn.ConvTranspose2d
+    | nn.Linear
+    | nn.BatchNorm1d
+    | nn.BatchNorm2d,
     own: Mapping[str, Tensor],
     n_outputs: int | None = None,
 ) -> None:

@@ -120,16 +120,17 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        # Of one head. How many there are follows from the weights: some may have been pruned.
+        self.size, self.dropout = width // heads, dropout
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None, memory: Memory | None = None) -> Tensor:
         """Attend, to the tokens in the memory too; `mask` is added to the scores [N, heads, T, T]."""
-        n_tokens, size = tokens.shape[1], self.query.out_features // self.heads
+        n_tokens, width, size = tokens.shape[1], self.query.out_features, self.size
 
         def by_head(values: Tensor) -> Tensor:
-            return values.reshape(-1, values.shape[1], self.heads, size).transpose(1, 2)
+            return values.reshape(-1, values.shape[1], width // size, size).transpose(1, 2)
 
         query, key, value = (layer(tokens) for layer in (self.query, self.key, self.value))
         if memory is not None:
@@ -139,7 +140,7 @@ class Attention(nn.Module):
         if mask is not None:
             scores = scores + mask
         shares = functional.dropout(scores.softmax(dim=3), self.dropout, self.training)
-        mixed = (shares @ value).transpose(1, 2).reshape(-1, n_tokens, self.heads * size)
+        mixed = (shares @ value).transpose(1, 2).reshape(-1, n_tokens, width)
         result: Tensor = self.output(mixed)
         return result
 
@@ -243,8 +244,14 @@ class TransformerEncoder(nn.Module):
     @property
     def state_size(self) -> int:
         """Numbers of the state that `step` carries."""
-        width = self.classifier.in_features
-        return 1 + width + 2 * len(self.blocks) * self.embedding.n_tokens * width
+        return 1 + self.classifier.in_features + sum(self._memory_sizes())
+
+    def _memory_sizes(self) -> list[int]:
+        """Return the numbers of the keys and of the values of each block."""
+        attentions = [layer for layer in self.modules() if isinstance(layer, Attention)]
+        return [
+            self.embedding.n_tokens * a.query.out_features for a in attentions for _ in ("keys", "values")
+        ]
 
     def step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Take the next frames [N, F, C] or tokens [N, F] and the state [N, S], zeros at first.
@@ -261,10 +268,10 @@ class TransformerEncoder(nn.Module):
         if self.positions is not None:
             tokens = tokens + places @ self.positions[0]
         mask = ((behind + 1).clamp(0.0, 1.0) - 1)[:, None] * -_MASKED
-        size, start = n_tokens * width, 1 + width
+        sizes, start = self._memory_sizes(), 1 + width
+        parts = torch.split(state[:, start:], sizes, dim=1)
         before = [
-            state[:, at : at + size].reshape(-1, n_tokens, width)
-            for at in range(start, start + 2 * len(self.blocks) * size, size)
+            part.reshape(-1, n_tokens, size // n_tokens) for part, size in zip(parts, sizes, strict=True)
         ]
         memory = Memory(places.transpose(1, 2), before)
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""Removes whole channels and units, with everything that depends on them, and trains what is left.
+"""Removes whole channels, units, hidden units and heads, with everything that depends on them, and trains what is left.
 
 Limits: channels are found in the graph, so they can be removed only where `armlet.analysis.groups` can follow them;
 what it can't follow is left whole and named in the notes.
@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from armlet.analysis.graph import trace
-from armlet.analysis.groups import ChannelGroup, channel_groups
+from armlet.analysis.groups import ChannelGroup, ChannelGroups, channel_groups
+from armlet.errors import UnsupportedOperator
 from armlet.models.network import Network
 from armlet.passes.base import (
     PASSES,
@@ -18,6 +19,7 @@ from armlet.passes.base import (
     Pass,
     PassContext,
     PassResult,
+    PreconditionFailed,
     float_only,
     is_named,
     unmatched,
@@ -38,7 +40,9 @@ class ChannelPruning:
         ratio: share of the channels of each group that goes, from 0 to below 1.
         importance: norm that ranks channels.
         scope: whether channels are ranked within their group or over all groups.
-        round_to: groups keep a multiple of this many channels; small ones may so be left whole.
+        round_to: groups keep a multiple of this many channels; small ones may so be left whole, and heads are not
+            counted.
+        through_layer_norm: whether channels that a layer normalisation takes together may go, too.
         exclude: patterns of layers whose groups are left whole.
         finetune: how the smaller network is trained, None for not at all.
     """
@@ -47,6 +51,7 @@ class ChannelPruning:
     importance: Literal["l1", "l2"]
     scope: Literal["layer", "global"]
     round_to: int
+    through_layer_norm: bool
     exclude: tuple[str, ...]
     finetune: TrainOptions | None
 
@@ -61,7 +66,7 @@ class ChannelPruning:
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Rank, remove, train."""
-        found = channel_groups(trace(network.module, network.architecture.inputs))
+        found = self._groups(network)
         groups = [g for g in found.prunable if not self._excluded(g)]
         notes = [f"{g.name} keeps its channels: {g.reason}" for g in found.fixed]
         notes += [f"{g.name} keeps its channels: excluded" for g in found.prunable if self._excluded(g)]
@@ -70,6 +75,7 @@ class ChannelPruning:
             return PassResult(network, (*notes, "no channel was removed, so nothing was trained"))
         notes += [_note(group, len(channels)) for group, channels in removals]
         smaller = replace(network, module=remove_channels(network.module, removals))
+        _check_runs(smaller)
         if self.finetune is None:
             return PassResult(smaller, tuple(notes))
         trained, training = train_network(
@@ -85,16 +91,22 @@ class ChannelPruning:
 
     def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
         """Every group keeps at least one channel, and a multiple of `round_to` where it lost any."""
-        inputs = before.architecture.inputs
-        was = {g.name: g.n_channels for g in channel_groups(trace(before.module, inputs)).prunable}
+        was = {g.name: g.n_channels for g in self._groups(before).prunable}
         problems = []
-        for group in channel_groups(trace(after.module, inputs)).prunable:
+        for group in self._groups(after).prunable:
             n = group.n_channels
             if group.name not in was or n > was[group.name]:
                 problems.append(f"{group.name} has {n} channels, more than before")
-            elif n != was[group.name] and n % self.round_to:
+            elif n != was[group.name] and n % self._multiple(group):
                 problems.append(f"{group.name} has {n} channels, not a multiple of {self.round_to}")
         return tuple(problems)
+
+    def _groups(self, network: Network) -> ChannelGroups:
+        traced = trace(network.module, network.architecture.inputs)
+        return channel_groups(traced, through_layer_norm=self.through_layer_norm)
+
+    def _multiple(self, group: ChannelGroup) -> int:
+        return 1 if group.unit == "heads" else self.round_to
 
     def _excluded(self, group: ChannelGroup) -> bool:
         return any(is_named(layer, self.exclude) for layer in group.layers)
@@ -105,15 +117,31 @@ class ChannelPruning:
         tensors = network.module.state_dict()
         scores = [channel_scores(group, tensors, _NORM_ORDER[self.importance]) for group in groups]
         select = select_by_layer if self.scope == "layer" else select_globally
-        return list(zip(groups, select(scores, self.ratio, self.round_to), strict=True))
+        chosen = select(scores, self.ratio, [self._multiple(group) for group in groups])
+        return list(zip(groups, chosen, strict=True))
+
+
+def _check_runs(network: Network) -> None:
+    """Refuse a network whose own code holds a size that pruning changed.
+
+    Raises:
+        PreconditionFailed: says where it stumbles.
+    """
+    try:
+        trace(network.module, network.architecture.inputs)
+    except UnsupportedOperator as error:
+        raise PreconditionFailed(
+            f"prune_channels: the network's code holds a size that pruning changes, so that the pruned one can't run: "
+            f"{error}; compute the size from a weight's shape, or exclude the layer"
+        ) from error
 
 
 def _note(group: ChannelGroup, n_removed: int) -> str:
     n = group.n_channels
     return (
-        f"{group.name}: {n} -> {n - n_removed} channels"
+        f"{group.name}: {n} -> {n - n_removed} {group.unit}"
         if n_removed
-        else f"{group.name} keeps all {n} channels"
+        else f"{group.name} keeps all {n} {group.unit}"
     )
 
 
@@ -125,6 +153,7 @@ def build(options: PruneChannels) -> Pass:
         importance=options.importance,
         scope=options.scope,
         round_to=options.round_to,
+        through_layer_norm=options.through_layer_norm,
         exclude=options.exclude,
         finetune=None if options.finetune is None else TrainOptions(**options.finetune.model_dump()),
     )

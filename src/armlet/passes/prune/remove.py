@@ -27,6 +27,10 @@ def remove_channels(module: nn.Module, removals: Iterable[tuple[ChannelGroup, tu
         for member in group.members:
             dropped = gone.setdefault((member.tensor, member.dim), set())
             dropped.update(index for channel in channels for index in member.indices[channel])
+    for follower, leader in _shaped_alike(module):
+        for name, dim in list(gone):
+            if name.startswith(f"{leader}."):
+                gone[follower + name.removeprefix(leader), dim] = gone[name, dim]
     tensors = {name: value.detach().clone() for name, value in module.state_dict().items()}
     for (name, dim), dropped in gone.items():
         kept = [index for index in range(tensors[name].shape[dim]) if index not in dropped]
@@ -34,3 +38,12 @@ def remove_channels(module: nn.Module, removals: Iterable[tuple[ChannelGroup, tu
     smaller = copy.deepcopy(module)
     fit_to_shapes(smaller, tensors)
     return smaller.eval()
+
+
+def _shaped_alike(module: nn.Module) -> list[tuple[str, str]]:
+    """Return layers that work in training only, and those whose shape they share, by full name."""
+    return [
+        (f"{name}.{follower}".lstrip("."), f"{name}.{leader}".lstrip("."))
+        for name, layer in module.named_modules()
+        for follower, leader in getattr(layer, "shaped_alike", {}).items()
+    ]

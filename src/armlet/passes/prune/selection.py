@@ -31,7 +31,7 @@ def channel_scores(group: ChannelGroup, tensors: Mapping[str, torch.Tensor], nor
     """
     scores = np.zeros(group.n_channels)
     for member in group.members:
-        if member.tensor.rpartition(".")[2] != "weight":
+        if not member.tensor.endswith("weight"):
             continue
         weight = tensors[member.tensor].detach().double().numpy()
         rows = np.moveaxis(weight, member.dim, 0).reshape(weight.shape[member.dim], -1)
@@ -41,27 +41,44 @@ def channel_scores(group: ChannelGroup, tensors: Mapping[str, torch.Tensor], nor
     return scores / mean if mean > 0 else np.ones(group.n_channels)
 
 
-def select_by_layer(scores: Sequence[Scores], ratio: float, round_to: int) -> tuple[tuple[int, ...], ...]:
-    """Return the channels of each group that are removed: the lowest of each, `ratio` of them."""
-    return tuple(_lowest(group, _n_removed(len(group), ratio * len(group), round_to)) for group in scores)
+def select_by_layer(
+    scores: Sequence[Scores], ratio: float, multiples: Sequence[int]
+) -> tuple[tuple[int, ...], ...]:
+    """Return the channels of each group that are removed: the lowest of each, `ratio` of them.
+
+    Args:
+        scores: of each group's channels.
+        ratio: from 0 to below 1.
+        multiples: what the number of channels that each group keeps is a multiple of, where it loses any.
+    """
+    return tuple(
+        _lowest(group, _n_removed(len(group), ratio * len(group), multiple))
+        for group, multiple in zip(scores, multiples, strict=True)
+    )
 
 
-def select_globally(scores: Sequence[Scores], ratio: float, round_to: int) -> tuple[tuple[int, ...], ...]:
-    """Return the channels of each group that are removed: the lowest of all groups, `ratio` of their sum."""
+def select_globally(
+    scores: Sequence[Scores], ratio: float, multiples: Sequence[int]
+) -> tuple[tuple[int, ...], ...]:
+    """Return the channels of each group that are removed: the lowest of all groups, `ratio` of their sum.
+
+    The arguments are those of `select_by_layer`.
+    """
     if not scores:
         return ()
     ranked = np.sort(np.concatenate(scores))
     n_wanted = math.floor(ratio * len(ranked) + 1e-9)
     threshold = ranked[n_wanted] if n_wanted < len(ranked) else np.inf
     return tuple(
-        _lowest(group, _n_removed(len(group), float((group < threshold).sum()), round_to)) for group in scores
+        _lowest(group, _n_removed(len(group), float((group < threshold).sum()), multiple))
+        for group, multiple in zip(scores, multiples, strict=True)
     )
 
 
-def _n_removed(n: int, wanted: float, round_to: int) -> int:
+def _n_removed(n: int, wanted: float, multiple: int) -> int:
     """Return how many of `n` channels go, at most `wanted`: what is left is rounded up, and never nothing."""
     left = max(1, n - math.floor(wanted + 1e-9))
-    return n - min(n, math.ceil(left / round_to) * round_to)
+    return n - min(n, math.ceil(left / multiple) * multiple)
 
 
 def _lowest(scores: Scores, n: int) -> tuple[int, ...]:

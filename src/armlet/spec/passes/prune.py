@@ -12,7 +12,7 @@ from armlet.spec.train import TrainSpec
 
 
 class PruneChannels(PassOptions):
-    """Remove whole channels and units, with everything that depends on them."""
+    """Remove whole channels, units, hidden units and heads, with everything that depends on them."""
 
     kind: Literal["prune_channels"] = Field(description="The pass.")
     ratio: Fraction = Field(
@@ -20,7 +20,14 @@ class PruneChannels(PassOptions):
     )
     importance: Literal["l1", "l2"] = Field("l2", description="Norm that ranks channels.")
     scope: Literal["layer", "global"] = Field("layer", description="Rank within each layer or over all.")
-    round_to: PositiveInt = Field(1, description="Leave a multiple of this many channels where possible.")
+    round_to: PositiveInt = Field(
+        1,
+        description="Leave a multiple of this many channels or units where possible; heads are not counted.",
+    )
+    through_layer_norm: bool = Field(
+        False,
+        description="Whether channels that a layer normalisation takes together may go: its values change.",
+    )
     exclude: ListOf[str] = Field(
         (), description="Module names, or name patterns (*), left as they are, with all modules in them."
     )

@@ -1,0 +1,204 @@
+"""Rules of operators without weights: where channels go, and which of them meet."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch.fx import Node
+
+from armlet.analysis.graph import arguments, aten, shape_of
+from armlet.analysis.groups.tracker import Channels, Tracker
+
+
+def keep(tracker: Tracker, node: Node) -> bool:
+    """An operator that leaves every position where it is."""
+    if (channels := tracker.values.get(arguments(node)[0])) is not None:
+        tracker.values[node] = channels
+    return True
+
+
+def nothing(tracker: Tracker, node: Node) -> bool:
+    """An operator that only checks."""
+    return True
+
+
+def elementwise(tracker: Tracker, node: Node) -> bool:
+    """Rule 5; dimensions are aligned from the right, as broadcasting does."""
+    rank = len(shape_of(node))
+    operands = [n for n in arguments(node)[:2] if isinstance(n, Node) and hasattr(n.meta.get("val"), "shape")]
+    tracked = [n for n in operands if n in tracker.values]
+    if not tracked:
+        return True
+    from_right = {tracker.values[n].dim - len(shape_of(n)) for n in tracked}
+    first = tracker.values[tracked[0]]
+    if len(from_right) > 1 or any(len(tracker.values[n].ids) != len(first.ids) for n in tracked):
+        return False
+    (position,) = from_right
+    for operand in operands:
+        shape = shape_of(operand)
+        if operand in tracker.values:
+            tracker.join(first.ids, tracker.values[operand].ids)
+        elif len(shape) >= -position and shape[position] != 1:
+            name = tracker.traced.tensor_name(operand)
+            if name is None or name not in tracker.traced.program.state_dict:
+                return False  # a value, or a buffer that is made anew whenever the network is built
+            tracker.tie(name, len(shape) + position, first.ids)
+    tracker.values[node] = Channels(rank + position, first.ids)
+    return True
+
+
+def product(tracker: Tracker, node: Node) -> bool:
+    """Rule 8: matrices that are multiplied one by one, as the heads of an attention."""
+    sources = [n for n in node.all_input_nodes if n in tracker.values]
+    if not sources:
+        return True
+    rank, dims = len(shape_of(node)), {tracker.values[n].dim for n in sources}
+    ranks = {len(shape_of(n)) for n in node.all_input_nodes}
+    if len(sources) < 2 or len(dims) > 1 or ranks != {rank} or max(dims) >= rank - 2:
+        return False
+    first, *others = (tracker.values[n] for n in sources)
+    for other in others:
+        tracker.join(first.ids, other.ids)
+    tracker.heads.update(first.ids.tolist())
+    tracker.values[node] = first
+    return True
+
+
+def attention(tracker: Tracker, node: Node) -> bool:
+    """Rule 8, twice, in one operator; a mask is the same for all heads."""
+    query, key, value = arguments(node)[:3]
+    if not any(n in tracker.values for n in (query, key, value)):
+        return True
+    mask = arguments(node)[3] if len(arguments(node)) > 3 else None
+    if any(n not in tracker.values for n in (query, key, value)):
+        return False
+    found = [tracker.values[n] for n in (query, key, value)]
+    dim = found[0].dim
+    if any(c.dim != dim for c in found) or dim >= len(shape_of(node)) - 2:
+        return False
+    if isinstance(mask, Node) and len(shape_of(mask)) == len(shape_of(node)) and shape_of(mask)[dim] != 1:
+        return False
+    for other in found[1:]:
+        tracker.join(found[0].ids, other.ids)
+    tracker.heads.update(found[0].ids.tolist())
+    tracker.values[node] = found[0]
+    return True
+
+
+def over_one_dim(tracker: Tracker, node: Node) -> bool:
+    """Softmax: channels are followed past it, not through it."""
+    channels = tracker.values.get(arguments(node)[0])
+    rank = len(shape_of(node))
+    return channels is None or (channels.dim != arguments(node)[1] % rank and keep(tracker, node))
+
+
+def cat(tracker: Tracker, node: Node) -> bool:
+    """Rule 6."""
+    sources = arguments(node)[0]
+    rank = len(shape_of(node))
+    dim = (arguments(node)[1] if len(arguments(node)) > 1 else 0) % rank
+    dims = {tracker.values[n].dim for n in sources if n in tracker.values}
+    if not dims:
+        return True
+    if len(dims) > 1:
+        return False
+    (tracked,) = dims
+    parts = [tracker.numbers(n, tracked) for n in sources]
+    if dim == tracked:
+        tracker.values[node] = Channels(dim, np.concatenate(parts))
+        return True
+    for part in parts[1:]:
+        tracker.join(parts[0], part)
+    tracker.values[node] = Channels(tracked, parts[0])
+    return True
+
+
+def pool(tracker: Tracker, node: Node) -> bool:
+    """Pooling, padding and resizing move within the dimensions behind the channels."""
+    channels = tracker.values.get(arguments(node)[0])
+    return channels is None or (channels.dim <= 1 and keep(tracker, node))
+
+
+def reduce(tracker: Tracker, node: Node) -> bool:
+    """A mean or a sum over other dimensions than the channels'."""
+    channels = tracker.values.get(arguments(node)[0])
+    if channels is None:
+        return True
+    rank = len(shape_of(arguments(node)[0]))
+    over = {d % rank for d in arguments(node)[1] or range(rank)}
+    if channels.dim in over:
+        return False
+    keeps = arguments(node)[2] if len(arguments(node)) > 2 else False
+    dim = channels.dim if keeps else channels.dim - sum(d < channels.dim for d in over)
+    tracker.values[node] = Channels(dim, channels.ids)
+    return True
+
+
+def cut(tracker: Tracker, node: Node) -> bool:
+    """A slice along any dimension."""
+    channels = tracker.values.get(arguments(node)[0])
+    if channels is None:
+        return True
+    dim, start, end, step = (*arguments(node)[1:], 0, None, None, 1)[:4]
+    if any(isinstance(limit, Node) for limit in (start, end, step)):
+        return False
+    whole = dim % len(shape_of(node)) != channels.dim
+    ids = channels.ids if whole else channels.ids[start:end:step]
+    tracker.values[node] = Channels(channels.dim, ids)
+    return True
+
+
+def permute(tracker: Tracker, node: Node) -> bool:
+    """Dimensions change places."""
+    channels = tracker.values.get(arguments(node)[0])
+    if channels is None:
+        return True
+    rank = len(shape_of(node))
+    if node.target is aten.transpose.int:
+        order = list(range(rank))
+        a, b = arguments(node)[1], arguments(node)[2]
+        order[a], order[b] = order[b], order[a]
+    else:
+        order = [d % rank for d in arguments(node)[1]]
+    tracker.values[node] = Channels(order.index(channels.dim), channels.ids)
+    return True
+
+
+def reshape(tracker: Tracker, node: Node) -> bool:
+    """Rule 7: find the output dimension that the tracked one went into, whole or as the first of its parts."""
+    channels = tracker.values.get(arguments(node)[0])
+    if channels is None:
+        return True
+    before, after = list(shape_of(arguments(node)[0])), list(shape_of(node))
+    if before[0] != after[0] or channels.dim == 0:
+        return False
+    inner = [int(n) for n in before[1:]], [int(n) for n in after[1:]]
+    parts = _parts(*inner, channels.dim - 1)
+    if parts is not None:
+        rows = channels.ids.reshape(inner[1][parts], -1)
+        for row in rows:
+            tracker.join_all(row)
+        tracker.values[node] = Channels(parts + 1, rows[:, 0])
+        return True
+    spread = np.zeros(inner[0], np.int64)
+    spread += np.expand_dims(channels.ids, tuple(range(1, len(before) - channels.dim)))
+    moved = spread.reshape(inner[1])
+    for dim in range(moved.ndim):
+        lines = np.moveaxis(moved, dim, 0).reshape(moved.shape[dim], -1)
+        if (lines == lines[:, :1]).all():
+            tracker.values[node] = Channels(dim + 1, lines[:, 0])
+            return True
+    return False
+
+
+def _parts(before: list[int], after: list[int], dim: int) -> int | None:
+    """Return the first of the dimensions that one dimension is split into, None where it is not split."""
+    front, extent = math.prod(before[:dim]), before[dim]
+    for start in range(len(after)):
+        if math.prod(after[:start]) != front:
+            continue
+        for end in range(start + 2, len(after) + 1):
+            if math.prod(after[start:end]) == extent and after[start] < extent:
+                return start if math.prod(after[end:]) == math.prod(before[dim + 1 :]) else None
+    return None
