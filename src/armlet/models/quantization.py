@@ -24,7 +24,6 @@ from armlet.analysis.graph import nodes_by_name, trace
 from armlet.artifacts import InputSpec
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
-WEIGHT_MAX = 127
 
 IntegerArray = npt.NDArray[np.int8] | npt.NDArray[np.int32]
 
@@ -69,6 +68,11 @@ class Quantization:
     parameters: tuple[ParameterQuantization, ...]
 
 
+def weight_limit(bits: int) -> int:
+    """Return the largest integer of a weight of so many bits; the range is symmetric."""
+    return (1 << bits - 1) - 1
+
+
 def quantized_values(values: npt.NDArray[np.float32], parameter: ParameterQuantization) -> IntegerArray:
     """Return a parameter's integers, in its own shape [O, ...]; rounds half to even and saturates.
 
@@ -79,7 +83,7 @@ def quantized_values(values: npt.NDArray[np.float32], parameter: ParameterQuanti
         raise ValueError(
             f"{parameter.parameter} has shape {values.shape}, but {len(parameter.scales)} scales"
         )
-    limit = WEIGHT_MAX if parameter.dtype == "int8" else 2**31 - 1
+    limit = weight_limit(8) if parameter.dtype == "int8" else 2**31 - 1
     integers = np.rint(values.astype(np.float64) / _broadcast(parameter, values.ndim).astype(np.float64))
     return np.clip(integers, -limit, limit).astype(parameter.dtype)
 

@@ -1,12 +1,11 @@
 """Static INT8 after training: batch normalisation folded, ranges from calibration samples, integer weights.
 
-Weights are per channel and symmetric, activations per tensor and asymmetric. The network keeps its folded float
-weights; scales and zero points stand beside them.
+The network keeps its folded float weights; scales and zero points stand beside them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,9 +23,11 @@ from armlet.passes.base import (
     float_only,
     unmatched,
 )
-from armlet.passes.quantize.calibrate import calibrate
+from armlet.passes.quantize.calibrate import NumberFormat, calibrate
 from armlet.passes.quantize.fold_batch_norm import fold_batch_norm
+from armlet.passes.quantize.observers import ObserverOptions
 from armlet.passes.quantize.placement import place
+from armlet.passes.quantize.ranges import sample_problems
 from armlet.spec.passes import QuantizeStatic
 
 # Each purpose of a seed draws from a stream of its own.
@@ -39,13 +40,15 @@ class StaticQuantization:
 
     Attributes:
         n_samples: calibration samples, taken from the training split.
-        percentile: share of each activation's values, in per cent, that its range holds; None for all.
         exclude: patterns of modules that stay float.
+        observer: how ranges of activations come from the samples.
+        numbers: what the integers are like.
     """
 
-    n_samples: int
-    percentile: float | None
-    exclude: tuple[str, ...]
+    n_samples: int = 512
+    exclude: tuple[str, ...] = ()
+    observer: ObserverOptions = field(default_factory=ObserverOptions)
+    numbers: NumberFormat = field(default_factory=NumberFormat)
 
     @property
     def never_raises(self) -> tuple[CostName, ...]:
@@ -54,10 +57,12 @@ class StaticQuantization:
 
     def requires(self, network: Network, context: PassContext) -> tuple[str, ...]:
         """The network is float, there are samples, and every pattern fits something."""
-        problems = (*float_only(network, "quantize_static"), *unmatched(self.exclude, network.module))
-        if len(context.splits.train) == 0:
-            problems = (*problems, "there are no training samples to calibrate on")
-        return problems
+        samples = calibration_samples(context.splits.train, self.n_samples, context.seed)
+        return (
+            *float_only(network, "quantize_static"),
+            *unmatched(self.exclude, network.module),
+            *sample_problems([x.numpy() for x in samples], network.architecture.inputs),
+        )
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Fold, place, calibrate."""
@@ -70,7 +75,7 @@ class StaticQuantization:
                 "quantize_static: nothing can be quantised; " + ("; ".join(placement.notes) or "no layers")
             )
         samples = calibration_samples(context.splits.train, self.n_samples, context.seed)
-        quantization = calibrate(traced, placement, samples, self.percentile)
+        quantization = calibrate(traced, placement, samples, self.observer, self.numbers)
         notes = (
             f"{len(folded.layers)} batch normalisations folded; {len(placement.layers)} layers compute on integers; "
             f"calibrated on {len(samples[0])} training samples",
@@ -99,8 +104,10 @@ def calibration_samples(train: Samples, n: int, seed: int) -> tuple[torch.Tensor
 @PASSES.register("quantize_static")
 def build(options: QuantizeStatic) -> Pass:
     """Build the pass from its section of a recipe."""
+    symmetric = options.activations == "symmetric"
     return StaticQuantization(
         n_samples=options.calibration_samples,
-        percentile=options.percentile if options.observer == "percentile" else None,
         exclude=options.exclude,
+        observer=ObserverOptions(options.observer, options.percentile, options.averaging, symmetric),
+        numbers=NumberFormat(symmetric, options.weights == "per_channel", options.weight_range),
     )
