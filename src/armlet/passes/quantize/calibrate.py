@@ -38,12 +38,14 @@ class NumberFormat:
     Attributes:
         symmetric: whether the zero point of activations is 0.
         per_channel: whether each output channel of a weight has a scale of its own, or all have one.
+        weight_bits: of the integers of a weight: 8, or 4 for those from -7 to 7.
         weight_range: "max" holds the largest weight, "mse" has the least mean squared error.
     """
 
     symmetric: bool = False
     per_channel: bool = True
     weight_range: Literal["max", "mse"] = "max"
+    weight_bits: Literal[8, 4] = 8
 
 
 _OBSERVER, _NUMBERS = ObserverOptions(), NumberFormat()
@@ -93,7 +95,9 @@ def _layer(
     weight = state[layer.weight].detach().numpy()
     bias = None if layer.bias is None else state[layer.bias].detach().numpy()
     scales = weight_scales(np.moveaxis(weight, layer.axis, 0), bias, input_scale, numbers)
-    quantized = ParameterQuantization(layer.weight, tuple(scales.tolist()), "int8", layer.axis)
+    quantized = ParameterQuantization(
+        layer.weight, tuple(scales.tolist()), "int8", layer.axis, numbers.weight_bits
+    )
     if layer.bias is None:
         return (quantized,)
     bias_scales = np.float32(input_scale) * scales
@@ -112,9 +116,9 @@ def weight_scales(
     leaves the range of an int32, and never below 2^-16 of the layer's largest (1 where all weights are 0).
     """
     rows = weight.astype(np.float64).reshape(len(weight) if numbers.per_channel else 1, -1)
-    scales = np.abs(rows).max(axis=1) / weight_limit(8)
+    scales = np.abs(rows).max(axis=1) / weight_limit(numbers.weight_bits)
     if numbers.weight_range == "mse":
-        scales = _least_error(rows, scales)
+        scales = _least_error(rows, scales, weight_limit(numbers.weight_bits))
     scales = np.broadcast_to(scales, len(weight))
     largest = scales.max()
     scales = np.maximum(scales, largest * _LEAST_SHARE if largest > 0 else 1.0)
@@ -126,9 +130,10 @@ def weight_scales(
     return rounded
 
 
-def _least_error(rows: npt.NDArray[np.float64], widest: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _least_error(
+    rows: npt.NDArray[np.float64], widest: npt.NDArray[np.float64], limit: int
+) -> npt.NDArray[np.float64]:
     """Return for each row the share of its widest scale with the least squared error; the widest of equals."""
-    limit = weight_limit(8)
     tried = [widest * share for share in _SHARES[::-1]]
     errors = []
     for scales in tried:
