@@ -70,7 +70,7 @@ def quantized(family: str, options: dict[str, object]) -> Network:
     samples = Samples((pictures,), np.zeros((len(pictures), CLASSES), "float32"))
     splits = Splits(samples, samples, samples, PICTURE, Task("forecast", (CLASSES,)))
     context = PassContext(splits, network, Scorer(splits.task), 0, Path("unused"), Silent())
-    return StaticQuantization(n_samples=8, percentile=None, exclude=()).run(network, context).network
+    return StaticQuantization(n_samples=8).run(network, context).network
 
 
 def measure(name: str) -> dict[str, object]:

@@ -119,7 +119,7 @@ def quantized(network: Network, samples: Samples) -> Network:
     """Return the network after static quantisation on the samples."""
     splits = Splits(samples, samples, samples, network.architecture.inputs, Task("forecast", (4,)))
     context = PassContext(splits, network, Scorer(splits.task), 0, Path("unused"), Silent())
-    return StaticQuantization(n_samples=N, percentile=None, exclude=()).run(network, context).network
+    return StaticQuantization(n_samples=N).run(network, context).network
 
 
 def program(network: Network, samples: Samples, folder: Path, target: str = "host") -> Compiled:

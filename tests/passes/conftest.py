@@ -61,7 +61,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 def quantized(request: pytest.FixtureRequest, splits: Splits) -> Network:
     """A quantised network, shared by the tests of a session: not to be changed."""
     context = PassContext(splits, NETWORKS["fnn"](), Scorer(splits.task), 0, Path("unused"), Silent())
-    step = StaticQuantization(n_samples=64, percentile=None, exclude=())
+    step = StaticQuantization(n_samples=64)
     return step.run(NETWORKS[request.param](), context).network
 
 

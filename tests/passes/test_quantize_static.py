@@ -25,7 +25,7 @@ from armlet.passes import PreconditionFailed, run_pass
 from armlet.passes.quantize.calibrate import calibrate, weight_scales
 from armlet.passes.quantize.placement import place
 from armlet.passes.quantize.quantize_static import calibration_samples
-from armlet.passes.quantize.ranges import activation_scale, min_max_ranges, percentile_ranges
+from armlet.passes.quantize.ranges import activation_scale, min_max_ranges
 from armlet.spec.passes import QuantizeStatic
 
 
@@ -148,20 +148,6 @@ def test_min_max_ranges_are_those_of_the_values(tiny_network, splits):
     assert ranges[0] == (inputs.min().item(), inputs.max().item())
     # Batches of another size may be summed in another order.
     np.testing.assert_allclose(ranges[1], (answers.min().item(), answers.max().item()), rtol=1e-5)
-
-
-def test_percentile_ranges_leave_out_outliers():
-    module = nn.Sequential(nn.Linear(4, 4, bias=False)).eval()
-    with torch.no_grad():
-        module[0].weight.copy_(torch.eye(4))
-    values = torch.randn(5000, 4, generator=torch.Generator().manual_seed(0))
-    values[17, 2] = 40.0
-    traced = trace(module, (InputSpec("input", (4,)),))
-    ((low, high),) = percentile_ranges(traced, ("linear",), (values,), 99.9)
-    expected = np.percentile(values.numpy(), [0.1, 99.9])
-    width = (values.max() - values.min()).item() / 8192
-    np.testing.assert_allclose((low, high), expected, atol=2 * width)  # to the edge of a histogram's bin
-    assert min_max_ranges(traced, ("linear",), (values,))[0][1] == 40.0
 
 
 def test_the_percentile_observer_is_what_the_pass_uses(tiny_network, context):

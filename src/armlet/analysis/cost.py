@@ -38,3 +38,14 @@ def cost_of(network: Network) -> Cost:
             p.numel() * bytes_each.get(name, p.element_size()) for name, p in parameters.items()
         ),
     )
+
+
+def packed_bytes(network: Network) -> int:
+    """Return the bytes of all parameters with weights of 4 bits packed two to a byte.
+
+    Programs hold each of them in a byte of its own (`Cost.weight_bytes`): their kernels read INT8.
+    """
+    found = cost_of(network).weight_bytes
+    parameters = () if network.quantization is None else network.quantization.parameters
+    small = [network.module.get_parameter(p.parameter).numel() for p in parameters if p.bits == 4]
+    return found - sum(n // 2 for n in small)

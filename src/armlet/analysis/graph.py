@@ -63,13 +63,19 @@ class Traced:
         """
         module = self.program.module(check_guards=False)
         graph = module.graph
-        if names := tuple(observed):
-            nodes = nodes_by_name(graph)
-            graph.output_node().args = (tuple(nodes[name] for name in names),)
-            graph.set_codegen(torch.fx.graph.CodeGen())
-            graph.eliminate_dead_code()
         # The exporter's module refuses eval() and train(), which callers may use on any module.
-        return GraphModule(module, graph)
+        runnable = GraphModule(module, graph)
+        return observing(runnable, names) if (names := tuple(observed)) else runnable
+
+
+def observing(module: GraphModule, names: Sequence[str]) -> GraphModule:
+    """Return a module that gives the values of these names of a graph, in this order, and shares its parameters."""
+    graph, copies = torch.fx.Graph(), dict[Node, Node]()
+    graph.graph_copy(module.graph, copies)
+    nodes = nodes_by_name(module.graph)
+    graph.output(tuple(copies[nodes[name]] for name in names))
+    graph.eliminate_dead_code()
+    return GraphModule(module, graph)
 
 
 def example_inputs(

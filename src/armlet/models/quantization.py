@@ -1,9 +1,9 @@
 """How a network is quantised to INT8, as plain data, and the network that computes with it in torch.
 
 Activations are quantised per tensor, q = clamp(round(x / scale) + zero_point, -128, 127); weights per output channel,
-q = clamp(round(w / scale), -127, 127); biases are 32-bit integers whose scale is that of the layer's input times that
-of the weight. Activations are named by their node in the graph that `armlet.analysis.graph.trace` gives, weights and
-biases by their parameter.
+q = clamp(round(w / scale), -127, 127), or -7 … 7 for weights of 4 bits, which are held as INT8 all the same; biases
+are 32-bit integers whose scale is that of the layer's input times that of the weight. Activations are named by their
+node in the graph that `armlet.analysis.graph.trace` gives, weights and biases by their parameter.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference"; ONNX operators QuantizeLinear and DequantizeLinear.
@@ -11,7 +11,6 @@ Inference"; ONNX operators QuantizeLinear and DequantizeLinear.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,11 +19,10 @@ import numpy.typing as npt
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 
-from armlet.analysis.graph import nodes_by_name, trace
+from armlet.analysis.graph import Traced, nodes_by_name, trace
 from armlet.artifacts import InputSpec
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
-WEIGHT_MAX = 127
 
 IntegerArray = npt.NDArray[np.int8] | npt.NDArray[np.int32]
 
@@ -53,12 +51,14 @@ class ParameterQuantization:
         scales: one for each index of `axis`, each held exactly by float32.
         dtype: int8 for weights, int32 for biases.
         axis: dimension of the output channels: 0, but 1 for the weight of a transposed convolution.
+        bits: that an integer of a weight needs.
     """
 
     parameter: str
     scales: tuple[float, ...]
     dtype: Literal["int8", "int32"]
     axis: int = 0
+    bits: Literal[8, 4] = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,11 @@ class Quantization:
 
     activations: tuple[ActivationQuantization, ...]
     parameters: tuple[ParameterQuantization, ...]
+
+
+def weight_limit(bits: int) -> int:
+    """Return the largest integer of a weight of so many bits; the range is symmetric."""
+    return (1 << bits - 1) - 1
 
 
 def quantized_values(values: npt.NDArray[np.float32], parameter: ParameterQuantization) -> IntegerArray:
@@ -79,7 +84,7 @@ def quantized_values(values: npt.NDArray[np.float32], parameter: ParameterQuanti
         raise ValueError(
             f"{parameter.parameter} has shape {values.shape}, but {len(parameter.scales)} scales"
         )
-    limit = WEIGHT_MAX if parameter.dtype == "int8" else 2**31 - 1
+    limit = weight_limit(parameter.bits) if parameter.dtype == "int8" else 2**31 - 1
     integers = np.rint(values.astype(np.float64) / _broadcast(parameter, values.ndim).astype(np.float64))
     return np.clip(integers, -limit, limit).astype(parameter.dtype)
 
@@ -94,9 +99,6 @@ def quantized_module(
 ) -> torch.nn.Module:
     """Return the network that computes with the quantised values, in float arithmetic.
 
-    Its parameters hold the dequantised values, and behind each quantised node stands a pair of quantize and dequantize
-    operators. The batch size is free.
-
     Args:
         module: the float network, in eval mode; not changed.
         inputs: what it takes.
@@ -105,13 +107,24 @@ def quantized_module(
     Raises:
         ValueError: the quantisation does not belong to this module.
     """
-    module = copy.deepcopy(module)
-    with torch.no_grad():
-        for parameter in quantization.parameters:
-            tensor = module.get_parameter(parameter.parameter)
-            integers = quantized_values(tensor.detach().cpu().numpy(), parameter)
-            tensor.copy_(torch.from_numpy(dequantized_values(integers, parameter)))
-    graph_module = trace(module, inputs).runnable()
+    return quantized_graph(trace(module, inputs), quantization)
+
+
+def quantized_graph(traced: Traced, quantization: Quantization) -> torch.fx.GraphModule:
+    """Return a module that computes a graph with the quantised values, in float arithmetic.
+
+    Its parameters are its own and hold the dequantised values, and behind each quantised node stands a pair of
+    quantize and dequantize operators. The batch size is free.
+
+    Raises:
+        ValueError: the quantisation does not belong to this graph.
+    """
+    graph_module = traced.runnable()
+    for parameter in quantization.parameters:
+        tensor = graph_module.get_parameter(parameter.parameter)
+        integers = quantized_values(tensor.detach().cpu().numpy(), parameter)
+        dequantized = torch.from_numpy(dequantized_values(integers, parameter))
+        replace_parameter(graph_module, parameter.parameter, dequantized)
     nodes = nodes_by_name(graph_module.graph)
     if unknown := [a.node for a in quantization.activations if a.node not in nodes]:
         raise ValueError(
@@ -121,6 +134,12 @@ def quantized_module(
         _insert(nodes[activation.node], activation)
     graph_module.recompile()
     return graph_module
+
+
+def replace_parameter(module: torch.nn.Module, name: str, values: torch.Tensor) -> None:
+    """Give a module another parameter under a name; the one before, which others may share, stays as it is."""
+    layer, _, own = name.rpartition(".")
+    module.get_submodule(layer).register_parameter(own, torch.nn.Parameter(values))
 
 
 def _insert(node: torch.fx.Node, activation: ActivationQuantization) -> None:

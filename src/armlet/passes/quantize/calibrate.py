@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from armlet.analysis.graph import Traced
 from armlet.models.quantization import (
-    WEIGHT_MAX,
     ActivationQuantization,
     ParameterQuantization,
     Quantization,
+    weight_limit,
 )
+from armlet.passes.quantize.observers import ObserverOptions, observe
 from armlet.passes.quantize.placement import Placement, WeightedLayer
-from armlet.passes.quantize.ranges import activation_scale, min_max_ranges, percentile_ranges
+from armlet.passes.quantize.ranges import Range, activation_scale
 
 # A channel far smaller than its neighbours gets a coarser scale than its own, so that multipliers stay in the
 # range of fixed-point arithmetic; 2^-16 of the largest weight is far below one step of any other channel.
 _LEAST_SHARE = 2.0**-16
 # Half of an int32: the other half is left to the products that are added to the bias.
 _BIAS_LIMIT = 2.0**30
+_SHARES = np.linspace(0.3, 1.0, 71)
+
+Weights = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberFormat:
+    """What the integers are like.
+
+    Attributes:
+        symmetric: whether the zero point of activations is 0.
+        per_channel: whether each output channel of a weight has a scale of its own, or all have one.
+        weight_bits: of the integers of a weight: 8, or 4 for those from -7 to 7.
+        weight_range: "max" holds the largest weight, "mse" has the least mean squared error.
+    """
+
+    symmetric: bool = False
+    per_channel: bool = True
+    weight_range: Literal["max", "mse"] = "max"
+    weight_bits: Literal[8, 4] = 8
+
+
+_OBSERVER, _NUMBERS = ObserverOptions(), NumberFormat()
 
 
 def calibrate(
-    traced: Traced, placement: Placement, samples: tuple[torch.Tensor, ...], percentile: float | None = None
+    traced: Traced,
+    placement: Placement,
+    samples: tuple[torch.Tensor, ...],
+    observer: ObserverOptions = _OBSERVER,
+    numbers: NumberFormat = _NUMBERS,
 ) -> Quantization:
     """Return the quantisation of a graph.
 
@@ -32,36 +64,40 @@ def calibrate(
         traced: the graph that `placement` was made for.
         placement: what is quantised.
         samples: [N, *shape] for each input.
-        percentile: of the values of each activation that its range holds; None for all of them.
+        observer: how ranges come from them.
+        numbers: what the integers are like.
     """
     observed = tuple(name for names in placement.shared for name in names)
-    ranges = (
-        min_max_ranges(traced, observed, samples)
-        if percentile is None
-        else percentile_ranges(traced, observed, samples, percentile)
-    )
-    found = dict(zip(observed, ranges, strict=True))
+    return quantization_of(traced, placement, observe(traced, observed, samples, observer), numbers)
+
+
+def quantization_of(
+    traced: Traced, placement: Placement, ranges: Mapping[str, Range], numbers: NumberFormat
+) -> Quantization:
+    """Return the quantisation that follows from the range of each quantised value, by the name of its node."""
     activations = []
     for names in placement.shared:
-        low, high = min(found[n][0] for n in names), max(found[n][1] for n in names)
-        scale, zero_point = activation_scale(low, high)
+        low, high = min(ranges[n][0] for n in names), max(ranges[n][1] for n in names)
+        scale, zero_point = activation_scale(low, high, symmetric=numbers.symmetric)
         activations += [ActivationQuantization(name, scale, zero_point) for name in names]
     scale_of = {a.node: a.scale for a in activations}
     parameters = [
         p
         for layer in placement.layers
-        for p in _layer(traced.program.state_dict, layer, scale_of[layer.input])
+        for p in _layer(traced.program.state_dict, layer, scale_of[layer.input], numbers)
     ]
     return Quantization(tuple(activations), tuple(parameters))
 
 
 def _layer(
-    state: dict[str, torch.Tensor], layer: WeightedLayer, input_scale: float
+    state: dict[str, torch.Tensor], layer: WeightedLayer, input_scale: float, numbers: NumberFormat
 ) -> tuple[ParameterQuantization, ...]:
     weight = state[layer.weight].detach().numpy()
     bias = None if layer.bias is None else state[layer.bias].detach().numpy()
-    scales = weight_scales(np.moveaxis(weight, layer.axis, 0), bias, input_scale)
-    quantized = ParameterQuantization(layer.weight, tuple(scales.tolist()), "int8", layer.axis)
+    scales = weight_scales(np.moveaxis(weight, layer.axis, 0), bias, input_scale, numbers)
+    quantized = ParameterQuantization(
+        layer.weight, tuple(scales.tolist()), "int8", layer.axis, numbers.weight_bits
+    )
     if layer.bias is None:
         return (quantized,)
     bias_scales = np.float32(input_scale) * scales
@@ -69,18 +105,40 @@ def _layer(
 
 
 def weight_scales(
-    weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None, input_scale: float
-) -> npt.NDArray[np.float32]:
-    """Return one scale for each output channel of a weight [O, ...].
+    weight: Weights,
+    bias: Weights | None,
+    input_scale: float,
+    numbers: NumberFormat = _NUMBERS,
+) -> Weights:
+    """Return one scale for each output channel of a weight [O, ...]; the same for all where there is but one.
 
-    A scale is the largest |w| of the channel over 127, but never so small that the bias [O], in units of
-    input_scale × scale, leaves the range of an int32, and never below 2^-16 of the layer's largest (1 where all
-    weights are 0).
+    A scale is that of the channel's range, but never so small that the bias [O], in units of input_scale × scale,
+    leaves the range of an int32, and never below 2^-16 of the layer's largest (1 where all weights are 0).
     """
-    scales = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1) / WEIGHT_MAX
+    rows = weight.astype(np.float64).reshape(len(weight) if numbers.per_channel else 1, -1)
+    scales = np.abs(rows).max(axis=1) / weight_limit(numbers.weight_bits)
+    if numbers.weight_range == "mse":
+        scales = _least_error(rows, scales, weight_limit(numbers.weight_bits))
+    scales = np.broadcast_to(scales, len(weight))
     largest = scales.max()
     scales = np.maximum(scales, largest * _LEAST_SHARE if largest > 0 else 1.0)
     if bias is not None:
         scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT))
-    rounded: npt.NDArray[np.float32] = scales.astype(np.float32)
+    if not numbers.per_channel:
+        scales = np.full_like(scales, scales.max())
+    rounded: Weights = scales.astype(np.float32)
     return rounded
+
+
+def _least_error(
+    rows: npt.NDArray[np.float64], widest: npt.NDArray[np.float64], limit: int
+) -> npt.NDArray[np.float64]:
+    """Return for each row the share of its widest scale with the least squared error; the widest of equals."""
+    tried = [widest * share for share in _SHARES[::-1]]
+    errors = []
+    for scales in tried:
+        steps = np.where(scales > 0, scales, 1.0)[:, None]
+        found = np.clip(np.rint(rows / steps), -limit, limit) * steps
+        errors.append(((found - rows) ** 2).sum(axis=1))
+    best: npt.NDArray[np.float64] = np.stack(tried)[np.argmin(errors, axis=0), np.arange(len(rows))]
+    return best

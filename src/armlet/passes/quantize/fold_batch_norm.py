@@ -12,7 +12,7 @@ Rules, each of which must hold, for otherwise the normalisation stays:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,24 +33,38 @@ _Layer = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
 @dataclass(frozen=True, slots=True)
+class Moments:
+    """Mean and standard deviation of a value's channels, float64 [C] each."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Folded:
     """A module of its own after folding.
 
     Attributes:
-        layers: names of the layers that took a normalisation in.
+        moments: mean and standard deviation of each output channel of the layers that took a normalisation in, by
+            their names: what the normalisation makes of its statistics.
         notes: which normalisations stay, and why.
     """
 
     module: nn.Module
-    layers: tuple[str, ...]
+    moments: Mapping[str, Moments]
     notes: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that took a normalisation in."""
+        return tuple(self.moments)
 
 
 def fold_batch_norm(module: nn.Module, inputs: Sequence[InputSpec]) -> Folded:
     """Return a copy of a module in eval mode with its batch normalisations folded; the module is not changed."""
     module = copy.deepcopy(module)
     traced = trace(module, inputs)
-    layers, notes = [], []
+    moments, notes = {}, []
     for node in traced.nodes:
         if node.target is not aten.batch_norm.default:
             continue
@@ -58,10 +72,10 @@ def fold_batch_norm(module: nn.Module, inputs: Sequence[InputSpec]) -> Folded:
         if isinstance(found, str):
             notes.append(f"batch normalisation {layer_name(node)} is not folded: {found}")
             continue
+        moments[found.layer_name] = _moments(found.norm)
         _fold(found.layer, found.norm)
         module.set_submodule(found.norm_name, nn.Identity())
-        layers.append(found.layer_name)
-    return Folded(module, tuple(layers), tuple(notes))
+    return Folded(module, moments, tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,12 @@ def _find(node: Node, module: nn.Module, traced: Traced) -> _Pair | str:
     if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and isinstance(layer, _Layer):
         return _Pair(layer, norm, layer_name, norm_name)
     return "it or its layer is not a module of torch.nn"
+
+
+def _moments(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Moments:
+    if norm.weight is None:
+        return Moments(torch.zeros(norm.num_features).double(), torch.ones(norm.num_features).double())
+    return Moments(norm.bias.detach().double(), norm.weight.detach().double().abs())
 
 
 def _fold(layer: _Layer, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:

@@ -27,13 +27,13 @@ from armlet.analysis.graph import (
 )
 from armlet.passes.base import is_named
 
-_WEIGHTED = (
+WEIGHTED = (
     aten.conv2d.default,
     aten.conv2d.padding,
     aten.linear.default,
     aten.conv_transpose2d.input,
 )
-_CLAMPS = (
+CLAMPS = (
     aten.relu.default,
     aten.relu_.default,
     aten.relu6.default,
@@ -110,7 +110,7 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
         result = _clamp_of(node, exclude) or node
         fused.add(result)
         needed |= {result, *_inputs(node, traced)}
-        if node.target in _WEIGHTED:
+        if node.target in WEIGHTED:
             layers.append(_layer(node, traced))
     return Placement(_shared(traced, needed), tuple(layers), tuple(notes))
 
@@ -159,7 +159,7 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str]) -> str:
 def _clamp_of(node: Node, exclude: Sequence[str]) -> Node | None:
     """Return the clamp that alone uses a node's value (rule 2)."""
     users = tuple(node.users)
-    if len(users) == 1 and users[0].target in _CLAMPS and not _excluded(users[0], exclude):
+    if len(users) == 1 and users[0].target in CLAMPS and not _excluded(users[0], exclude):
         return users[0]
     return None
 

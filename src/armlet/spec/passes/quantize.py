@@ -2,25 +2,103 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from armlet.spec.base import ListOf
+from armlet.spec.base import Fraction, ListOf
 from armlet.spec.passes.base import PassOptions
+
+Range = Annotated[tuple[float, float], Field(strict=False)]
 
 
 class QuantizeStatic(PassOptions):
-    """Static INT8 after training: per-channel symmetric weights, per-tensor asymmetric activations."""
+    """Static INT8 after training: batch normalisation folded, ranges from calibration samples, integer weights."""
 
     kind: Literal["quantize_static"] = Field(description="The pass.")
+    calibration: Literal["data", "batch_norm"] = Field(
+        "data",
+        description="Whether ranges come from training samples or, without any, from batch normalisations.",
+    )
     calibration_samples: PositiveInt = Field(512, description="Training samples that the ranges come from.")
-    observer: Literal["min_max", "percentile"] = Field(
+    input_range: Range | None = Field(
+        None, description="Least and greatest value of the input; needed to calibrate without data."
+    )
+    deviations: PositiveFloat = Field(
+        6.0, description="Standard deviations to either end of a range that comes from a batch normalisation."
+    )
+    observer: Literal["min_max", "moving_average", "percentile", "entropy", "mse"] = Field(
         "min_max", description="How the range of an activation comes from its samples."
     )
     percentile: float = Field(99.99, gt=50.0, le=100.0, description="Of the percentile observer.")
+    averaging: float = Field(
+        0.1, gt=0.0, le=1.0, description="Weight of a new batch of 64 samples; moving_average observer."
+    )
+    activations: Literal["asymmetric", "symmetric"] = Field(
+        "asymmetric", description="Whether the zero point of activations is free or 0."
+    )
+    weights: Literal["per_channel", "per_tensor"] = Field(
+        "per_channel", description="Whether each output channel has a scale of its own."
+    )
+    weight_bits: Literal[8, 4] = Field(
+        8,
+        description="Of each weight; 4 are integers from -7 to 7, which programs still hold in a byte each.",
+    )
+    weight_range: Literal["max", "mse"] = Field(
+        "max", description="Whether the largest weight fits, or the squared error of all is least."
+    )
+    equalize: bool = Field(
+        False,
+        description="Whether channels are rescaled between layers first, so that weights use their range.",
+    )
+    smooth: Fraction | None = Field(
+        None,
+        description="Share of activations' scale that moves into weights first (SmoothQuant); left out, none.",
+    )
+    rounding: Literal["nearest", "adaround", "gptq"] = Field(
+        "nearest",
+        description="How weights become integers: the nearest, or those best for the layer's outputs.",
+    )
+    rounding_steps: PositiveInt = Field(1000, description="Steps of adaround for each layer.")
+    bias_correction: bool = Field(
+        False, description="Whether biases make good what quantisation shifts outputs by on average."
+    )
     exclude: ListOf[str] = Field(
         (), description="Module names, or name patterns (*), that stay float, with all modules in them."
     )
+    exclude_types: ListOf[str] = Field(
+        (), description="Types of modules that stay float, such as Linear or Conv2d."
+    )
+    keep_float: NonNegativeInt = Field(
+        0,
+        description="So many layers stay float: those that change the answers most when they alone are quantised.",
+    )
+    max_drop: PositiveFloat | None = Field(
+        None,
+        description="Most that the validation score may fall: the most sensitive layers stay float until it holds.",
+    )
     never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
     once: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.calibration == "batch_norm":
+            if self.input_range is None:
+                raise ValueError("calibration: batch_norm needs input_range, such as [0, 1]")
+            asked = {
+                "smooth": self.smooth is not None,
+                "rounding": self.rounding != "nearest",
+                "keep_float": self.keep_float > 0,
+                "max_drop": self.max_drop is not None,
+            }
+            if needs := [name for name, wanted in asked.items() if wanted]:
+                raise ValueError(
+                    f"{', '.join(needs)} can't do without data: calibration: batch_norm has none"
+                )
+        elif self.input_range is not None:
+            raise ValueError("input_range is for calibration: batch_norm; data has its own")
+        if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
+            raise ValueError(f"input_range {list(self.input_range)} is not a lower and a higher end")
+        if self.keep_float and self.max_drop is not None:
+            raise ValueError("keep_float and max_drop exclude each other: both say which layers stay float")
+        return self
