@@ -25,14 +25,15 @@ from armlet.compile.emit.entry import check_symbol
 from armlet.data import digests as data_digests
 from armlet.errors import MissingDependency, UsageError
 from armlet.spec.load import load_target
+from armlet.spec.passes import n_teachers
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
 
 _PACKAGE = Path(__file__).parent
 
 StageName = Literal[
-    "data", "judge", "pretrain", "train", "pass", "export", "export_stream", "compile", "compile_stream", "evaluate",
-    "measure", "measure_stream", "program_cost", "check", "bundle",
+    "data", "judge", "pretrain", "train", "teacher", "pass", "export", "export_stream", "compile", "compile_stream",
+    "evaluate", "measure", "measure_stream", "program_cost", "check", "bundle",
 ]  # fmt: skip
 
 
@@ -49,7 +50,7 @@ class StageInputs:
     packages: tuple[str, ...] = ()
 
 
-_NETWORK_STAGES = ("data", "judge", "pretrain", "train", "pass", "export")
+_NETWORK_STAGES = ("data", "judge", "pretrain", "train", "teacher", "pass", "export")
 _MEASURING_STAGES = ("compile", "evaluate", "measure")
 _LEARN = ("data", "models", "metrics", "analysis", "train")
 STAGES: dict[StageName, StageInputs] = {
@@ -57,6 +58,7 @@ STAGES: dict[StageName, StageInputs] = {
     "judge": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
     "pretrain": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
     "train": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
+    "teacher": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
     "pass": StageInputs((*_LEARN, "passes"), ("numpy", "torch", "accelerate", "torchmetrics")),
     "export": StageInputs(
         ("models", "export"),
@@ -103,7 +105,7 @@ class Step:
         needs: names of the steps whose artefacts it reads, in the order the stage expects them.
         what: what it does, in words.
         target: for the steps that have one.
-        position: index of the pass in the recipe, for passes.
+        position: index of the pass in the recipe, for passes; number of a further teacher, from 1.
     """
 
     name: str
@@ -231,12 +233,19 @@ class _Layout:
             what = f"pre-train {recipe.model.kind} without labels for up to {recipe.pretrain.train.epochs} epochs"
             spec = [data, model, recipe.pretrain.model_dump(mode="json"), seed]
             before = ("data", self.add("pretrain", "pretrain", what, ("data",), spec))
+        made_of = [data, model, recipe.train.model_dump(mode="json"), seed]
         last = self.add(
             "train", "train", f"train {recipe.model.kind} for up to {recipe.train.epochs} epochs",
-            (*before, *self.judge), [data, model, recipe.train.model_dump(mode="json"), seed],
+            (*before, *self.judge), made_of,
         )  # fmt: skip
+        for number in range(1, max((n_teachers(options) for options in recipe.passes), default=1)):
+            self.add(
+                f"teacher {number + 1}", "teacher", f"train {recipe.model.kind} again, from another seed",
+                (*before, *self.judge), [made_of, number], position=number,
+            )  # fmt: skip
         for position, options in enumerate(recipe.passes):
-            needs = (*dict.fromkeys((last, "train")), *self.judge)
+            others = (f"teacher {number + 1}" for number in range(1, n_teachers(options)))
+            needs = (*dict.fromkeys((last, "train")), *others, *self.judge)
             last = self.add(
                 f"pass {position + 1} {options.kind}", "pass", options.kind.replace("_", " "), needs,
                 [options.model_dump(mode="json"), data, seed], position=position,

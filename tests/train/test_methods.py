@@ -138,7 +138,7 @@ def test_a_student_learns_from_samples_without_labels(tmp_path: Path) -> None:
     assert len(few.train) + len(few.unlabeled[0]) == len(data.train)
     alone = train(tmp_path / "alone", splits=few)
     options = DistillationOptions(temperature=2.0, alpha=0.9, unlabeled=True)
-    taught = train(tmp_path / "taught", splits=few, teacher=teacher, distillation=options)
+    taught = train(tmp_path / "taught", splits=few, teachers=(teacher,), distillation=options)
     assert accuracy(taught, data) > accuracy(alone, data) + 0.05
 
 

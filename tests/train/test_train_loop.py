@@ -119,7 +119,7 @@ def test_an_interrupted_training_on_pictures_ends_with_the_same_bytes(tmp_path: 
         architecture_of("cnn", {"channels": [8, 8], "block": "separable", "dropout": 0.1}, PICTURES, (4,)), 0
     )
     teacher, distillation = fnn_of_pictures(), DistillationOptions()
-    given = {"network": network, "splits": data, "teacher": teacher, "distillation": distillation}
+    given = {"network": network, "splits": data, "teachers": (teacher,), "distillation": distillation}
     whole, _ = train(tmp_path / "whole", **given)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", progress=Interrupts(8), **given)  # of 12 steps, 3 an epoch
@@ -233,7 +233,7 @@ def test_a_student_learns_from_its_teachers_answers_alone(tmp_path: Path) -> Non
     shuffled = Samples(data.train.inputs, np.random.default_rng(3).permutation(data.train.targets))
     wrong = replace(data, train=shuffled)
     options = DistillationOptions(temperature=2.0, alpha=1.0)
-    student, _ = train(tmp_path / "student", splits=wrong, teacher=teacher, distillation=options)
+    student, _ = train(tmp_path / "student", splits=wrong, teachers=(teacher,), distillation=options)
     ignorant, _ = train(tmp_path / "ignorant", splits=wrong)
     assert evaluate(student, data.test, SCORER, "test").value > 0.9
     assert evaluate(ignorant, data.test, SCORER, "test").value < 0.6
@@ -248,7 +248,7 @@ def test_what_can_not_be_trained_is_refused_before_it_starts(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="quantised network can't be trained"):
         train(tmp_path, network=replace(fnn(), quantization=Quantization((), ())))
     with pytest.raises(UsageError, match="go together"):
-        train(tmp_path, teacher=fnn())
+        train(tmp_path, teachers=(fnn(),))
     with pytest.raises(UsageError, match=r"one sample .* batch normalisation; raise train\.batch_size"):
         train(tmp_path, replace(QUICK, batch_size=1))
 

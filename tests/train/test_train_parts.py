@@ -16,7 +16,8 @@ from armlet.metrics import score_classification
 from armlet.models.network import architecture_of, build
 from armlet.spec.train import TrainSpec
 from armlet.train import TrainOptions
-from armlet.train.losses import distillation_loss, task_loss
+from armlet.train.distillation.losses import distillation_loss
+from armlet.train.losses import task_loss
 from armlet.train.optim import learning_rate_at, make_optimizer
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.3, -0.2]])

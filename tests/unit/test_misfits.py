@@ -37,6 +37,27 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
         (WATCH, LSTM, "train: {cutmix: 1.0}", "train.cutmix: is for the classification of pictures"),
         (SPEECH, LSTM, "train: {mixup: 1.0}", "train.mixup: is for rows, pictures and sequences of one length"),
         (WATCH, LSTM, "budgets: {psnr: 20 dB}", "budgets.psnr: smartwatch-exercises is scored by accuracy"),
+        (
+            WATCH, LSTM, "passes: [{kind: distill, terms: [{kind: logits}, {kind: hidden_states}]}]\n"
+            "train: {loss: mse}", "train.loss: mse is not for classification",
+        ),
+        (
+            PICTURES, CNN, "passes: [{kind: distill, terms: [{kind: outputs}, {kind: hidden_states}]}]",
+            "passes.0.terms.1.kind: a cnn has no states of frames or tokens: use features",
+        ),
+        (
+            "{kind: shuttle}", "{kind: autoencoder}", "passes: [{kind: distill, terms: [{kind: logits}]}]",
+            "passes.0.terms.0.kind: logits is of classes, and shuttle asks for anomaly: use outputs",
+        ),
+        (
+            "{kind: letter-recognition}", "{kind: fnn}",
+            "passes: [{kind: prune_channels, ratio: 0.5, finetune: {distill: {terms: [{kind: attention}]}}}]",
+            "passes.0.finetune.distill.terms.0.kind: a fnn has no places to attend to: use features",
+        ),
+        (
+            PICTURES, CNN, "passes: [{kind: distill, unlabeled: true, terms: [{kind: decoupled}]}]",
+            "passes.0.terms.0.kind: decoupled needs the class of every sample: set unlabeled to false",
+        ),
         (WATCH, "{kind: lstm, hidden: [8], projection: 8}", "", "model.projection: is not narrower than the 8 units"),
     ],
 )  # fmt: skip

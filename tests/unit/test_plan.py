@@ -186,3 +186,19 @@ def test_planning_loads_neither_torch_nor_tvm(tmp_path):
         [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == []
+
+
+def test_further_teachers_are_trained_once_and_only_for_the_passes_that_learn_from_them():
+    taught = changed(("passes", 1, "teachers"), 3)
+    taught["passes"][0]["finetune"] = {"distill": {"teachers": 2}}
+    steps = {
+        s.name: s for s in make_plan(Recipe.model_validate(taught), [load_target("raspberry-pi-4")]).steps
+    }
+    assert [name for name in steps if name.startswith("teacher")] == ["teacher 2", "teacher 3"]
+    assert steps["pass 1 prune_channels"].needs == ("train", "teacher 2")
+    assert steps["pass 2 distill"].needs == ("pass 1 prune_channels", "train", "teacher 2", "teacher 3")
+    assert steps["pass 3 quantize_static"].needs == ("pass 2 distill", "train")
+    before, after = keys(taught), keys(taught | {"train": {"epochs": 4}})
+    assert before["teacher 2"] != before["teacher 3"]
+    assert before["teacher 2"] != after["teacher 2"]
+    assert before["train"] == keys(BASE)["train"]

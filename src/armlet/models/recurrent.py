@@ -40,6 +40,8 @@ class Recurrent(nn.Module):
         recurrent_weight: [D, gates × hidden, R].
         bias: [D, 2 × gates × hidden]: of the input's share, then of the recurrent product.
         projection_weight: [1, R, hidden]; only with a projection.
+        input_projection_weight: [P, inputs], which each frame is multiplied with first, so that `weight` has P
+            columns; only of a factorised layer.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Recurrent(nn.Module):
         self.recurrent_weight = parameter(directions, rows, projection or hidden)
         self.bias = parameter(directions, 2 * rows)
         self.projection_weight = parameter(1, projection, hidden) if projection else None
+        self.input_projection_weight: nn.Parameter | None = None
 
     @property
     def state_size(self) -> int:
@@ -71,6 +74,8 @@ class Recurrent(nn.Module):
         self, inputs: Tensor, length: Tensor | None = None, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run the layer over all frames, from the state on where one is given."""
+        if self.input_projection_weight is not None:
+            inputs = functional.linear(inputs, self.input_projection_weight)
         weights = (self.weight, self.recurrent_weight, self.bias, self.projection_weight)
         outputs: Tensor
         states: Tensor
@@ -87,6 +92,9 @@ class Recurrent(nn.Module):
         projection = (
             "" if self.projection_weight is None else f", projection={self.projection_weight.shape[1]}"
         )
+        if self.input_projection_weight is not None:
+            n_inputs = self.input_projection_weight.shape[1]
+            projection += f", input_projection={self.input_projection_weight.shape[0]}"
         return f"{self.cell}, {n_inputs}, {rows // GATES[self.cell]}, direction={self.direction}{projection}"
 
 

@@ -8,9 +8,10 @@ Rules, by kind of module:
 3. Batch normalisation: features from the tensors' shape; Identity where it has no tensors (it was folded).
 4. Convolution and linear: a bias is added or removed as the tensors have one or none.
 5. Layer normalisation, embedding, PReLU: features from the weight's shape.
-6. Recurrent: units, inputs and projection from the weights' shapes.
-7. Parameters that a network holds itself take the tensor's shape if it has as many dimensions.
-8. Anything else must fit as it is.
+6. Recurrent: units, inputs and projections from the weights' shapes.
+7. A layer without a weight, beside tensors of factors (`layer.0.weight`, ...): a product of them takes its place.
+8. Parameters that a network holds itself take the tensor's shape if it has as many dimensions.
+9. Anything else must fit as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from armlet.errors import UsageError
+from armlet.models.factors import Whole, factors_of, shapes_of_factors
 from armlet.models.recurrent import GATES, Recurrent
 
 
@@ -36,6 +38,9 @@ def fit_to_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         UsageError: tensors that can't be fitted, each named; the module is then half fitted.
     """
     problems: list[str] = []
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, Whole) and (shapes := shapes_of_factors(name, tensors)):
+            _replace(module, name, factors_of(layer, shapes))
     for name, layer in list(module.named_modules()):
         own = {
             key.rpartition(".")[2]: value for key, value in tensors.items() if key.rpartition(".")[0] == name
@@ -107,6 +112,9 @@ def _fit_recurrent(layer: Recurrent, own: Mapping[str, Tensor]) -> None:
     layer.hidden, rest = divmod(weight.shape[1], GATES[layer.cell])
     if rest:
         raise _Misfit(f"{weight.shape[1]} rows are not {GATES[layer.cell]} gates")
+    for name in ("input_projection_weight", "projection_weight"):
+        if name in own and getattr(layer, name) is None:
+            setattr(layer, name, nn.Parameter(torch.zeros_like(own[name])))
     _fit_parameters(layer, own)
 
 

@@ -20,6 +20,7 @@ from armlet.artifacts import InputSpec
 from armlet.errors import UsageError
 from armlet.models.activations import ACTIVATIONS
 from armlet.models.blocks import skipped
+from armlet.models.factors import Factors
 from armlet.models.families import FAMILIES, n_classes_of, parse_options
 
 _MASKED = -1e9
@@ -77,7 +78,7 @@ class Embedding(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Make the tokens."""
-        if isinstance(self.embed, nn.Linear):
+        if isinstance(self.embed, nn.Linear | Factors) and inputs.dim() == 3:
             inputs = inputs.reshape(-1, inputs.shape[1] // self.patch, self.embed.in_features)
         found: Tensor = self.embed(inputs)
         found = found.flatten(2).transpose(1, 2) if found.dim() == 4 else found

@@ -10,6 +10,7 @@ from armlet.passes.base import (
     PostconditionFailed,
     PreconditionFailed,
 )
+from armlet.passes.factorize import factorize  # noqa: F401 - registers the pass
 from armlet.passes.manager import run_pass
 from armlet.passes.prune import prune_channels  # noqa: F401 - registers the pass
 from armlet.passes.quantize import quantize_static  # noqa: F401 - registers the pass

@@ -43,6 +43,7 @@ class PassContext:
         scorer: says how good answers are.
         seed: of everything random.
         work: a folder of this pass's own, for checkpoints.
+        other_teachers: networks like the teacher, trained with further seeds.
     """
 
     splits: Splits
@@ -51,6 +52,7 @@ class PassContext:
     seed: int
     work: Path
     progress: Progress
+    other_teachers: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.model import Autoencoder, Cnn, Gan, Lstm, Transformer
+from armlet.spec.passes.distill import Teaching
 from armlet.spec.recipe import Recipe
 from armlet.spec.train import TrainSpec
 
@@ -35,7 +36,7 @@ def misfits(recipe: Recipe) -> list[Misfit]:
         found.append((("model", "kind"), message))
     else:
         found += _of_the_model(recipe)
-    return [*found, *_sections(recipe), *_training(recipe), *_budgets(recipe)]
+    return [*found, *_sections(recipe), *_training(recipe), *_teaching(recipe), *_budgets(recipe)]
 
 
 def _limits(recipe: Recipe) -> Iterator[Misfit]:
@@ -159,6 +160,33 @@ def _training(recipe: Recipe) -> Iterator[Misfit]:
             yield (*where, "cutmix"), "is for the classification of pictures"
         if train.mixup and (data.form in ("text", "latent") or data.varies_in_length):
             yield (*where, "mixup"), "is for rows, pictures and sequences of one length"
+
+
+_OF_CLASSES = ("logits", "decoupled", "own_depth")
+
+
+def _teaching(recipe: Recipe) -> Iterator[Misfit]:
+    """Terms of a distillation that are not for the task or the model."""
+    data, model = recipe.data, recipe.model
+    for position, options in enumerate(recipe.passes):
+        where: tuple[str, ...] = ("passes", str(position))
+        teaching = options if isinstance(options, Teaching) else None
+        if (finetune := getattr(options, "finetune", None)) is not None:
+            teaching, where = finetune.distill, (*where, "finetune", "distill")
+        if teaching is None:
+            continue
+        if teaching.teachers > 1 and data.asks == "generation":
+            yield (*where, "teachers"), "several generators make different pictures of the same numbers"
+        for number, term in enumerate(teaching.terms):
+            at = (*where, "terms", str(number), "kind")
+            if term.kind in _OF_CLASSES and data.asks != "classification":
+                yield at, f"{term.kind} is of classes, and {data.kind} asks for {data.asks}: use outputs"
+            if term.kind == "hidden_states" and not model.encodes:
+                yield at, f"a {model.kind} has no states of frames or tokens: use features"
+            if term.kind == "attention" and model.kind == "fnn":
+                yield at, "a fnn has no places to attend to: use features"
+            if term.kind == "decoupled" and teaching.unlabeled:
+                yield at, "decoupled needs the class of every sample: set unlabeled to false"
 
 
 def _budgets(recipe: Recipe) -> Iterator[Misfit]:

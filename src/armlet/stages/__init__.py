@@ -17,6 +17,7 @@ from armlet.stages.network import (
     run_one_pass,
     train,
     train_judge,
+    train_teacher,
 )
 from armlet.stages.program import bundle, check, compile_program, cost_of_program, evaluate_program, measure
 from armlet.stages.stream import compile_stream, measure_stream
@@ -28,6 +29,7 @@ STAGE_FUNCTIONS: dict[StageName, Callable[[StageContext], object]] = {
     "judge": train_judge,
     "pretrain": pretrain,
     "train": train,
+    "teacher": train_teacher,
     "pass": run_one_pass,
     "export": export,
     "export_stream": export_stream,

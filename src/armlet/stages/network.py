@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 N_TWIN = 64
 """Training inputs on which the LiteRT file is compared with the ONNX file."""
 
+_ANOTHER_SEED = 7_919
+"""From the seed of one teacher to that of the next: seeds that people choose lie nearer to each other."""
+
 N_TRAINING_SCORED = 10_000
 """Training samples that the trained network is scored on, to see how much it learned by heart."""
 
@@ -56,6 +59,18 @@ def train(context: StageContext) -> Trained:
         tested = tuple(map(torch.from_numpy, splits.test.inputs))
         np.save(context.folder / OUTPUTS_FILE, predict(network.module, tested).numpy())
     return replace(trained, untrained_score=untrained)
+
+
+def train_teacher(context: StageContext) -> Trained:
+    """Train the recipe's model once more, from another seed, for a student to learn from both."""
+    from armlet.models.network import load_network
+
+    recipe, splits = context.plan.recipe, context.splits()
+    seed = recipe.seed + _ANOTHER_SEED * context.step.position
+    start = _fresh(recipe.model, splits, seed)
+    if "pretrain" in context.step.needs:
+        start = load_network(context.folder_of("pretrain"))
+    return _train(context, start, splits, context.scorer(splits.task), recipe.train, seed)[1]
 
 
 def train_judge(context: StageContext) -> Trained:
@@ -99,6 +114,7 @@ def run_one_pass(context: StageContext) -> Compressed:
     from armlet.passes import PassContext, run_pass
 
     recipe, splits = context.plan.recipe, context.splits()
+    teachers = [context.folder_of(need) for need in context.step.needs if need.startswith("teacher ")]
     network, record = run_pass(
         recipe.passes[context.step.position],
         load_network(context.inputs[0]),
@@ -109,6 +125,7 @@ def run_one_pass(context: StageContext) -> Compressed:
             seed=recipe.seed,
             work=context.work,
             progress=context.progress,
+            other_teachers=tuple(map(load_network, teachers)),
         ),
     )
     save_network(network, context.folder)
@@ -153,20 +170,24 @@ def _fresh(model: ModelSpec, splits: Splits, seed: int) -> Network:
 
 
 def _train(
-    context: StageContext, start: Network, splits: Splits, scorer: Scorer, spec: TrainSpec
+    context: StageContext,
+    start: Network,
+    splits: Splits,
+    scorer: Scorer,
+    spec: TrainSpec,
+    seed: int | None = None,
 ) -> tuple[Network, Trained]:
     """Train a network, save it, and say how it went."""
     from armlet.analysis.cost import cost_of
     from armlet.models.network import save_network
     from armlet.train import TrainOptions, evaluate, train_network
 
-    seed = context.plan.recipe.seed
     network, run = train_network(
         start,
         splits,
         TrainOptions(**spec.model_dump()),
         scorer,
-        seed=seed,
+        seed=context.plan.recipe.seed if seed is None else seed,
         work=context.work,
         progress=context.progress,
     )

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from armlet.train.distillation.options import DistillationOptions, Term
 from armlet.train.evaluation import evaluate, predict
 from armlet.train.job import TrainingRun
-from armlet.train.losses import DistillationOptions
 from armlet.train.options import TrainOptions
 from armlet.train.train import train_network
 
-__all__ = ["DistillationOptions", "TrainOptions", "TrainingRun", "evaluate", "predict", "train_network"]
+__all__ = [
+    "DistillationOptions",
+    "Term",
+    "TrainOptions",
+    "TrainingRun",
+    "evaluate",
+    "predict",
+    "train_network",
+]

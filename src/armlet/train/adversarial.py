@@ -14,6 +14,8 @@ from armlet.metrics import Scorer
 from armlet.models.gan import build_critic
 from armlet.models.network import Architecture
 from armlet.registry import Registry
+from armlet.train.distillation.student import plain, plain_state
+from armlet.train.distillation.teaching import Teaching
 from armlet.train.evaluation import predict
 from armlet.train.objectives import NETWORK, Batch, Turn, Validation, on_device
 from armlet.train.options import TrainOptions
@@ -60,38 +62,60 @@ ADVERSARIAL_LOSSES.register("wasserstein")(
 class Adversarial:
     """The critic's turn in each step, and the generator's in each `critic_steps`-th.
 
+    A generator that learns from its teacher alone (alpha 1) has no critic, and a turn in each step.
+
     Args:
         network: the generator, on its device.
         architecture: of the generator; the critic's options are among its own.
         scorer: of generated pictures.
         options: loss, rates and penalty.
         seed: of the critic's weights.
+        teaching: what the generator learns beside what the critic says.
     """
 
     def __init__(
-        self, network: nn.Module, architecture: Architecture, scorer: Scorer, options: TrainOptions, seed: int
+        self,
+        network: nn.Module,
+        architecture: Architecture,
+        scorer: Scorer,
+        options: TrainOptions,
+        seed: int,
+        teaching: Teaching | None = None,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stream(seed, 3))
             critic = build_critic(architecture.options, architecture.output_shape)
         critic = critic.to(next(network.parameters()).device)
-        self.modules: Mapping[str, nn.Module] = {CRITIC: critic, NETWORK: network}
+        student = teaching.student if teaching else network
+        self._has_critic = teaching is None or teaching.alpha < 1
+        self.modules: Mapping[str, nn.Module] = (
+            {CRITIC: critic, NETWORK: student} if self._has_critic else {NETWORK: student}
+        )
         share = (options.critic_learning_rate or options.learning_rate) / options.learning_rate
         self.rates: Mapping[str, float] = {CRITIC: share}
         self._loss = ADVERSARIAL_LOSSES["hinge" if options.loss == "auto" else options.loss]
-        self._scorer, self._options = scorer, options
+        self._scorer, self._options, self._teaching = scorer, options, teaching
 
     def turns(self, modules: Mapping[str, nn.Module], batch: Batch) -> Iterator[Turn]:
         """The critic's turn, and perhaps the generator's, each on new random numbers."""
-        generator, critic = modules[NETWORK], modules[CRITIC]
-        with torch.no_grad():
-            made = generator(torch.randn_like(batch.inputs[0]))
-        yield CRITIC, lambda: self._critic_loss(critic, batch.targets, made)
-        if (batch.step + 1) % self._options.critic_steps == 0:
+        generator, critic = modules[NETWORK], modules.get(CRITIC)
+        if critic is not None:
+            with torch.no_grad():
+                made = plain(generator)(torch.randn_like(batch.inputs[0]))
+            yield CRITIC, lambda: self._critic_loss(critic, batch.targets, made)
+        if critic is None or (batch.step + 1) % self._options.critic_steps == 0:
             numbers = torch.randn_like(batch.inputs[0])
-            yield NETWORK, lambda: self._generator_loss(critic, generator(numbers))
+            yield NETWORK, lambda: self._generator_loss(critic, generator, numbers)
 
-    def _generator_loss(self, critic: nn.Module, made: Tensor) -> Tensor:
+    def _generator_loss(self, critic: nn.Module | None, generator: nn.Module, numbers: Tensor) -> Tensor:
+        if self._teaching is None:
+            return self._criticized(critic, generator(numbers))
+        said = generator(numbers)
+        return self._teaching.loss(said, self._criticized(critic, said.answer), (numbers,), None, None)
+
+    def _criticized(self, critic: nn.Module | None, made: Tensor) -> Tensor:
+        if critic is None:
+            return made.new_zeros(())
         critic.requires_grad_(False)  # its own gradients would be thrown away
         answers = critic(made).float()
         critic.requires_grad_(True)
@@ -107,7 +131,7 @@ class Adversarial:
 
     def validate(self, modules: Mapping[str, nn.Module], samples: Samples) -> Validation:
         """Score pictures from the validation split's random numbers; the score stands for the loss too."""
-        network = modules[NETWORK]
+        network = plain(modules[NETWORK])
         made = predict(network, on_device(samples.inputs, network)).cpu()
         if not bool(torch.isfinite(made).all()):
             return Validation(float("nan"))
@@ -116,7 +140,7 @@ class Adversarial:
 
     def result(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The generator comes out."""
-        return state
+        return plain_state(state) if self._teaching else state
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, made: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from armlet.artifacts import Epoch, Task
 from armlet.data.splits import Samples
 from armlet.metrics import Scorer
 from armlet.models.network import Network, load_network, save_network
-from armlet.train.losses import DistillationOptions
+from armlet.train.distillation.options import DistillationOptions
 from armlet.train.options import TrainOptions
 
 JOB_FOLDER = "job"
@@ -23,6 +24,7 @@ RESULT_FOLDER = "result"
 _PLAN_FILE = "plan.json"
 _DATA_FILE = "data.safetensors"
 _TASK_FILE = "task.json"
+_TEACHERS = "teachers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class TrainingData:
 
     Attributes:
         labeled: bool [n], false for training samples whose target means nothing; None where all have one.
-        teacher_outputs: float32 [n, *output_shape], the teacher's answers to the training inputs; None without one.
+        teacher_outputs: float32 [n, teachers, *output_shape], what teachers answer to the training inputs; None without
+            teachers, and where they are asked in each step.
     """
 
     train: Samples
@@ -76,18 +79,25 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingJob:
-    """Everything that decides what weights come out."""
+    """Everything that decides what weights come out.
+
+    Attributes:
+        teachers: that are asked in each step.
+    """
 
     network: Network
     data: TrainingData
     plan: TrainingPlan
     scorer: Scorer
+    teachers: tuple[Network, ...] = ()
 
     def fingerprint(self, n_processes: int, precision: str) -> str:
         """Return the SHA-256 that a checkpoint must carry to be resumed by this job."""
         tensors = self.data.tensors() | {
             f"initial.{k}": v for k, v in self.network.module.state_dict().items()
         }
+        for number, teacher in enumerate(self.teachers):
+            tensors |= {f"teacher{number}.{k}": v for k, v in teacher.module.state_dict().items()}
         if self.scorer.judge is not None:
             tensors |= {f"judge.{k}": v for k, v in self.scorer.judge.module.state_dict().items()}
         return digest.of_json(
@@ -124,6 +134,9 @@ class TrainingRun:
 def save_job(job: TrainingJob, folder: Path) -> None:
     """Write the job as plain files."""
     save_network(job.network, folder)
+    shutil.rmtree(folder / _TEACHERS, ignore_errors=True)
+    for number, teacher in enumerate(job.teachers):
+        save_network(teacher, folder / _TEACHERS / f"{number:03}")
     save_file({name: value.contiguous() for name, value in job.data.tensors().items()}, folder / _DATA_FILE)
     (folder / _PLAN_FILE).write_text(artifact_json.to_json(job.plan), encoding="utf-8")
     (folder / _TASK_FILE).write_text(artifact_json.to_json(job.scorer.task), encoding="utf-8")
@@ -134,7 +147,8 @@ def load_job(folder: Path) -> TrainingJob:
     plan = artifact_json.from_json(TrainingPlan, (folder / _PLAN_FILE).read_bytes())
     task = artifact_json.from_json(Task, (folder / _TASK_FILE).read_bytes())
     data = TrainingData.of_tensors(load_file(folder / _DATA_FILE))
-    return TrainingJob(load_network(folder), data, plan, Scorer(task))
+    teachers = tuple(load_network(path) for path in sorted((folder / _TEACHERS).glob("*")))
+    return TrainingJob(load_network(folder), data, plan, Scorer(task), teachers)
 
 
 def save_result(network: Network, run: TrainingRun, folder: Path) -> None:

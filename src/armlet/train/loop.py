@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from armlet.artifacts import Epoch
 from armlet.errors import ArmletError
-from armlet.models.network import Network
+from armlet.models.network import Network, executable
 from armlet.progress import Progress
 from armlet.scores import METRICS
 from armlet.train.adversarial import Adversarial
 from armlet.train.checkpoint import Learner, Resumed, resume, save_checkpoint
+from armlet.train.distillation.teaching import Teaching
 from armlet.train.job import TrainingJob, TrainingPlan, TrainingRun
 from armlet.train.masked import MaskedReconstruction
 from armlet.train.objectives import NETWORK, Objective, Supervised, Validation
-from armlet.train.randomness import own_random_state
+from armlet.train.randomness import own_random_state, stream
 from armlet.train.steps import REPORT_EVERY, Steps, make_learner, scored
 
 
@@ -100,9 +101,23 @@ def _objective(job: TrainingJob, device: torch.device) -> Objective:
     network, plan, architecture = _trainable(job.network.module, device), job.plan, job.network.architecture
     if plan.mask is not None:
         return MaskedReconstruction(network, architecture.inputs, plan.mask, plan.seed)
+    teaching = _teaching(job, network, device)
     if job.scorer.task.kind == "generation":
-        return Adversarial(network, architecture, job.scorer, plan.options, plan.seed)
-    return Supervised(network, job.scorer, plan.options, plan.distillation)
+        return Adversarial(network, architecture, job.scorer, plan.options, plan.seed, teaching)
+    return Supervised(network, job.scorer, plan.options, teaching)
+
+
+def _teaching(job: TrainingJob, network: nn.Module, device: torch.device) -> Teaching | None:
+    """Return what the network learns from teachers, if it has any; the teachers are copies on the device."""
+    plan = job.plan
+    if plan.distillation is None:
+        return None
+    teachers = [copy.deepcopy(executable(teacher)).to(device).eval() for teacher in job.teachers]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream(plan.seed, 5))
+        return Teaching(
+            network, teachers, plan.distillation, job.scorer.task, job.network.architecture.inputs
+        )
 
 
 def _precision(plan: TrainingPlan, device: torch.device) -> str:

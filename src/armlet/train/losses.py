@@ -1,9 +1,8 @@
-"""What training makes small, by the names that users write; with and without a teacher."""
+"""What training makes small, by the names that users write."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,21 +21,6 @@ NUMBER_LOSSES: Registry[Loss] = Registry("loss of numbers")
 _USUAL = {"classification": "cross_entropy"}
 
 
-@dataclass(frozen=True, slots=True)
-class DistillationOptions:
-    """How much a student listens to its teacher.
-
-    Attributes:
-        temperature: divides both networks' logits; higher makes the answers softer.
-        alpha: weight of the teacher's answers, from 0 to 1; the labels get the rest.
-        unlabeled: whether samples without labels are learned from too, by the teacher's answers alone.
-    """
-
-    temperature: float = 4.0
-    alpha: float = 0.7
-    unlabeled: bool = False
-
-
 def task_loss(task: TaskKind, outputs: Tensor, targets: Tensor, options: TrainOptions) -> Tensor:
     """Return the mean loss of answers [N, *output_shape].
 
@@ -53,25 +37,6 @@ def task_loss(task: TaskKind, outputs: Tensor, targets: Tensor, options: TrainOp
     smoothing = options.label_smoothing
     shares = shares * (1 - smoothing) + smoothing / outputs.shape[1]
     return CLASS_LOSSES["cross_entropy" if options.loss == "auto" else options.loss](outputs, shares, options)
-
-
-def teacher_loss(task: TaskKind, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
-    """Return the mean loss of a student's answers against its teacher's."""
-    if task == "classification":
-        return distillation_loss(outputs, teacher_outputs, temperature)
-    return functional.mse_loss(outputs, teacher_outputs)
-
-
-def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Mean divergence of a student's softened answers from its teacher's; both logits are [N, n_classes].
-
-    The factor T² keeps the gradient's size the same at every temperature.
-
-    Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section 2.
-    """
-    student = functional.log_softmax(logits / temperature, dim=1)
-    teacher = functional.log_softmax(teacher_logits / temperature, dim=1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 @CLASS_LOSSES.register("cross_entropy")

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from armlet.data.splits import Samples
 from armlet.metrics import Scorer
 from armlet.train.augment import augment, mix
+from armlet.train.distillation.student import plain, plain_state
+from armlet.train.distillation.teaching import Teaching
 from armlet.train.evaluation import predict
-from armlet.train.losses import DistillationOptions, task_loss, teacher_loss
+from armlet.train.losses import task_loss
 from armlet.train.options import TrainOptions
 
 NETWORK = "network"
@@ -27,7 +29,7 @@ class Batch:
     Attributes:
         step: counted from 0 over the whole training.
         labeled: bool [N], false where the target means nothing; None where all have one.
-        teacher_outputs: float32 [N, *output_shape], where there is a teacher.
+        teacher_outputs: float32 [N, teachers, *output_shape], where teachers were asked before the training.
     """
 
     step: int
@@ -82,7 +84,7 @@ class Objective(Protocol):
 
 
 class Supervised:
-    """The task's loss on labelled samples, mixed with the teacher's answers where there is a teacher."""
+    """The task's loss on labelled samples, mixed with what teachers say where there are any."""
 
     rates: Mapping[str, float] = {}
 
@@ -91,10 +93,10 @@ class Supervised:
         network: nn.Module,
         scorer: Scorer,
         options: TrainOptions,
-        distillation: DistillationOptions | None,
+        teaching: Teaching | None = None,
     ) -> None:
-        self.modules: Mapping[str, nn.Module] = {NETWORK: network}
-        self._scorer, self._options, self._distillation = scorer, options, distillation
+        self.modules: Mapping[str, nn.Module] = {NETWORK: teaching.student if teaching else network}
+        self._scorer, self._options, self._teaching = scorer, options, teaching
 
     def turns(self, modules: Mapping[str, nn.Module], batch: Batch) -> Iterator[Turn]:
         """One turn, of the network."""
@@ -109,21 +111,24 @@ class Supervised:
 
     def _loss(self, network: nn.Module, inputs: tuple[Tensor, ...], targets: Tensor, batch: Batch) -> Tensor:
         task = self._scorer.task.kind
-        outputs, penalty = answer_of(network(*inputs))
+        said = network(*inputs)
+        outputs, penalty = answer_of(said.answer if self._teaching else said)
         taught = outputs if batch.labeled is None else outputs[batch.labeled]
         wanted = targets if batch.labeled is None else targets[batch.labeled]
         loss = penalty
         if len(taught):
             loss = loss + task_loss(task, taught.float(), wanted, self._options)
-        if batch.teacher_outputs is not None and self._distillation is not None:
-            alpha, temperature = self._distillation.alpha, self._distillation.temperature
-            soft = teacher_loss(task, outputs.float(), batch.teacher_outputs, temperature)
-            loss = alpha * soft + (1 - alpha) * loss
-        return loss
+        if self._teaching is None:
+            return loss
+        classes = (
+            targets.argmax(dim=1) if task == "classification" and targets.is_floating_point() else targets
+        )
+        known = classes if batch.labeled is None else None
+        return self._teaching.loss(said, loss, inputs, known, batch.teacher_outputs)
 
     def validate(self, modules: Mapping[str, nn.Module], samples: Samples) -> Validation:
         """Return the task's loss and main metric."""
-        network, kind = modules[NETWORK], self._scorer.task.kind
+        network, kind = plain(modules[NETWORK]), self._scorer.task.kind
         outputs = predict(network, on_device(samples.inputs, network)).cpu()
         loss = float(task_loss(kind, outputs, torch.from_numpy(samples.targets), self._options))
         if not math.isfinite(loss):
@@ -132,8 +137,8 @@ class Supervised:
         return Validation(loss, score.metric, score.value)
 
     def result(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The network is the module."""
-        return state
+        """The network is the module, or a student's part of it."""
+        return plain_state(state) if self._teaching else state
 
 
 def answer_of(found: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

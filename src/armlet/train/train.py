@@ -11,18 +11,20 @@ from torch import nn
 
 from armlet.artifacts import InputSpec, TaskKind
 from armlet.data.splits import Samples, Splits
-from armlet.errors import UsageError
+from armlet.errors import Problem, UsageError
 from armlet.metrics import Scorer
 from armlet.models.network import Network, executable
 from armlet.progress import Progress
 from armlet.registry import Registry
 from armlet.train.adversarial import ADVERSARIAL_LOSSES
 from armlet.train.augment import AUGMENTATIONS
+from armlet.train.distillation.options import ANSWERS, DistillationOptions, asks_in_each_step
+from armlet.train.distillation.teaching import curriculum
 from armlet.train.evaluation import predict
 from armlet.train.job import TrainingData, TrainingJob, TrainingPlan, TrainingRun
 from armlet.train.launch import launch
 from armlet.train.loop import run_training
-from armlet.train.losses import CLASS_LOSSES, NUMBER_LOSSES, DistillationOptions
+from armlet.train.losses import CLASS_LOSSES, NUMBER_LOSSES
 from armlet.train.options import TrainOptions
 
 
@@ -35,7 +37,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
     seed: int,
     work: Path,
     progress: Progress,
-    teacher: Network | None = None,
+    teachers: tuple[Network, ...] = (),
     distillation: DistillationOptions | None = None,
     mask: float | None = None,
 ) -> tuple[Network, TrainingRun]:
@@ -49,8 +51,8 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
         seed: decides the order of the samples, augmentation and dropout.
         work: private folder for checkpoints; a run that was killed goes on after its last whole epoch.
         progress: counts training steps.
-        teacher: its answers to the training inputs are learned too; needs `distillation`.
-        distillation: how much; needs `teacher`.
+        teachers: are learned from too; need `distillation`.
+        distillation: what of them, and how much; needs `teachers`.
         mask: share of each input that is hidden; the network then learns to fill it in, on the inputs without labels
             too, and not to answer the task.
 
@@ -61,24 +63,54 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
     """
     if network.quantization is not None:
         raise UsageError("a quantised network can't be trained; train before quantize_static")
-    if (teacher is None) != (distillation is None):
-        raise UsageError("teacher and distillation options go together: one of them is missing")
+    if bool(teachers) != (distillation is not None):
+        raise UsageError("teachers and distillation options go together: one of them is missing")
     for name, samples in (("training", splits.train), ("validation", splits.validation)):
         if len(samples) == 0:
             raise UsageError(f"the {name} split is empty; training needs both (data.validation above 0 %)")
-    check_options(options, network.architecture.inputs, scorer.task.kind)
+    task = scorer.task.kind
+    check_options(options, network.architecture.inputs, task)
+    if distillation is not None and (
+        problems := teaching_problems(network, teachers, distillation, options, task)
+    ):
+        raise UsageError(Problem(problem) for problem in problems)
+    asked_always = distillation is not None and asks_in_each_step(distillation, options, task)
     n_processes = _n_processes(options, scorer.task.kind)
-    data = _training_data(splits, teacher, use_unlabeled=mask is not None or _asks_unlabeled(distillation))
+    use_unlabeled = mask is not None or (distillation is not None and distillation.unlabeled)
+    data = _training_data(splits, () if asked_always else teachers, use_unlabeled=use_unlabeled)
     _check_batch(network, min(options.batch_size, len(data.train)), n_processes)
-    job = TrainingJob(network, data, TrainingPlan(options, seed, distillation, mask), scorer)
+    plan = TrainingPlan(options, seed, distillation, mask)
+    job = TrainingJob(network, data, plan, scorer, teachers if asked_always else ())
     work.mkdir(parents=True, exist_ok=True)
     if n_processes == 1:
         return run_training(job, work, progress)
     return launch(job, n_processes, work, progress)
 
 
-def _asks_unlabeled(distillation: DistillationOptions | None) -> bool:
-    return distillation is not None and distillation.unlabeled
+def teaching_problems(
+    student: Network,
+    teachers: tuple[Network, ...],
+    distillation: DistillationOptions,
+    options: TrainOptions,
+    task: TaskKind,
+) -> tuple[str, ...]:
+    """Return every reason why a student can't learn so from these teachers; empty when it can."""
+    ours = student.architecture
+    problems = tuple(
+        f"a teacher maps {theirs.inputs} to {theirs.output_shape}, the student {ours.inputs} to {ours.output_shape}"
+        for theirs in (teacher.architecture for teacher in teachers)
+        if (theirs.inputs, theirs.output_shape) != (ours.inputs, ours.output_shape)
+    )
+    if problems:
+        return problems
+    modules = [executable(teacher) for teacher in teachers]
+    problems = curriculum(distillation, task, ours.inputs, student.module, modules).problems
+    of_layers = [t.kind for t in distillation.terms if t.kind not in ANSWERS]
+    if options.compile and of_layers:
+        problems += (f"{', '.join(of_layers)}: torch.compile can't follow layers that are observed",)
+    if "relations" in of_layers and options.batch_size < 3:
+        problems += ("relations: a batch needs three samples or more",)
+    return problems
 
 
 def check_options(options: TrainOptions, inputs: tuple[InputSpec, ...], task: TaskKind) -> None:
@@ -107,7 +139,7 @@ def check_options(options: TrainOptions, inputs: tuple[InputSpec, ...], task: Ta
         raise UsageError("train.cutmix is for the classification of pictures")
 
 
-def _training_data(splits: Splits, teacher: Network | None, *, use_unlabeled: bool) -> TrainingData:
+def _training_data(splits: Splits, teachers: tuple[Network, ...], *, use_unlabeled: bool) -> TrainingData:
     samples, labeled = splits.train, None
     if use_unlabeled and splits.unlabeled:
         n = len(splits.unlabeled[0])
@@ -118,10 +150,11 @@ def _training_data(splits: Splits, teacher: Network | None, *, use_unlabeled: bo
         if shares is not None:
             shares = np.concatenate([shares, np.zeros((n, shares.shape[1]), shares.dtype)])
         samples = Samples(inputs, np.concatenate([samples.targets, nothing]), shares=shares)
-    # The inputs are the same in every epoch, so the teacher is asked once.
+    # The inputs are the same in every epoch, so these teachers are asked once.
     asked = tuple(map(torch.from_numpy, samples.inputs))
-    answers = None if teacher is None else predict(executable(teacher), asked).clone()
-    return TrainingData(samples, splits.validation, labeled, answers)
+    answers = [predict(executable(teacher), asked) for teacher in teachers]
+    taught = torch.stack(answers, dim=1) if answers else None
+    return TrainingData(samples, splits.validation, labeled, taught)
 
 
 def _check_batch(network: Network, n_batch: int, n_processes: int) -> None:

@@ -51,7 +51,7 @@ def conv_transpose(tracker: Tracker, node: Node) -> bool:
         return True
     # Its outputs are a dimension of the bias only; the weight loses whole groups of inputs.
     outputs = tracker.new(groups * n_group_outputs)
-    tracker.producers[weight.rpartition(".")[0]] = outputs, "channels"
+    tracker.producers[layer_of(weight)] = outputs, "channels"
     _tie_bias(tracker, node, outputs)
     tracker.values[node] = Channels(1, outputs)
     inputs = _grouped(tracker, node, (n_inputs, groups), outputs)
@@ -93,7 +93,7 @@ def embedding(tracker: Tracker, node: Node) -> bool:
     weight = tracker.traced.tensor_name(arguments(node)[0])
     if weight is None:
         return False
-    ids = tracker.produce(weight.rpartition(".")[0], weight, 1, int(shape_of(node)[-1]), "units")
+    ids = tracker.produce(layer_of(weight), weight, 1, int(shape_of(node)[-1]), "units")
     tracker.values[node] = Channels(len(shape_of(node)) - 1, ids)
     return True
 
@@ -105,7 +105,7 @@ def recurrent(tracker: Tracker, node: Node) -> bool:
     weight, recurrent_weight, bias, projection = names
     if weight is None or recurrent_weight is None or bias is None:
         return False
-    gates, layer = _GATES[cell], weight.rpartition(".")[0]
+    gates, layer = _GATES[cell], layer_of(weight)
     n_directions, n_rows, _ = (int(n) for n in shape_of(weights[0]))
     hidden = tracker.tied.get((weight, 1))
     if hidden is None:
@@ -190,11 +190,16 @@ def _produce(  # noqa: PLR0913 - what a layer's numbers are tied to has no commo
 ) -> Ids:
     """Give a layer's output its numbers, along `dim` of the value and `out_dim` of the weight."""
     is_new = (weight, out_dim) not in tracker.tied
-    ids = tracker.produce(weight.rpartition(".")[0], weight, out_dim, n, unit)
+    ids = tracker.produce(layer_of(weight), weight, out_dim, n, unit)
     if is_new:
         _tie_bias(tracker, node, ids)
     tracker.values[node] = Channels(dim, ids)
     return ids
+
+
+def layer_of(weight: str) -> str:
+    """Return the name of what computes with a weight: its module, or a part of a module with several of them."""
+    return weight.removesuffix(".weight").removesuffix("_weight")
 
 
 def _tie_bias(tracker: Tracker, node: Node, ids: Ids) -> None:

@@ -24,10 +24,10 @@ from armlet.passes.base import (
     is_named,
     unmatched,
 )
+from armlet.passes.finetune import Finetuning, finetune, finetuning_of, teaching_problems
 from armlet.passes.prune.remove import remove_channels
 from armlet.passes.prune.selection import channel_scores, select_by_layer, select_globally
 from armlet.spec.passes import PruneChannels
-from armlet.train import TrainOptions, train_network
 
 _NORM_ORDER = {"l1": 1, "l2": 2}
 
@@ -53,7 +53,7 @@ class ChannelPruning:
     round_to: int
     through_layer_norm: bool
     exclude: tuple[str, ...]
-    finetune: TrainOptions | None
+    finetune: Finetuning | None
 
     @property
     def never_raises(self) -> tuple[CostName, ...]:
@@ -62,7 +62,8 @@ class ChannelPruning:
 
     def requires(self, network: Network, context: PassContext) -> tuple[str, ...]:
         """The network is float, and every pattern fits something."""
-        return (*float_only(network, "prune_channels"), *unmatched(self.exclude, network.module))
+        problems = (*float_only(network, "prune_channels"), *unmatched(self.exclude, network.module))
+        return problems or teaching_problems(self.finetune, network, context)
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Rank, remove, train."""
@@ -78,16 +79,8 @@ class ChannelPruning:
         _check_runs(smaller)
         if self.finetune is None:
             return PassResult(smaller, tuple(notes))
-        trained, training = train_network(
-            smaller,
-            context.splits,
-            self.finetune,
-            context.scorer,
-            seed=context.seed,
-            work=context.work,
-            progress=context.progress,
-        )
-        return PassResult(trained, tuple(notes), training.history)
+        trained, history = finetune(smaller, self.finetune, context)
+        return PassResult(trained, tuple(notes), history)
 
     def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
         """Every group keeps at least one channel, and a multiple of `round_to` where it lost any."""
@@ -155,5 +148,5 @@ def build(options: PruneChannels) -> Pass:
         round_to=options.round_to,
         through_layer_norm=options.through_layer_norm,
         exclude=options.exclude,
-        finetune=None if options.finetune is None else TrainOptions(**options.finetune.model_dump()),
+        finetune=finetuning_of(options.finetune),
     )

@@ -7,13 +7,23 @@ from typing import Annotated
 from pydantic import Field
 
 from armlet.spec.passes.base import PassOptions
-from armlet.spec.passes.distill import Distill
+from armlet.spec.passes.distill import Distill, Finetune, Teaching
+from armlet.spec.passes.factorize import Factorize
 from armlet.spec.passes.prune import PruneChannels
 from armlet.spec.passes.quantize import QuantizeStatic
 
-__all__ = ["Distill", "PassOptions", "PassSpec", "PruneChannels", "QuantizeStatic", "order_problems"]
+__all__ = [
+    "Distill",
+    "Factorize",
+    "PassOptions",
+    "PassSpec",
+    "PruneChannels",
+    "QuantizeStatic",
+    "n_teachers",
+    "order_problems",
+]
 
-PassSpec = Annotated[PruneChannels | Distill | QuantizeStatic, Field(discriminator="kind")]
+PassSpec = Annotated[PruneChannels | Factorize | Distill | QuantizeStatic, Field(discriminator="kind")]
 
 
 def order_problems(passes: tuple[PassOptions, ...]) -> list[tuple[int, str]]:
@@ -29,3 +39,10 @@ def order_problems(passes: tuple[PassOptions, ...]) -> list[tuple[int, str]]:
         if options.once and kinds[position] in kinds[:position]:
             problems.append((position, f"{kinds[position]} stands twice; it can run only once"))
     return problems
+
+
+def n_teachers(options: PassOptions) -> int:
+    """Return how many trained networks a pass learns from, 1 where it needs none beside the usual one."""
+    finetune = getattr(options, "finetune", None)
+    teaching = finetune.distill if isinstance(finetune, Finetune) else options
+    return teaching.teachers if isinstance(teaching, Teaching) else 1

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 
 from armlet.spec.base import Fraction, ListOf
 from armlet.spec.passes.base import PassOptions
-from armlet.spec.train import TrainSpec
+from armlet.spec.passes.distill import Finetune
 
 
 class PruneChannels(PassOptions):
@@ -31,7 +31,7 @@ class PruneChannels(PassOptions):
     exclude: ListOf[str] = Field(
         (), description="Module names, or name patterns (*), left as they are, with all modules in them."
     )
-    finetune: TrainSpec | None = Field(
+    finetune: Finetune | None = Field(
         None, description="Train the smaller network afterwards; none if left out."
     )
     never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)

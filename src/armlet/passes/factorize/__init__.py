@@ -1,0 +1,1 @@
+"""Low-rank factorisation: layers become products of smaller ones."""

@@ -1,0 +1,147 @@
+"""Factorises linear layers, convolutions and recurrent layers of a trained network, and trains the factors.
+
+Limits: depthwise and grouped convolutions, embeddings and the recurrent matrices of cells that have no projection stay
+whole; a layer whose factors would cost more does too. Each is named in the notes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from armlet.analysis.cost import cost_of
+from armlet.analysis.graph import trace
+from armlet.artifacts import Cost
+from armlet.models.network import Network
+from armlet.passes.base import (
+    PASSES,
+    CostName,
+    Pass,
+    PassContext,
+    PassResult,
+    float_only,
+    is_named,
+    unmatched,
+)
+from armlet.passes.factorize.candidates import Candidate, Convolutions, Costs, candidates
+from armlet.passes.factorize.ranks import Choice, by_budget, by_energy, by_ratio, most_saved
+from armlet.passes.finetune import Finetuning, finetune, finetuning_of, teaching_problems
+from armlet.spec.passes import Factorize
+
+
+@dataclass(frozen=True, slots=True)
+class Factorization:
+    """Low-rank factorisation; exactly one of energy, ratio, and the two budgets together says how low.
+
+    Attributes:
+        energy: share of each layer's squared norm that its factors keep.
+        ratio: share of each layer's ranks that goes.
+        macs, parameters: share of the network's cost that may be left.
+        convolutions: how convolutions larger than 1×1 are factorised.
+        exclude: patterns of layers that stay whole.
+        finetune: how the factors are trained, None for not at all.
+    """
+
+    energy: float | None
+    ratio: float | None
+    macs: float | None
+    parameters: float | None
+    convolutions: Convolutions
+    exclude: tuple[str, ...]
+    finetune: Finetuning | None
+
+    @property
+    def never_raises(self) -> tuple[CostName, ...]:
+        """Factors that cost more are not used."""
+        return ("macs", "parameters", "weight_bytes")
+
+    def requires(self, network: Network, context: PassContext) -> tuple[str, ...]:
+        """The network is float, every pattern fits something, and a budget can be reached at all."""
+        problems = (*float_only(network, "factorize"), *unmatched(self.exclude, network.module))
+        if problems:
+            return problems
+        wanted, most = self._wanted(cost_of(network)), most_saved(self._candidates(network)[0])
+        problems = tuple(
+            f"{name} can't fall to {share:.0%}: ranks of 1 everywhere save {found} of the {wish} asked for"
+            for name, share, wish, found in (
+                ("macs", self.macs, wanted.macs, most.macs),
+                ("parameters", self.parameters, wanted.parameters, most.parameters),
+            )
+            if share is not None and found < wish
+        )
+        return (*problems, *teaching_problems(self.finetune, network, context))
+
+    def run(self, network: Network, context: PassContext) -> PassResult:
+        """Choose ranks, put factors in the layers' places, train."""
+        layers, why_whole = self._candidates(network)
+        chosen = self._choose(layers, self._wanted(cost_of(network)))
+        notes = [*why_whole, *(_note(layer, ranks) for layer, ranks in zip(layers, chosen, strict=True))]
+        if not any(chosen):
+            return PassResult(network, (*notes, "no layer was factorised, so nothing was trained"))
+        for layer, ranks in zip(layers, chosen, strict=True):
+            if ranks is not None:
+                layer.apply(network.module, ranks)
+        if self.finetune is None:
+            return PassResult(network, tuple(notes))
+        trained, history = finetune(network, self.finetune, context)
+        return PassResult(trained, tuple(notes), history)
+
+    def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
+        """A budget holds."""
+        was, now = cost_of(before), cost_of(after)
+        return tuple(
+            f"{name} are {left} of {full}, more than {share:.0%}"
+            for name, share, full, left in (
+                ("macs", self.macs, was.macs, now.macs),
+                ("parameters", self.parameters, was.parameters, now.parameters),
+            )
+            if share is not None and left > math.ceil(share * full)
+        )
+
+    def _candidates(self, network: Network) -> tuple[list[Candidate], list[str]]:
+        traced = trace(network.module, network.architecture.inputs)
+        found, notes = candidates(network.module, traced, self.convolutions)
+        excluded = [c.name for c in found if is_named(c.name, self.exclude)]
+        return [c for c in found if c.name not in excluded], [
+            *notes,
+            *(f"{name} stays whole: excluded" for name in excluded),
+        ]
+
+    def _wanted(self, cost: Cost) -> Costs:
+        """Return what a budget asks to save; nothing without one."""
+        return Costs(
+            0 if self.macs is None else cost.macs - math.floor(self.macs * cost.macs),
+            0 if self.parameters is None else cost.parameters - math.floor(self.parameters * cost.parameters),
+        )
+
+    def _choose(self, layers: Sequence[Candidate], wanted: Costs) -> list[Choice]:
+        if self.energy is not None:
+            return by_energy(layers, self.energy)
+        if self.ratio is not None:
+            return by_ratio(layers, self.ratio)
+        return by_budget(layers, wanted)
+
+
+def _note(layer: Candidate, ranks: Choice) -> str:
+    if ranks is None:
+        return f"{layer.name} stays whole: its factors would cost as much or more, or are not needed"
+    numbers, after = " and ".join(map(str, ranks)), layer.after(ranks)
+    return (
+        f"{layer.name}: {layer.method}, rank {numbers} of {' and '.join(map(str, layer.full))};"
+        f" {layer.before.parameters} -> {after.parameters} weights, energy kept {layer.kept(ranks):.1%} or more"
+    )
+
+
+@PASSES.register("factorize")
+def build(options: Factorize) -> Pass:
+    """Build the pass from its section of a recipe."""
+    return Factorization(
+        energy=options.energy,
+        ratio=options.ratio,
+        macs=options.macs,
+        parameters=options.parameters,
+        convolutions=options.convolutions,
+        exclude=options.exclude,
+        finetune=finetuning_of(options.finetune),
+    )

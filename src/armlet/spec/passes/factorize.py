@@ -1,0 +1,49 @@
+"""Options of the passes that make layers products of smaller ones."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from armlet.spec.base import Fraction, ListOf
+from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.distill import Finetune
+
+
+class Factorize(PassOptions):
+    """Low-rank factorisation of linear, convolutional and recurrent layers, where the factors cost less."""
+
+    kind: Literal["factorize"] = Field(description="The pass.")
+    energy: Fraction | None = Field(
+        None, gt=0.0, description="Share of each layer's squared norm that its factors keep."
+    )
+    ratio: Fraction | None = Field(None, lt=1.0, description="Share of each layer's ranks that goes.")
+    macs: Fraction | None = Field(
+        None, gt=0.0, description="Share of the network's multiply-accumulates that may be left."
+    )
+    parameters: Fraction | None = Field(
+        None, gt=0.0, description="Share of the network's parameters that may be left."
+    )
+    convolutions: Literal["tucker", "spatial", "none"] = Field(
+        "tucker",
+        description=(
+            "How convolutions larger than 1×1 are factorised. tucker: 1×1, core, 1×1; spatial: column, row; none: not."
+        ),
+    )
+    exclude: ListOf[str] = Field(
+        (), description="Module names, or name patterns (*), left as they are, with all modules in them."
+    )
+    finetune: Finetune | None = Field(None, description="Train the factors afterwards; none if left out.")
+    never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Factorize:
+        goals = [
+            name for name in ("energy", "ratio", "macs", "parameters") if getattr(self, name) is not None
+        ]
+        if len(goals) != 1:
+            raise ValueError(
+                f"has {' and '.join(goals) or 'none'} of energy, ratio, macs, parameters: give exactly one"
+            )
+        return self

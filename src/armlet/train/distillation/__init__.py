@@ -1,0 +1,1 @@
+"""Training on the answers and the inner values of other networks."""
