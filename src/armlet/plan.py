@@ -25,7 +25,7 @@ from armlet.compile.emit.entry import check_symbol
 from armlet.data import digests as data_digests
 from armlet.errors import MissingDependency, UsageError
 from armlet.spec.load import load_target
-from armlet.spec.passes import n_teachers
+from armlet.spec.passes import PassOptions, n_teachers
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
 
@@ -248,7 +248,7 @@ class _Layout:
             needs = (*dict.fromkeys((last, "train")), *others, *self.judge)
             last = self.add(
                 f"pass {position + 1} {options.kind}", "pass", options.kind.replace("_", " "), needs,
-                [options.model_dump(mode="json"), data, seed], position=position,
+                [options.model_dump(mode="json"), data, seed, *_programs_of(options)], position=position,
             )  # fmt: skip
         self._network = last
         what = "export to ONNX and LiteRT, verify against torch"
@@ -317,6 +317,18 @@ class _Layout:
             ("data", *facts, verdict, "export", *self._networks()[1:], *costs, *self.judge, *pretrained, *stream),
             [recipe.model_dump(mode="json"), self._profile], target,
         )  # fmt: skip
+
+
+def _programs_of(options: PassOptions) -> list[object]:
+    """Return what the programs depend on that a pass compiles to see what they take."""
+    name: str | None = getattr(options, "target", None)
+    if name is None:
+        return []
+    target, inputs = load_target(name), STAGES["program_cost"]
+    return [
+        target.model_dump(mode="json"), target.resolved_triple, _code_digest(inputs.sources),
+        _versions("program_cost", target),
+    ]  # fmt: skip
 
 
 @functools.cache

@@ -22,7 +22,6 @@ from armlet.analysis.groups import ChannelGroup, channel_groups
 from armlet.artifacts import InputSpec
 from armlet.export import export_onnx, export_stream
 from armlet.models.network import Network, load_network, save_network
-from armlet.models.recurrent import Recurrent
 from armlet.passes.prune.remove import remove_channels
 
 FRAMES = (InputSpec("input", (10, 3)),)
@@ -36,24 +35,13 @@ def half_of(groups: tuple[ChannelGroup, ...], seed: int = 0) -> Removals:
     return [(g, tuple(sorted(rng.permutation(g.n_channels)[: g.n_channels // 2].tolist()))) for g in groups]
 
 
-def reading_dim(layer: nn.Module) -> int | None:
-    """The dimension of a layer's weights that what it reads is in; grouped convolutions lose it with the group."""
-    if isinstance(layer, Recurrent):
-        return 2
-    if getattr(layer, "groups", 1) > 1 or not isinstance(
-        layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
-    ):
-        return None
-    return 0 if isinstance(layer, nn.ConvTranspose2d) else 1
-
-
 def deaf(module: nn.Module, removals: Removals) -> nn.Module:
     """A copy of the whole network in which nothing reads the channels that are gone."""
     module = copy.deepcopy(module)
     tensors = module.state_dict()
     for group, channels in removals:
         for member in group.members:
-            if member.dim == reading_dim(module.get_submodule(member.tensor.rpartition(".")[0])):
+            if member.reads:
                 gone = [index for channel in channels for index in member.indices[channel]]
                 tensors[member.tensor].index_fill_(member.dim, torch.tensor(gone, dtype=torch.int64), 0.0)
     return module

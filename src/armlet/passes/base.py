@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from torch import nn
 
-from armlet.artifacts import Epoch
+from armlet.artifacts import Epoch, ProgramCost
 from armlet.data.splits import Splits
 from armlet.errors import ArmletError, UsageError
 from armlet.metrics import Scorer
@@ -44,6 +44,7 @@ class PassContext:
         seed: of everything random.
         work: a folder of this pass's own, for checkpoints.
         other_teachers: networks like the teacher, trained with further seeds.
+        program_cost: what a network costs as a program on a target, by its name; None where nothing can compile.
     """
 
     splits: Splits
@@ -53,6 +54,7 @@ class PassContext:
     work: Path
     progress: Progress
     other_teachers: tuple[Network, ...] = ()
+    program_cost: Callable[[Network, str], ProgramCost] | None = None
 
 
 @dataclass(frozen=True, slots=True)

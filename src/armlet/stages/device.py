@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armlet.artifacts import Counts, Latency
+from armlet.artifacts import Counts, Latency, ProgramCost
 from armlet.progress import Progress
 from armlet.spec.target import Target
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from armlet.data.splits import Splits
     from armlet.devices.emulator import Emulator
+    from armlet.models.network import Network
 
 
 def emulator_of(target: Target) -> Emulator | None:
@@ -51,3 +54,24 @@ def cost_of_a_call(
     progress.start("count instructions under emulation")
     counts = count_cycles(emulator.count(runner, *sample), runner, target)
     return counts, estimate_latency(counts, target)
+
+
+def program_cost(
+    network: Network, splits: Splits, target: Target, symbol: str, progress: Progress
+) -> ProgramCost:
+    """Compile a network for a target and count what one inference costs; the program is not kept.
+
+    Raises:
+        UnsupportedOperator: it can't be compiled.
+        MissingDependency: a tool chain or the emulator is not installed.
+    """
+    from armlet.compile.pipeline import compile_onnx
+    from armlet.export import export_onnx
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        export_onnx(network, splits.train, folder)
+        compiled = compile_onnx(folder / "model.onnx", target, symbol, folder)
+        sample = splits.test.take(slice(1)).inputs
+        _, latency = cost_of_a_call(folder / "bin" / "run", sample, target, emulator_of(target), progress)
+    return ProgramCost(target.name, compiled.size_bytes, compiled.arena_bytes, latency)

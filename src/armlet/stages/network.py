@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from armlet.artifacts import Compressed, DataReady, Exported, Pretrained, StreamExported, Trained
 from armlet.errors import UnsupportedOperator, UsageError
+from armlet.spec.load import load_target
 from armlet.spec.model import ModelSpec
 from armlet.spec.train import TrainSpec
 from armlet.stages.context import ASSETS, OUTPUTS_FILE, StageContext
@@ -112,6 +113,7 @@ def run_one_pass(context: StageContext) -> Compressed:
     """Run one pass of the recipe on the network that the step before it left."""
     from armlet.models.network import load_network, save_network
     from armlet.passes import PassContext, run_pass
+    from armlet.stages.device import program_cost
 
     recipe, splits = context.plan.recipe, context.splits()
     teachers = [context.folder_of(need) for need in context.step.needs if need.startswith("teacher ")]
@@ -126,6 +128,9 @@ def run_one_pass(context: StageContext) -> Compressed:
             work=context.work,
             progress=context.progress,
             other_teachers=tuple(map(load_network, teachers)),
+            program_cost=lambda candidate, target: program_cost(
+                candidate, splits, load_target(target), recipe.symbol, context.progress
+            ),
         ),
     )
     save_network(network, context.folder)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from armlet import artifact_json
@@ -26,7 +24,7 @@ from armlet.artifacts import (
 from armlet.exhibits import EXHIBITS_FILE, Exhibits
 from armlet.stages.compare import compare, run_on_host
 from armlet.stages.context import OUTPUTS_FILE, StageContext
-from armlet.stages.device import cost_of_a_call, emulator_of
+from armlet.stages.device import cost_of_a_call, emulator_of, program_cost
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,21 +79,16 @@ def measure(context: StageContext) -> Measured:
 
 
 def cost_of_program(context: StageContext) -> ProgramCost:
-    """Compile a network on its way through the passes, count what one inference costs, and keep the numbers only."""
-    from armlet.compile.pipeline import compile_onnx
-    from armlet.export import export_onnx
+    """Say what a network on its way through the passes costs on the step's target."""
     from armlet.models.network import load_network
 
-    splits, target = context.splits(), context.target
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        export_onnx(load_network(context.inputs[0]), splits.train, folder)
-        compiled = compile_onnx(folder / "model.onnx", target, context.plan.recipe.symbol, folder)
-        sample = splits.test.take(slice(1)).inputs
-        _, latency = cost_of_a_call(
-            folder / "bin" / "run", sample, target, emulator_of(target), context.progress
-        )
-    return ProgramCost(target.name, compiled.size_bytes, compiled.arena_bytes, latency)
+    return program_cost(
+        load_network(context.inputs[0]),
+        context.splits(),
+        context.target,
+        context.plan.recipe.symbol,
+        context.progress,
+    )
 
 
 def check(context: StageContext) -> Verdict:

@@ -28,7 +28,7 @@ def conv(tracker: Tracker, node: Node) -> bool:
         return False
     if groups == 1:
         if channels is not None:
-            tracker.tie(weight, 1, channels.ids)
+            tracker.read(weight, 1, channels.ids)
         return True
     _grouped(tracker, node, (groups * n_group_inputs, groups), outputs)
     return True
@@ -47,7 +47,7 @@ def conv_transpose(tracker: Tracker, node: Node) -> bool:
     if groups == 1:
         _produce(tracker, node, weight, 1, n_group_outputs, "channels", out_dim=1)
         if channels is not None:
-            tracker.tie(weight, 0, channels.ids)
+            tracker.read(weight, 0, channels.ids)
         return True
     # Its outputs are a dimension of the bias only; the weight loses whole groups of inputs.
     outputs = tracker.new(groups * n_group_outputs)
@@ -84,7 +84,7 @@ def linear(tracker: Tracker, node: Node) -> bool:
         return True
     if channels.dim != last:
         return False
-    tracker.tie(weight, 1, channels.ids)
+    tracker.read(weight, 1, channels.ids)
     return True
 
 
@@ -117,10 +117,10 @@ def recurrent(tracker: Tracker, node: Node) -> bool:
     tracker.tie(bias, 1, np.tile(hidden, 2))
     outputs = units
     if projection is not None:
-        tracker.tie(projection, 2, units)
+        tracker.read(projection, 2, units)
         n_outputs = int(shape_of(weights[3])[1])
         outputs = tracker.produce(f"{layer}.{_PROJECTION}", projection, 1, n_outputs, "units")
-    tracker.tie(recurrent_weight, 2, outputs)
+    tracker.read(recurrent_weight, 2, outputs)
     both = np.tile(outputs, n_directions)
     tracker.results[node] = Channels(2, both), Channels(1, both)
     channels = tracker.values.get(source)
@@ -128,7 +128,7 @@ def recurrent(tracker: Tracker, node: Node) -> bool:
         return True
     if channels.dim != 2:
         return False
-    tracker.tie(weight, 2, channels.ids)
+    tracker.read(weight, 2, channels.ids)
     return True
 
 

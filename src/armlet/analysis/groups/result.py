@@ -17,11 +17,13 @@ class Member:
         tensor: its name in the module.
         dim: the dimension that is sliced.
         indices: for each channel of the group, the indices along `dim` that belong to it, maybe none.
+        reads: whether it is what a layer multiplies the channels with, rather than what computes or normalises them.
     """
 
     tensor: str
     dim: int
     indices: tuple[tuple[int, ...], ...]
+    reads: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Tracker:
         values: what is tracked of each node's value.
         results: the same for operators with several results.
         tied: the numbers along a dimension of a parameter.
+        reading: those of these dimensions that are multiplied with the channels.
         producers: the numbers that a layer computes, by its name, and what they are.
         reasons: why a number is fixed.
         untouchable: why a parameter can't be sliced.
@@ -48,6 +49,7 @@ class Tracker:
     values: dict[Node, Channels] = field(default_factory=dict)
     results: dict[Node, tuple[Channels, ...]] = field(default_factory=dict)
     tied: dict[tuple[str, int], Ids] = field(default_factory=dict)
+    reading: set[tuple[str, int]] = field(default_factory=set)
     producers: dict[str, tuple[Ids, Unit]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     untouchable: dict[str, str] = field(default_factory=dict)
@@ -82,6 +84,11 @@ class Tracker:
             self.join(self.tied[tensor, dim], ids)
         else:
             self.tied[tensor, dim] = ids
+
+    def read(self, tensor: str, dim: int, ids: Ids) -> None:
+        """Say that index i along `dim` of a tensor is multiplied with channel ids[i]."""
+        self.tie(tensor, dim, ids)
+        self.reading.add((tensor, dim))
 
     def fix(self, node: object, reason: str) -> None:
         """Say that the channels of a value can't be removed."""
@@ -146,7 +153,7 @@ class Tracker:
         channels_of = [
             list(dict.fromkeys(i for layer in layers for i in roots[layer].tolist())) for layers in sets
         ]
-        members = _members(channels_of, tied)
+        members = _members(channels_of, tied, self.reading)
         prunable, fixed = [], []
         for layers, channels, found in zip(sets, channels_of, members, strict=True):
             if why := next((reasons[i] for i in channels if i in reasons), ""):
@@ -163,7 +170,9 @@ class Tracker:
         return np.array([self.find(i) for i in ids.tolist()], np.int64)
 
 
-def _members(channels_of: list[list[int]], tied: Mapping[tuple[str, int], Ids]) -> list[tuple[Member, ...]]:
+def _members(
+    channels_of: list[list[int]], tied: Mapping[tuple[str, int], Ids], reading: set[tuple[str, int]]
+) -> list[tuple[Member, ...]]:
     """Return the members of each group, in the order of their names."""
     place = {i: (group, n) for group, channels in enumerate(channels_of) for n, i in enumerate(channels)}
     found: list[list[Member]] = [[] for _ in channels_of]
@@ -176,7 +185,8 @@ def _members(channels_of: list[list[int]], tied: Mapping[tuple[str, int], Ids]) 
                     indices[group] = [[] for _ in channels_of[group]]
                 indices[group][n].append(index)
         for group, of_channels in indices.items():
-            found[group].append(Member(tensor, dim, tuple(map(tuple, of_channels))))
+            reads = (tensor, dim) in reading
+            found[group].append(Member(tensor, dim, tuple(map(tuple, of_channels)), reads))
     return [tuple(group) for group in found]
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from armlet.analysis.graph import trace
 from armlet.analysis.groups import ChannelGroup, ChannelGroups, channel_groups
+from armlet.artifacts import Epoch
 from armlet.errors import UnsupportedOperator
 from armlet.models.network import Network
 from armlet.passes.base import (
@@ -25,21 +28,32 @@ from armlet.passes.base import (
     unmatched,
 )
 from armlet.passes.finetune import Finetuning, finetune, finetuning_of, teaching_problems
+from armlet.passes.prune.allocation import Goal, Ranked, allocate, sensitivity
+from armlet.passes.prune.goals import goal_of
+from armlet.passes.prune.importance import Evidence, importance
 from armlet.passes.prune.remove import remove_channels
-from armlet.passes.prune.selection import channel_scores, select_by_layer, select_globally
+from armlet.passes.prune.selection import select_by_layer, select_globally
 from armlet.spec.passes import PruneChannels
+from armlet.spec.passes.prune import GOALS, GoalName
 
-_NORM_ORDER = {"l1": 1, "l2": 2}
+_STREAM = 6  # each purpose of a seed draws from a stream of its own
+
+Removals = list[tuple[ChannelGroup, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelPruning:
-    """Structured pruning by magnitude.
+    """Structured pruning.
 
     Attributes:
-        ratio: share of the channels of each group that goes, from 0 to below 1.
-        importance: norm that ranks channels.
-        scope: whether channels are ranked within their group or over all groups.
+        goal: what says how much goes.
+        value: the share of each group's channels that goes, for a ratio from 0 to below 1; else what may be left, see
+            `goal_of`.
+        target: of a latency.
+        criterion: what ranks channels, a name of `importance.CRITERIA`.
+        n_samples: training samples that are looked at.
+        scope: whether channels are ranked within their group or over all groups, at a ratio.
+        steps: rounds of removing and training.
         round_to: groups keep a multiple of this many channels; small ones may so be left whole, and heads are not
             counted.
         through_layer_norm: whether channels that a layer normalisation takes together may go, too.
@@ -47,9 +61,13 @@ class ChannelPruning:
         finetune: how the smaller network is trained, None for not at all.
     """
 
-    ratio: float
-    importance: Literal["l1", "l2"]
+    goal: GoalName
+    value: float
+    target: str | None
+    criterion: str
+    n_samples: int
     scope: Literal["layer", "global"]
+    steps: int
     round_to: int
     through_layer_norm: bool
     exclude: tuple[str, ...]
@@ -66,21 +84,33 @@ class ChannelPruning:
         return problems or teaching_problems(self.finetune, network, context)
 
     def run(self, network: Network, context: PassContext) -> PassResult:
-        """Rank, remove, train."""
+        """Rank, remove, train; in several rounds if asked for."""
         found = self._groups(network)
-        groups = [g for g in found.prunable if not self._excluded(g)]
         notes = [f"{g.name} keeps its channels: {g.reason}" for g in found.fixed]
-        notes += [f"{g.name} keeps its channels: excluded" for g in found.prunable if self._excluded(g)]
-        removals = self._select(network, groups)
-        if not any(channels for _, channels in removals):
+        notes += [f"{g.name} keeps its {g.unit}: excluded" for g in found.prunable if self._excluded(g)]
+        before = {g.name: g for g in found.prunable if not self._excluded(g)}
+        goal = None
+        if self.goal != "ratio":
+            goal = goal_of(self.goal, self.value, self.target, network, context)
+        whole = goal.cost_of(network) if goal else 0.0
+        smaller = network
+        history: list[Epoch] = []
+        for step in range(1, self.steps + 1):
+            part = replace(context, work=context.work / f"step{step}") if self.steps > 1 else context
+            removals = self._select(smaller, part, self._goal_at(step, goal, whole))
+            if not any(channels for _, channels in removals):
+                continue
+            smaller = replace(smaller, module=remove_channels(smaller.module, removals))
+            _check_runs(smaller)
+            smaller, epochs = self._trained(smaller, part)
+            history += epochs
+        if smaller is network:
             return PassResult(network, (*notes, "no channel was removed, so nothing was trained"))
-        notes += [_note(group, len(channels)) for group, channels in removals]
-        smaller = replace(network, module=remove_channels(network.module, removals))
-        _check_runs(smaller)
-        if self.finetune is None:
-            return PassResult(smaller, tuple(notes))
-        trained, history = finetune(smaller, self.finetune, context)
-        return PassResult(trained, tuple(notes), history)
+        after = {g.name: g.n_channels for g in self._groups(smaller).prunable}
+        notes += [_note(group, after[name]) for name, group in before.items()]
+        if goal is not None:
+            notes.append(f"{goal.name}: {goal.text(whole)} -> {goal.text(goal.cost_of(smaller))}")
+        return PassResult(smaller, tuple(notes), _numbered(history))
 
     def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
         """Every group keeps at least one channel, and a multiple of `round_to` where it lost any."""
@@ -89,9 +119,9 @@ class ChannelPruning:
         for group in self._groups(after).prunable:
             n = group.n_channels
             if group.name not in was or n > was[group.name]:
-                problems.append(f"{group.name} has {n} channels, more than before")
+                problems.append(f"{group.name} has {n} {group.unit}, more than before")
             elif n != was[group.name] and n % self._multiple(group):
-                problems.append(f"{group.name} has {n} channels, not a multiple of {self.round_to}")
+                problems.append(f"{group.name} has {n} {group.unit}, not a multiple of {self.round_to}")
         return tuple(problems)
 
     def _groups(self, network: Network) -> ChannelGroups:
@@ -104,14 +134,43 @@ class ChannelPruning:
     def _excluded(self, group: ChannelGroup) -> bool:
         return any(is_named(layer, self.exclude) for layer in group.layers)
 
-    def _select(
-        self, network: Network, groups: list[ChannelGroup]
-    ) -> list[tuple[ChannelGroup, tuple[int, ...]]]:
-        tensors = network.module.state_dict()
-        scores = [channel_scores(group, tensors, _NORM_ORDER[self.importance]) for group in groups]
-        select = select_by_layer if self.scope == "layer" else select_globally
-        chosen = select(scores, self.ratio, [self._multiple(group) for group in groups])
-        return list(zip(groups, chosen, strict=True))
+    def _goal_at(self, step: int, goal: Goal | None, whole: float) -> Goal | None:
+        """Return the budget after a round: each takes the same share of what the one before it left."""
+        if goal is None or whole <= goal.most:
+            return goal
+        return replace(goal, most=whole * (goal.most / whole) ** (step / self.steps))
+
+    def _select(self, network: Network, context: PassContext, goal: Goal | None) -> Removals:
+        groups = [g for g in self._groups(network).prunable if not self._excluded(g)]
+        train, task = context.splits.train, context.splits.task.kind
+        chosen = np.random.default_rng((context.seed, _STREAM)).permutation(len(train))[: self.n_samples]
+        samples = train.take(np.sort(chosen))
+        scores = importance(groups, self.criterion, Evidence(network, samples, task, context.seed))
+        multiples = [self._multiple(group) for group in groups]
+        if goal is None:
+            ratio = 1 - (1 - self.value) ** (1 / self.steps)
+            select = select_by_layer if self.scope == "layer" else select_globally
+            return list(zip(groups, select(scores, ratio, multiples), strict=True))
+        # A stable sort: of equal channels the first go, on every machine.
+        ranked = [
+            Ranked(group, tuple(np.argsort(score, kind="stable").tolist()), multiple)
+            for group, score, multiple in zip(groups, scores, multiples, strict=True)
+        ]
+        curves = sensitivity(network, ranked, samples, task, context.progress)
+        counts = allocate(network, ranked, curves, goal, context.progress)
+        return [(r.group, tuple(sorted(r.order[:count]))) for r, count in zip(ranked, counts, strict=True)]
+
+    def _trained(self, network: Network, context: PassContext) -> tuple[Network, tuple[Epoch, ...]]:
+        if self.finetune is None:
+            return network, ()
+        train = self.finetune.train
+        options = replace(self.finetune, train=replace(train, epochs=train.epochs // self.steps))
+        return finetune(network, options, context)
+
+
+def _numbered(history: list[Epoch]) -> tuple[Epoch, ...]:
+    """Return the epochs of all rounds, counted through."""
+    return tuple(replace(epoch, epoch=number) for number, epoch in enumerate(history, 1))
 
 
 def _check_runs(network: Network) -> None:
@@ -129,11 +188,11 @@ def _check_runs(network: Network) -> None:
         ) from error
 
 
-def _note(group: ChannelGroup, n_removed: int) -> str:
+def _note(group: ChannelGroup, left: int) -> str:
     n = group.n_channels
     return (
-        f"{group.name}: {n} -> {n - n_removed} {group.unit}"
-        if n_removed
+        f"{group.name}: {n} -> {left} {group.unit}"
+        if left < n
         else f"{group.name} keeps all {n} {group.unit}"
     )
 
@@ -141,10 +200,15 @@ def _note(group: ChannelGroup, n_removed: int) -> str:
 @PASSES.register("prune_channels")
 def build(options: PruneChannels) -> Pass:
     """Build the pass from its section of a recipe."""
+    goal, value = next((name, getattr(options, name)) for name in GOALS if getattr(options, name) is not None)
     return ChannelPruning(
-        ratio=options.ratio,
-        importance=options.importance,
+        goal=goal,
+        value=value,
+        target=options.target,
+        criterion=options.importance,
+        n_samples=options.samples,
         scope=options.scope,
+        steps=options.steps,
         round_to=options.round_to,
         through_layer_norm=options.through_layer_norm,
         exclude=options.exclude,

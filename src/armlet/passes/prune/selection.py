@@ -1,44 +1,13 @@
-"""Which channels go: how much each matters, and how many of each group are removed.
-
-Source: magnitude pruning of filters, Li et al. 2017, "Pruning Filters for Efficient ConvNets", summed over all slices
-that a channel has (Fang et al. 2023).
-"""
+"""Which channels go at a ratio: the least important of each group, or of all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from armlet.analysis.groups import ChannelGroup
-
-Scores = npt.NDArray[np.float64]
-
-
-def channel_scores(group: ChannelGroup, tensors: Mapping[str, torch.Tensor], norm_order: int) -> Scores:
-    """Return how much each channel of a group matters, [n_channels], with a mean of 1.
-
-    A score is the sum of the norms of the channel's slices of all weights: of the layers that compute it, of their
-    normalisations, and of the layers that use it. Biases and statistics don't count.
-
-    Args:
-        group: the channels.
-        tensors: the network's parameters and buffers.
-        norm_order: 1 or 2.
-    """
-    scores = np.zeros(group.n_channels)
-    for member in group.members:
-        if not member.tensor.endswith("weight"):
-            continue
-        weight = tensors[member.tensor].detach().double().numpy()
-        rows = np.moveaxis(weight, member.dim, 0).reshape(weight.shape[member.dim], -1)
-        for channel, indices in enumerate(member.indices):
-            scores[channel] += np.linalg.norm(rows[list(indices)].ravel(), norm_order) if indices else 0.0
-    mean = scores.mean()
-    return scores / mean if mean > 0 else np.ones(group.n_channels)
+from armlet.passes.prune.importance import Scores
 
 
 def select_by_layer(
