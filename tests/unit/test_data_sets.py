@@ -149,6 +149,12 @@ def everything():
         data.ensure(kind, cache_root() / "data", Silent())
 
 
+@pytest.fixture(scope="module")
+def sentences():
+    """The sentences as they are by default: their tokenizer takes a while to train."""
+    return samples_of("movie-sentences")
+
+
 def test_frames_behind_the_end_of_an_utterance_are_zeros_and_valid_ones_are_standardised():
     train = samples_of("japanese-vowels").train
     values, lengths = train.inputs
@@ -185,8 +191,8 @@ def test_anomalies_are_only_in_the_test_split():
     np.testing.assert_array_equal(splits.train.targets, splits.train.inputs[0])
 
 
-def test_the_tokenizer_is_the_same_each_time_and_never_saw_the_test_sentences():
-    splits, again = samples_of("movie-sentences"), samples_of("movie-sentences")
+def test_the_tokenizer_is_the_same_each_time_and_never_saw_the_test_sentences(sentences):
+    splits, again = sentences, samples_of("movie-sentences")
     assert splits.assets == again.assets
     small = samples_of("movie-sentences", vocabulary=300, length=12)
     assert small.inputs[0].n_values == 300
@@ -233,8 +239,8 @@ def test_the_words_on_preprocessing_are_those_of_the_task():
     assert "divided by 255" not in said["generation"]
 
 
-def test_a_sentence_is_learned_as_good_as_people_find_it():
-    samples, plain = samples_of("movie-sentences", ratings=True).train, samples_of("movie-sentences").train
+def test_a_sentence_is_learned_as_good_as_people_find_it(sentences):
+    samples, plain = samples_of("movie-sentences", ratings=True).train, sentences.train
     np.testing.assert_allclose(samples.shares.sum(axis=1), 1, atol=1e-6)
     assert np.array_equal(samples.shares.argmax(axis=1), samples.targets)
     # The logit of a share is a mean rating, which goes up to 4.

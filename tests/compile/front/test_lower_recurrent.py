@@ -92,7 +92,7 @@ def feeds(model: onnx.ModelProto, length: int | None = None, seed: int = 0) -> l
     initial=st.booleans(),
     outputs=st.sampled_from(["y", "h", "yh"]),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_cell_direction_length_and_state_agrees_with_onnx_runtime(
     lowered, reference, kind, direction, steps, inputs, hidden, share, initial, outputs
 ):
