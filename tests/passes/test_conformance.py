@@ -32,10 +32,15 @@ TRAIN = {"epochs": 1, "batch_size": 64}
 # One entry for each pass: options that change a network, and options that must not, where there are any.
 OPTIONS = {
     "prune_channels": {"ratio": 0.4, "finetune": TRAIN},
+    "prune_weights": {"sparsity": 0.6, "finetune": TRAIN},
+    "cluster_weights": {"values": 16, "finetune": TRAIN},
     "distill": {"train": TRAIN},
     "quantize_static": {"calibration_samples": 48},
 }
-NO_OPS = {"prune_channels": {"ratio": 0.0, "finetune": TRAIN}}
+NO_OPS = {
+    "prune_channels": {"ratio": 0.0, "finetune": TRAIN},
+    "prune_weights": {"sparsity": 0.0, "finetune": TRAIN},
+}
 
 
 # Between them: convolutions of all kinds, a residual sum, pooling, linear layers, relu and relu6.

@@ -55,7 +55,7 @@ def test_the_headline_is_the_worst_check_and_never_better(outcomes, word, senten
 
 def test_the_passes_table_says_costs_with_their_change():
     before, after = Score("accuracy", 0.92, 100, "test"), Score("accuracy", 0.905, 100, "test")
-    big, small = Cost(4_000_000, 90_000, 360_000), Cost(1_000_000, 30_000, 120_000)
+    big, small = Cost(4_000_000, 90_000, 360_000, 360_004), Cost(1_000_000, 30_000, 120_000, 120_004)
     records = (
         PassRecord("prune_channels", big, small, before, after, 12.34, (), True),
         PassRecord("distill", small, small, after, after, 1.0, (), False),

@@ -6,6 +6,15 @@ from armlet.train.evaluation import evaluate, predict
 from armlet.train.job import TrainingRun
 from armlet.train.losses import DistillationOptions
 from armlet.train.options import TrainOptions
+from armlet.train.pruning import PruningSchedule
 from armlet.train.train import train_network
 
-__all__ = ["DistillationOptions", "TrainOptions", "TrainingRun", "evaluate", "predict", "train_network"]
+__all__ = [
+    "DistillationOptions",
+    "PruningSchedule",
+    "TrainOptions",
+    "TrainingRun",
+    "evaluate",
+    "predict",
+    "train_network",
+]

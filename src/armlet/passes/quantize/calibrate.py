@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,7 +26,11 @@ _BIAS_LIMIT = 2.0**30
 
 
 def calibrate(
-    traced: Traced, placement: Placement, samples: tuple[torch.Tensor, ...], percentile: float | None = None
+    traced: Traced,
+    placement: Placement,
+    samples: tuple[torch.Tensor, ...],
+    percentile: float | None = None,
+    one_scale: Collection[str] = (),
 ) -> Quantization:
     """Return the quantisation of a graph.
 
@@ -33,6 +39,8 @@ def calibrate(
         placement: what is quantised.
         samples: [N, *shape] for each input.
         percentile: of the values of each activation that its range holds; None for all of them.
+        one_scale: weights whose output channels all have the greatest of their scales, so that weights with few
+            values become few integers.
     """
     observed = tuple(name for names in placement.shared for name in names)
     ranges = (
@@ -50,17 +58,21 @@ def calibrate(
     parameters = [
         p
         for layer in placement.layers
-        for p in _layer(traced.program.state_dict, layer, scale_of[layer.input])
+        for p in _layer(
+            traced.program.state_dict, layer, scale_of[layer.input], one_scale=layer.weight in one_scale
+        )
     ]
     return Quantization(tuple(activations), tuple(parameters))
 
 
 def _layer(
-    state: dict[str, torch.Tensor], layer: WeightedLayer, input_scale: float
+    state: dict[str, torch.Tensor], layer: WeightedLayer, input_scale: float, *, one_scale: bool
 ) -> tuple[ParameterQuantization, ...]:
     weight = state[layer.weight].detach().numpy()
     bias = None if layer.bias is None else state[layer.bias].detach().numpy()
     scales = weight_scales(np.moveaxis(weight, layer.axis, 0), bias, input_scale)
+    if one_scale:
+        scales[:] = scales.max()
     quantized = ParameterQuantization(layer.weight, tuple(scales.tolist()), "int8", layer.axis)
     if layer.bias is None:
         return (quantized,)

@@ -6,7 +6,7 @@ weights; scales and zero points stand beside them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -70,14 +70,15 @@ class StaticQuantization:
                 "quantize_static: nothing can be quantised; " + ("; ".join(placement.notes) or "no layers")
             )
         samples = calibration_samples(context.splits.train, self.n_samples, context.seed)
-        quantization = calibrate(traced, placement, samples, self.percentile)
+        shared = {c.parameter for c in network.constraints if c.keeps == "values"}
+        quantization = calibrate(traced, placement, samples, self.percentile, shared)
         notes = (
             f"{len(folded.layers)} batch normalisations folded; {len(placement.layers)} layers compute on integers; "
             f"calibrated on {len(samples[0])} training samples",
             *folded.notes,
             *placement.notes,
         )
-        return PassResult(Network(folded.module, network.architecture, quantization), notes)
+        return PassResult(replace(network, module=folded.module, quantization=quantization), notes)
 
     def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
         """Scales are positive numbers, zero points fit, and every integer weight has its layer's scales."""

@@ -7,13 +7,25 @@ from typing import Annotated
 from pydantic import Field
 
 from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.cluster import ClusterWeights
 from armlet.spec.passes.distill import Distill
-from armlet.spec.passes.prune import PruneChannels
+from armlet.spec.passes.prune import PruneChannels, PruneWeights
 from armlet.spec.passes.quantize import QuantizeStatic
 
-__all__ = ["Distill", "PassOptions", "PassSpec", "PruneChannels", "QuantizeStatic", "order_problems"]
+__all__ = [
+    "ClusterWeights",
+    "Distill",
+    "PassOptions",
+    "PassSpec",
+    "PruneChannels",
+    "PruneWeights",
+    "QuantizeStatic",
+    "order_problems",
+]
 
-PassSpec = Annotated[PruneChannels | Distill | QuantizeStatic, Field(discriminator="kind")]
+PassSpec = Annotated[
+    PruneChannels | PruneWeights | ClusterWeights | Distill | QuantizeStatic, Field(discriminator="kind")
+]
 
 
 def order_problems(passes: tuple[PassOptions, ...]) -> list[tuple[int, str]]:
