@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,11 @@ def test_the_passes_table_says_costs_with_their_change():
         assert words in text
     assert "2 distill (changed nothing)" in text
     assert "±0.00" in text
+    assert "packed" not in text
+    sparse = PassRecord("prune_weights", big, replace(big, stored_bytes=90_004), before, after, 1.0, (), True)
+    text = printed(passes_table((sparse,)))
+    assert "packed" in text
+    assert "87.9 KiB" in text
 
 
 def test_each_metric_of_a_score_is_a_row_with_its_own_label_and_unit():

@@ -27,6 +27,7 @@ from armlet.artifacts.program import (
     Fallback,
     Kernel,
     LitertTwin,
+    PackedProgram,
     StreamExported,
 )
 from armlet.artifacts.verdict import (
@@ -69,6 +70,7 @@ __all__ = [
     "Match",
     "Measured",
     "Outcome",
+    "PackedProgram",
     "PassRecord",
     "Pretrained",
     "Score",

@@ -42,14 +42,25 @@ def passes_table(records: tuple[PassRecord, ...]) -> Table:
     table.add_column("after", no_wrap=True)
     metric = METRICS[records[0].score_before.metric if records else "accuracy"]
     points = "points" if metric.form == "percent" else "change"
-    for column in ("weights", "MACs", "parameters", metric.label, points, "s"):
+    packs = any(r.after.stored_bytes < 0.9 * r.after.weight_bytes for r in records)
+    for column in (
+        "weights",
+        *(["packed"] if packs else []),
+        "MACs",
+        "parameters",
+        metric.label,
+        points,
+        "s",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     if records:
-        table.add_row("training", *_cost(records[0].before), metric.text(records[0].score_before.value))
+        table.add_row(
+            "training", *_cost(records[0].before, packs=packs), metric.text(records[0].score_before.value)
+        )
     for number, record in enumerate(records, start=1):
         table.add_row(
             Text(f"{number} {record.kind}" + ("" if record.changed else " (changed nothing)")),
-            *_cost(record.after, record.before),
+            *_cost(record.after, record.before, packs=packs),
             metric.text(record.score_after.value),
             metric.change(record.score_before.value, record.score_after.value).removesuffix(" points"),
             f"{record.seconds:.1f}",
@@ -64,11 +75,12 @@ def score_rows(score: Score) -> tuple[tuple[str, str], ...]:
     return ((label, f"{value} of {score.n_samples} {score.split} samples"), *others)
 
 
-def _cost(cost: Cost, before: Cost | None = None) -> tuple[str, str, str]:
-    """Return weights, MACs and parameters, each with its change where there is one."""
+def _cost(cost: Cost, before: Cost | None = None, *, packs: bool) -> tuple[str, ...]:
+    """Return weights, MACs and parameters, each with its change where there is one, and packed weights if asked."""
     old = before or cost
     return (
         f"{format_bytes(cost.weight_bytes)} {cost_change(old.weight_bytes, cost.weight_bytes)}".rstrip(),
+        *([format_bytes(cost.stored_bytes)] if packs else []),
         f"{format_count(cost.macs)} {cost_change(old.macs, cost.macs)}".rstrip(),
         f"{format_count(cost.parameters)} {cost_change(old.parameters, cost.parameters)}".rstrip(),
     )

@@ -24,3 +24,4 @@ class ClusterWeights(PassOptions):
     )
     never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "cluster_weights")
     once: ClassVar[bool] = True
+    gains: ClassVar[str] = "stored smaller, not faster"

@@ -71,6 +71,7 @@ class PruneWeights(PassOptions):
     )
     # Zeros among shared values would be one value more; pruned first, zero is one of the shared values.
     never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "cluster_weights")
+    gains: ClassVar[str] = "stored smaller, not faster"
 
     @field_validator("pattern")
     @classmethod
