@@ -3,6 +3,8 @@
 import json
 import subprocess
 
+import pytest
+
 RECIPE = """
 name: letters
 data: {kind: letter-recognition, limit: 600, test_limit: 100, validation: 20 %}
@@ -16,6 +18,7 @@ passes:
 """
 
 
+@pytest.mark.slow
 def test_pruned_and_shared_weights_are_packed_in_the_bundle(armlet, tmp_path):
     recipe = tmp_path / "letters.yaml"
     recipe.write_text(RECIPE)

@@ -145,8 +145,10 @@ class _SharedValues:
 
     def __init__(self, weight: Tensor) -> None:
         values, self._which = torch.unique(weight.detach().flatten(), return_inverse=True)
-        places = torch.arange(self._which.numel() - 1, -1, -1, device=weight.device)
-        self._first = places.new_zeros(len(values)).scatter_(0, self._which.flip(0), places)
+        places = torch.arange(self._which.numel(), device=weight.device)
+        self._first = places.new_zeros(len(values)).scatter_reduce_(
+            0, self._which, places, "amin", include_self=False
+        )
 
     def add_up(self, gradient: Tensor) -> None:
         """Replace each gradient by the sum over all weights with the same value."""
