@@ -3,7 +3,8 @@
 A bundle holds `manifest.json` (everything known of the program, and the SHA-256 of every other file), `lib/` (static
 and shared library, header), `src/` (C entry and glue), `bin/run` (the runner program), `model.onnx`, `model.tflite`
 where it can be written, `assets/` that inputs are prepared with (such as a tokenizer), `examples/` and `report.html`;
-and where the recipe asks for it `stream/`, a program of the same form that takes a sequence step by step.
+and where the recipe asks for them `packed/`, a library with packed constants, and `stream/`, a program of the same form
+that takes a sequence step by step.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from armlet.store import check_files
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 STREAM_FOLDER = "stream"
+PACKED_FOLDER = "packed"
 MEND = "make the bundle again with armlet run, or copy it again"
 
 
@@ -182,6 +184,8 @@ def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, f
     root = folder / "bundle"
     root.mkdir()
     _copy_program(sources.program, root)
+    if facts.compiled.packed:
+        shutil.copytree(sources.program / PACKED_FOLDER, root / PACKED_FOLDER)
     for model in ("model.onnx", *(["model.tflite"] if facts.exported.litert else [])):
         shutil.copyfile(sources.exported / model, root / model)
     if facts.data.assets:

@@ -67,8 +67,12 @@ STAGES: dict[StageName, StageInputs] = {
     "export_stream": StageInputs(
         ("models", "analysis", "data", "export"), ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
     ),
-    "compile": StageInputs(("compile", "runtime"), ("apache-tvm", "apache-tvm-ffi", "onnx")),
-    "compile_stream": StageInputs(("compile", "runtime"), ("apache-tvm", "apache-tvm-ffi", "onnx")),
+    "compile": StageInputs(
+        ("compile", "runtime", "analysis/storage.py"), ("apache-tvm", "apache-tvm-ffi", "onnx")
+    ),
+    "compile_stream": StageInputs(
+        ("compile", "runtime", "analysis/storage.py"), ("apache-tvm", "apache-tvm-ffi", "onnx")
+    ),
     "evaluate": StageInputs(
         ("data", "metrics", "models", "devices", "exhibits.py"), ("torch", "torchmetrics")
     ),
@@ -164,7 +168,7 @@ def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") 
     compiled_for = (reference, *(t for t in by_name.values() if t.name != reference.name))
     for target in compiled_for:
         layout.add(f"compile/{target.name}", "compile", f"compile for {target.description or target.name}",
-                   (exported,), recipe.symbol, target)  # fmt: skip
+                   (exported,), [recipe.symbol, recipe.package], target)  # fmt: skip
     layout.add_stream(compiled_for)
     layout.add("evaluate", "evaluate", "score the compiled program on the test split",
                (f"compile/{reference.name}", "data", "train", *layout.judge), layout.data_and_seed)  # fmt: skip
@@ -244,10 +248,11 @@ class _Layout:
                 (*before, *self.judge), [made_of, number], position=number,
             )  # fmt: skip
         for position, options in enumerate(recipe.passes):
+            what = options.kind.replace("_", " ") + (f": {options.gains}" if options.gains else "")
             others = (f"teacher {number + 1}" for number in range(1, n_teachers(options)))
             needs = (*dict.fromkeys((last, "train")), *others, *self.judge)
             last = self.add(
-                f"pass {position + 1} {options.kind}", "pass", options.kind.replace("_", " "), needs,
+                f"pass {position + 1} {options.kind}", "pass", what, needs,
                 [options.model_dump(mode="json"), data, seed, *_programs_of(options)], position=position,
             )  # fmt: skip
         self._network = last

@@ -33,12 +33,15 @@ TRAIN = {"epochs": 1, "batch_size": 64}
 OPTIONS = {
     "prune_channels": {"ratio": 0.4, "finetune": TRAIN},
     "factorize": {"ratio": 0.7, "finetune": TRAIN},
+    "prune_weights": {"sparsity": 0.6, "finetune": TRAIN},
+    "cluster_weights": {"values": 16, "finetune": TRAIN},
     "distill": {"train": TRAIN},
     "quantize_static": {"calibration_samples": 48},
 }
 NO_OPS = {
     "prune_channels": {"ratio": 0.0, "finetune": TRAIN},
     "factorize": {"energy": 1.0, "finetune": TRAIN},
+    "prune_weights": {"sparsity": 0.0, "finetune": TRAIN},
 }
 
 

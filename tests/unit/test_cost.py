@@ -13,7 +13,7 @@ def test_a_perceptron_costs_its_matrices() -> None:
         architecture_of("fnn", {"hidden": [5], "norm": "none"}, (InputSpec("input", (7,)),), (3,)), 0
     )
     n_parameters = 7 * 5 + 5 + 5 * 3 + 3
-    assert cost_of(network) == Cost(7 * 5 + 5 * 3, n_parameters, 4 * n_parameters)
+    assert cost_of(network) == Cost(7 * 5 + 5 * 3, n_parameters, 4 * n_parameters, 4 * n_parameters + 4)
 
 
 def test_a_convolution_costs_its_kernel_at_every_place() -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from pydantic import TypeAdapter
+from ruamel.yaml import YAML
 
 import armlet
 from armlet import errors
 from armlet.cli.main import app
+from armlet.spec.base import ListOf
 from armlet.spec.load import load_recipe
+from armlet.spec.passes import PassSpec, order_problems
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -127,3 +131,14 @@ def test_every_module_folder_is_in_the_architecture_page() -> None:
     rooms = [p.name for p in package.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.glob("*.py")))]
     missing = [name for name in rooms if name not in text and name not in ("__main__.py", "__pycache__")]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "techniques").glob("*.md")), ids=lambda path: path.stem
+)
+def test_the_passes_of_a_technique_s_page_are_valid_and_in_order(path: Path) -> None:
+    found = [YAML(typ="safe").load(block) for block in blocks(path, "yaml")]
+    recipes = [part["passes"] for part in found if "passes" in part]
+    assert recipes
+    for passes in recipes:
+        assert order_problems(TypeAdapter(ListOf[PassSpec]).validate_python(passes)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_the_headline_is_the_worst_check_and_never_better(outcomes, word, senten
 
 def test_the_passes_table_says_costs_with_their_change():
     before, after = Score("accuracy", 0.92, 100, "test"), Score("accuracy", 0.905, 100, "test")
-    big, small = Cost(4_000_000, 90_000, 360_000), Cost(1_000_000, 30_000, 120_000)
+    big, small = Cost(4_000_000, 90_000, 360_000, 360_004), Cost(1_000_000, 30_000, 120_000, 120_004)
     records = (
         PassRecord("prune_channels", big, small, before, after, 12.34, (), True),
         PassRecord("distill", small, small, after, after, 1.0, (), False),
@@ -78,6 +79,11 @@ def test_the_passes_table_says_costs_with_their_change():
         assert words in text
     assert "2 distill (changed nothing)" in text
     assert "±0.00" in text
+    assert "packed" not in text
+    sparse = PassRecord("prune_weights", big, replace(big, stored_bytes=90_004), before, after, 1.0, (), True)
+    text = printed(passes_table((sparse,), {}))
+    assert "packed" in text
+    assert "87.9 KiB" in text
 
 
 def test_each_metric_of_a_score_is_a_row_with_its_own_label_and_unit():

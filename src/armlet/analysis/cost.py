@@ -1,14 +1,21 @@
-"""What one inference costs on paper: multiply-accumulates, parameters and bytes of weights."""
+"""What one inference costs on paper: multiply-accumulates, parameters, and bytes of weights, in memory and packed."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from armlet.analysis.graph import example_inputs
+from armlet.analysis.storage import packed_bytes
 from armlet.artifacts import Cost
 from armlet.models.network import Network
 from armlet.models.recurrent import OPERATOR, recurrent_flops
+
+if TYPE_CHECKING:
+    from armlet.models.quantization import ParameterQuantization
 
 _BYTES = {"int8": 1, "int32": 4}
 
@@ -27,25 +34,23 @@ def cost_of(network: Network) -> Cost:
     ):
         module(*inputs)
     quantization = network.quantization
-    bytes_each = (
-        {} if quantization is None else {p.parameter: _BYTES[p.dtype] for p in quantization.parameters}
-    )
+    quantized = {} if quantization is None else {p.parameter: p for p in quantization.parameters}
     parameters = dict(module.named_parameters())
     return Cost(
         macs=counter.get_total_flops() // 2,  # a multiply-accumulate is two floating point operations
         parameters=sum(p.numel() for p in parameters.values()),
         weight_bytes=sum(
-            p.numel() * bytes_each.get(name, p.element_size()) for name, p in parameters.items()
+            p.numel() * (_BYTES[quantized[name].dtype] if name in quantized else p.element_size())
+            for name, p in parameters.items()
         ),
+        stored_bytes=sum(packed_bytes(_as_stored(p, quantized.get(name))) for name, p in parameters.items()),
     )
 
 
-def packed_bytes(network: Network) -> int:
-    """Return the bytes of all parameters with weights of 4 bits packed two to a byte.
+def _as_stored(parameter: torch.Tensor, quantization: ParameterQuantization | None) -> np.ndarray:
+    values: np.ndarray = parameter.detach().cpu().numpy()
+    if quantization is None:
+        return values
+    from armlet.models.quantization import quantized_values
 
-    Programs hold each of them in a byte of its own (`Cost.weight_bytes`): their kernels read INT8.
-    """
-    found = cost_of(network).weight_bytes
-    parameters = () if network.quantization is None else network.quantization.parameters
-    small = [network.module.get_parameter(p.parameter).numel() for p in parameters if p.bits == 4]
-    return found - sum(n // 2 for n in small)
+    return quantized_values(values, quantization)

@@ -27,6 +27,7 @@ from armlet.artifacts.program import (
     Fallback,
     Kernel,
     LitertTwin,
+    PackedProgram,
     StreamExported,
 )
 from armlet.artifacts.verdict import (
@@ -70,6 +71,7 @@ __all__ = [
     "Match",
     "Measured",
     "Outcome",
+    "PackedProgram",
     "PassRecord",
     "Pretrained",
     "ProgramCost",

@@ -70,12 +70,15 @@ class Cost:
     Attributes:
         macs: multiply-accumulates of convolutions and linear layers.
         parameters: trainable values.
-        weight_bytes: bytes of the parameters as stored (INT8 weights count one byte, INT32 biases four).
+        weight_bytes: bytes of the parameters in memory (INT8 weights count one byte, INT32 biases four).
+        stored_bytes: the same after packing without loss: zeros as one bit, few values as their numbers. What a
+            download takes; linked and in memory it is weight_bytes.
     """
 
     macs: int
     parameters: int
     weight_bytes: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

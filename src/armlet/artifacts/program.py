@@ -107,6 +107,27 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedProgram:
+    """The same program with packed constants (`packed/`): smaller to store, and its constants take memory.
+
+    Attributes:
+        packed_bytes: the packed constants.
+        weights_bytes: memory that the caller provides for the unpacked ones.
+        code_bytes, constant_bytes: what an app links, the packed constants among them.
+    """
+
+    packed_bytes: int
+    weights_bytes: int
+    code_bytes: int
+    constant_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """What an app grows by: code and constants, the packed ones among them."""
+        return self.code_bytes + self.constant_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Compiled:
     """A compiled program.
 
@@ -120,6 +141,7 @@ class Compiled:
         arena_bytes: working memory that the caller provides.
         arena_lower_bound: most bytes alive at any one call, below which no plan can go.
         kernels: in order of execution.
+        packed: the same program with packed constants, where the recipe asks for it.
     """
 
     target: str
@@ -137,6 +159,7 @@ class Compiled:
     fallbacks: tuple[Fallback, ...]
     integer_only: bool
     tool_versions: tuple[str, ...]
+    packed: PackedProgram | None = None
 
     @property
     def size_bytes(self) -> int:

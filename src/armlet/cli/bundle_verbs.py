@@ -82,6 +82,12 @@ def _print(opened: Bundle) -> None:
         facts.add_row(label, text)
     facts.add_row("size", f"{format_bytes(manifest.size_bytes)} ({format_bytes(compiled.code_bytes)} code,"
                   f" {format_bytes(compiled.constant_bytes)} constants)")  # fmt: skip
+    if packed := compiled.packed:
+        facts.add_row(
+            "packed",
+            f"{format_bytes(packed.size_bytes)} ({format_bytes(packed.packed_bytes)} packed constants), and"
+            f" {format_bytes(packed.weights_bytes)} of memory for them",
+        )
     facts.add_row(
         "memory",
         f"{format_bytes(manifest.memory_bytes)} arena (lower bound {format_bytes(compiled.arena_lower_bound)})",

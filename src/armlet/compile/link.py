@@ -79,10 +79,11 @@ def tool_version(program: str) -> str:
     return run_tool([program, "--version"], Path.cwd(), "compiling for the target").splitlines()[0].strip()
 
 
-def compile_object(target: Target, source: Path, output: Path, include: Path) -> None:
+def compile_object(target: Target, source: Path, output: Path, *include: Path) -> None:
     """Compile one C or assembler file; warnings are errors."""
     # Run in the source's folder with bare names: the object then holds no path, and .incbin finds its file.
-    command = [target.toolchain.cc, *C_FLAGS, "-I", str(include), "-c", source.name, "-o", str(output)]
+    folders = [f"-I{folder}" for folder in include]
+    command = [target.toolchain.cc, *C_FLAGS, *folders, "-c", source.name, "-o", str(output)]
     run_tool(command, source.parent, "compiling C for the target")
 
 

@@ -28,8 +28,12 @@ def lower(onnx_file: Path, target: Target) -> LoweredProgram:
     return select_kernels(graph, fallbacks, vector_of(target))
 
 
-def compile_onnx(onnx_file: Path, target: Target, symbol: str, folder: Path) -> Compiled:
+def compile_onnx(
+    onnx_file: Path, target: Target, symbol: str, folder: Path, *, packed: bool = False
+) -> Compiled:
     """Compile an ONNX file into libraries and a runner below `folder`; `symbol` begins every C name.
+
+    With `packed` there is a second library with packed constants, in `packed/`.
 
     Raises:
         UsageError: the file is not ONNX, or `symbol` can't begin a C name.
@@ -38,4 +42,4 @@ def compile_onnx(onnx_file: Path, target: Target, symbol: str, folder: Path) -> 
     """
     from armlet.compile.emit import emit_program
 
-    return emit_program(lower(onnx_file, target), target, symbol, folder)
+    return emit_program(lower(onnx_file, target), target, symbol, folder, packed=packed)

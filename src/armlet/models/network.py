@@ -28,6 +28,7 @@ from armlet.models import (  # noqa: F401 - registers the families
     rnn,
     transformer,
 )
+from armlet.models.constraints import WeightConstraint
 from armlet.models.families import FAMILIES
 from armlet.models.shapes import fit_to_shapes
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 MANIFEST_FILE = "network.json"
 WEIGHTS_FILE = "network.safetensors"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 __all__ = [
     "Architecture",
@@ -74,11 +75,13 @@ class Network:
     Attributes:
         module: one tensor [N, *shape] for each input -> [N, *output_shape].
         quantization: what static quantisation found, None for a float network.
+        constraints: what training and later passes must keep of some weights, such as their zeros.
     """
 
     module: nn.Module
     architecture: Architecture
     quantization: Quantization | None = None
+    constraints: tuple[WeightConstraint, ...] = ()
 
 
 def architecture_of(
@@ -123,6 +126,7 @@ def save_network(network: Network, folder: Path) -> None:
         "schema": SCHEMA_VERSION,
         "architecture": artifact_json.to_data(network.architecture),
         "quantization": None if network.quantization is None else artifact_json.to_data(network.quantization),
+        "constraints": [artifact_json.to_data(constraint) for constraint in network.constraints],
     }
     text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
@@ -149,11 +153,14 @@ def load_network(folder: Path) -> Network:
     try:
         architecture = artifact_json.from_json(Architecture, json.dumps(manifest["architecture"]))
         quantization = _quantization(manifest["quantization"])
-    except (KeyError, ValueError) as error:
+        constraints = tuple(
+            artifact_json.from_json(WeightConstraint, json.dumps(data)) for data in manifest["constraints"]
+        )
+    except (KeyError, ValueError, TypeError) as error:
         raise UsageError(Problem(f"describes no network: {error}", manifest_file)) from None
     module = build(architecture, seed=0).module
     fit_to_shapes(module, tensors)
-    return Network(module.eval(), architecture, quantization)
+    return Network(module.eval(), architecture, quantization, constraints)
 
 
 def executable(network: Network) -> nn.Module:

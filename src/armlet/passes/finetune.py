@@ -9,7 +9,7 @@ from armlet.models.network import Network
 from armlet.passes.base import PassContext
 from armlet.spec.passes.distill import Finetune, Teaching
 from armlet.spec.train import TrainSpec
-from armlet.train import DistillationOptions, Term, TrainOptions, train_network
+from armlet.train import DistillationOptions, PruningSchedule, Term, TrainOptions, train_network
 from armlet.train.train import teaching_problems as student_problems
 
 
@@ -34,9 +34,21 @@ class Finetuning:
 
 
 def finetune(
-    network: Network, options: Finetuning, context: PassContext
+    network: Network,
+    options: Finetuning | None,
+    context: PassContext,
+    pruning: PruningSchedule | None = None,
 ) -> tuple[Network, tuple[Epoch, ...]]:
-    """Return the trained network and its history."""
+    """Return the trained network and its history; without options the network as it is.
+
+    Args:
+        network: is not changed.
+        options: how.
+        context: of the pass.
+        pruning: which weights become zero meanwhile.
+    """
+    if options is None:
+        return network, ()
     taught = options.taught
     trained, run = train_network(
         network,
@@ -48,6 +60,7 @@ def finetune(
         progress=context.progress,
         teachers=() if taught is None else teachers_of(context, taught.n_teachers),
         distillation=None if taught is None else taught.distillation,
+        pruning=pruning,
     )
     return trained, run.history
 

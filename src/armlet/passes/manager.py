@@ -1,8 +1,8 @@
 """Runs a pass and holds it to its contract.
 
 For every pass: the network given is not changed; no global random state, no grad mode is left changed; the result
-traces, keeps its output's shape, gives finite values; declared costs don't rise; what the pass ensures holds on the
-result.
+traces, keeps its output's shape, gives finite values, and keeps the zeros and equal values that an earlier pass asked
+to keep; declared costs don't rise; what the pass ensures holds on the result.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from armlet.analysis.graph import trace
 from armlet.artifacts import Cost, PassRecord
 from armlet.data.splits import Samples
 from armlet.errors import Problem
+from armlet.models.constraints import broken_constraints
 from armlet.models.network import Network, executable
 from armlet.passes.base import (
     PASSES,
@@ -66,6 +67,7 @@ def run_pass(options: PassSpec, network: Network, context: PassContext) -> tuple
         raise PassContractBroken(f"{kind} changed the network that it was given")
     costs = cost_of(network), cost_of(result.network)
     problems = (
+        *_constraint_problems(network, result.network),
         *_result_problems(network, result.network, context.splits.test),
         *_cost_problems(step, *costs),
         *step.ensures(network, result.network),
@@ -94,7 +96,8 @@ def fingerprint(network: Network) -> str:
         for name, value in network.module.state_dict().items()
     }
     quantization = None if network.quantization is None else artifact_json.to_data(network.quantization)
-    return digest.of_json([str(network.module), tensors, quantization])
+    constraints = [artifact_json.to_data(constraint) for constraint in network.constraints]
+    return digest.of_json([str(network.module), tensors, quantization, constraints])
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,15 @@ def _result_problems(before: Network, after: Network, samples: Samples) -> tuple
     if outputs.shape != (len(probes), *after.architecture.output_shape):
         return (f"the result's output has shape {tuple(outputs.shape)}",)
     return () if torch.isfinite(outputs).all() else ("the result's output is not finite",)
+
+
+def _constraint_problems(before: Network, after: Network) -> tuple[str, ...]:
+    kept = {constraint.parameter for constraint in after.constraints}
+    forgotten = [c.parameter for c in before.constraints if c.parameter not in kept]
+    return (
+        *(f"{name} is no longer marked as a weight whose zeros are kept" for name in forgotten),
+        *broken_constraints(before.constraints, before.module, after.module),
+    )
 
 
 def _cost_problems(step: Pass, before: Cost, after: Cost) -> tuple[str, ...]:

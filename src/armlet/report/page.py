@@ -84,6 +84,7 @@ class _Step:
 
     name: str
     size_bytes: int
+    stored_bytes: int | None
     macs: int
     parameters: int | None
     score: float
@@ -177,6 +178,7 @@ def _steps(report: ReportInput) -> tuple[_Step, ...]:
         _Step(
             "trained",
             trained.cost.weight_bytes,
+            trained.cost.stored_bytes,
             trained.cost.macs,
             trained.cost.parameters,
             trained.score.value,
@@ -189,6 +191,7 @@ def _steps(report: ReportInput) -> tuple[_Step, ...]:
             _Step(
                 f"{number} {record.kind}",
                 record.after.weight_bytes,
+                record.after.stored_bytes,
                 record.after.macs,
                 record.after.parameters,
                 record.score_after.value,
@@ -204,10 +207,12 @@ def _steps(report: ReportInput) -> tuple[_Step, ...]:
     rows = [replace(row, latency=latency) for row, latency in zip_longest(rows, latencies)]
     macs = sum(kernel.macs for kernel in compiled.kernels)
     score, seconds = report.evaluated.score.value, report.evaluated.seconds
+    packed = None if compiled.packed is None else compiled.packed.size_bytes
     rows.append(
         _Step(
             "compiled program",
             compiled.size_bytes,
+            packed,
             macs,
             None,
             score,

@@ -53,15 +53,18 @@ def passes_table(records: Sequence[PassRecord], latencies: Mapping[str, Latencie
     points = "points" if metric.form == "percent" else "change"
     known = {name: found for name, found in latencies.items() if any(found)}
     timed = [f"{name}\n{next(filter(None, found)).label}" for name, found in known.items()]
-    for column in ("weights", "MACs", *timed, metric.label, points, "s"):
+    packs = any(r.after.stored_bytes < 0.9 * r.after.weight_bytes for r in records)
+    packed = ["packed"] if packs else []
+    for column in ("weights", *packed, "MACs", *timed, metric.label, points, "s"):
         table.add_column(column, justify="right", no_wrap=True)
     first = [_latency(found[0]) for found in known.values()]
-    table.add_row("training", *_cost(records[0].before), *first, metric.text(records[0].score_before.value))
+    score = metric.text(records[0].score_before.value)
+    table.add_row("training", *_cost(records[0].before, packs=packs), *first, score)
     for number, record in enumerate(records, start=1):
         times = [_latency(found[number], found[number - 1]) for found in known.values()]
         table.add_row(
             Text(f"{number} {record.kind}" + ("" if record.changed else " (changed nothing)")),
-            *_cost(record.after, record.before),
+            *_cost(record.after, record.before, packs=packs),
             *times,
             metric.text(record.score_after.value),
             metric.change(record.score_before.value, record.score_after.value).removesuffix(" points"),
@@ -84,10 +87,11 @@ def _latency(latency: Latency | None, before: Latency | None = None) -> str:
     return f"{format_ms(latency.typical_ms)} {cost_change(old.typical_ms, latency.typical_ms)}".rstrip()
 
 
-def _cost(cost: Cost, before: Cost | None = None) -> tuple[str, str]:
-    """Return weights and MACs, each with its change where there is one."""
+def _cost(cost: Cost, before: Cost | None = None, *, packs: bool) -> tuple[str, ...]:
+    """Return weights and MACs, each with its change where there is one, and packed weights if asked."""
     old = before or cost
     return (
         f"{format_bytes(cost.weight_bytes)} {cost_change(old.weight_bytes, cost.weight_bytes)}".rstrip(),
+        *([format_bytes(cost.stored_bytes)] if packs else []),
         f"{format_count(cost.macs)} {cost_change(old.macs, cost.macs)}".rstrip(),
     )

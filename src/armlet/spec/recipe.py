@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -54,6 +54,13 @@ class Recipe(Spec):
     stream: Stream | None = Field(
         None,
         description="Makes a program for streams, too: of recurrent networks of one direction and causal transformers.",
+    )
+    package: Literal["plain", "packed"] = Field(
+        "plain",
+        description=(
+            "packed: beside the plain library one with packed constants, smaller to download; the app gives it memory"
+            " to unpack them into."
+        ),
     )
     passes: ListOf[PassSpec] = Field((), description="What makes it smaller, in this order.")
     budgets: Budgets = Field(Budgets(), description="What must hold for a build to pass.")

@@ -42,8 +42,9 @@ def compile_program(context: StageContext) -> Compiled:
     """Compile the exported network for the step's target."""
     from armlet.compile.pipeline import compile_onnx
 
-    recipe = context.plan.recipe
-    return compile_onnx(context.inputs[0] / "model.onnx", context.target, recipe.symbol, context.folder)
+    recipe, packed = context.plan.recipe, context.plan.recipe.package == "packed"
+    model = context.inputs[0] / "model.onnx"
+    return compile_onnx(model, context.target, recipe.symbol, context.folder, packed=packed)
 
 
 def evaluate_program(context: StageContext) -> Evaluated:

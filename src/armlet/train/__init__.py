@@ -6,10 +6,12 @@ from armlet.train.distillation.options import DistillationOptions, Term
 from armlet.train.evaluation import evaluate, predict
 from armlet.train.job import TrainingRun
 from armlet.train.options import TrainOptions
+from armlet.train.pruning import PruningSchedule
 from armlet.train.train import train_network
 
 __all__ = [
     "DistillationOptions",
+    "PruningSchedule",
     "Term",
     "TrainOptions",
     "TrainingRun",

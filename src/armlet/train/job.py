@@ -18,6 +18,7 @@ from armlet.metrics import Scorer
 from armlet.models.network import Network, load_network, save_network
 from armlet.train.distillation.options import DistillationOptions
 from armlet.train.options import TrainOptions
+from armlet.train.pruning import PruningSchedule
 
 JOB_FOLDER = "job"
 RESULT_FOLDER = "result"
@@ -34,12 +35,14 @@ class TrainingPlan:
     Attributes:
         distillation: None trains on the labels alone.
         mask: share of the input that is hidden and reconstructed, which asks no labels; None answers the task.
+        pruning: which weights become zero meanwhile, None for none.
     """
 
     options: TrainOptions
     seed: int
     distillation: DistillationOptions | None = None
     mask: float | None = None
+    pruning: PruningSchedule | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +106,7 @@ class TrainingJob:
         return digest.of_json(
             {
                 "architecture": artifact_json.to_data(self.network.architecture),
+                "constraints": [artifact_json.to_data(c) for c in self.network.constraints],
                 "plan": artifact_json.to_data(self.plan),
                 "task": artifact_json.to_data(self.scorer.task),
                 "tensors": {name: digest.of_bytes(_bytes(value)) for name, value in sorted(tensors.items())},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -93,7 +94,7 @@ def run_training(job: TrainingJob, work: Path, progress: Progress) -> tuple[Netw
         sum(epoch.seconds for epoch in history),
         len(history) < options.epochs,
     )
-    return Network(trained.eval(), job.network.architecture), run
+    return replace(job.network, module=trained.eval()), run
 
 
 def _objective(job: TrainingJob, device: torch.device) -> Objective:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -11,10 +12,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from armlet.errors import ArmletError
 from armlet.train.checkpoint import Learner
+from armlet.train.distillation.student import plain
 from armlet.train.job import TrainingJob
 from armlet.train.objectives import NETWORK, Batch, Objective, on_device
 from armlet.train.optim import climbed, learning_rate_at, make_optimizer, set_learning_rate
 from armlet.train.options import TrainOptions
+from armlet.train.pruning import Keeper
 from armlet.train.randomness import generator, seed_all, stream
 
 REPORT_EVERY = 25  # steps between two progress notes: reading the loss waits for a GPU
@@ -52,6 +55,13 @@ class Steps:
             for module in self._modules.values():
                 module.compile()
         network = learner.modules[NETWORK]
+        self._keeper = Keeper(
+            plain(network),
+            job.network.constraints,
+            job.plan.pruning,
+            options.epochs * self.n_an_epoch,
+            options.critic_steps if job.scorer.task.kind == "generation" else 1,
+        )
         self._inputs = on_device(data.train.inputs, network)
         targets = data.train.targets if data.train.shares is None else data.train.shares
         others = (targets, data.labeled, data.teacher_outputs)
@@ -75,7 +85,7 @@ class Steps:
             first = (step * accelerator.num_processes + rank) * self._share
             batch = self._batch(total, order[first : first + self._share])
             for name, loss_of in self._objective.turns(self._modules, batch):
-                loss = self._turn(name, loss_of, rate * self._objective.rates.get(name, 1.0))
+                loss = self._turn(name, loss_of, rate * self._objective.rates.get(name, 1.0), total)
                 if name == NETWORK:
                     loss_sum += loss
                     self._average()
@@ -83,31 +93,35 @@ class Steps:
                 report(REPORT_EVERY, float(loss_sum) / (step + 1))
         return loss_sum / self.n_an_epoch, rate
 
-    def _turn(self, name: str, loss_of: Callable[[], Tensor], rate: float) -> Tensor:
+    def _turn(self, name: str, loss_of: Callable[[], Tensor], rate: float, step: int) -> Tensor:
         options, optimizer = self._plan.options, self._learner.optimizers[name]
         parameters = list(self._modules[name].parameters())
         optimizer.zero_grad()  # another module's turn may have left gradients
-        loss = self._backward(loss_of)
+        loss = self._backward(name, loss_of)
         if options.sharpness:
             with climbed(parameters, options.sharpness):
-                self._backward(loss_of)
+                self._backward(name, loss_of)
         if options.gradient_clip is not None:
             self._accelerator.clip_grad_norm_(parameters, options.gradient_clip)
         set_learning_rate(optimizer, rate)
-        optimizer.step()
+        with self._keeper.keeping(step) if name == NETWORK else nullcontext():
+            optimizer.step()
         return loss
 
-    def _backward(self, loss_of: Callable[[], Tensor]) -> Tensor:
+    def _backward(self, name: str, loss_of: Callable[[], Tensor]) -> Tensor:
         device = self._accelerator.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._precision == "bf16"):
             loss = loss_of()
         self._accelerator.backward(loss)
+        if name == NETWORK:
+            self._keeper.gradients()
         return loss.detach()
 
     def _average(self) -> None:
         average = self._learner.modules.get(_AVERAGE)
         if isinstance(average, AveragedModel):
             average.update_parameters(self._learner.modules[NETWORK])
+            self._keeper.impose(plain(average.module))
 
     def _batch(self, step: int, chosen: Tensor) -> Batch:
         targets, labeled, taught = (

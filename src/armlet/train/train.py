@@ -26,6 +26,7 @@ from armlet.train.launch import launch
 from armlet.train.loop import run_training
 from armlet.train.losses import CLASS_LOSSES, NUMBER_LOSSES
 from armlet.train.options import TrainOptions
+from armlet.train.pruning import PruningSchedule
 
 
 def train_network(  # noqa: PLR0913 - what is trained, where it lies and who teaches have no common owner
@@ -40,6 +41,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
     teachers: tuple[Network, ...] = (),
     distillation: DistillationOptions | None = None,
     mask: float | None = None,
+    pruning: PruningSchedule | None = None,
 ) -> tuple[Network, TrainingRun]:
     """Train a copy of `network` and return it; the one given stays as it is.
 
@@ -55,6 +57,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
         distillation: what of them, and how much; needs `teachers`.
         mask: share of each input that is hidden; the network then learns to fill it in, on the inputs without labels
             too, and not to answer the task.
+        pruning: which weights become zero meanwhile. Weights with constraints keep them.
 
     Raises:
         UsageError: a quantised network, an empty split, more processes than GPUs or samples of a batch, a batch too
@@ -63,6 +66,12 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
     """
     if network.quantization is not None:
         raise UsageError("a quantised network can't be trained; train before quantize_static")
+    if mask is not None and (pruning or network.constraints):
+        raise UsageError("a pruned network, or one with shared values, can't be pre-trained")
+    if pruning and options.patience:
+        raise UsageError(
+            "weights become zero until the end of training, so it can't stop early: set patience to 0"
+        )
     if bool(teachers) != (distillation is not None):
         raise UsageError("teachers and distillation options go together: one of them is missing")
     for name, samples in (("training", splits.train), ("validation", splits.validation)):
@@ -79,7 +88,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
     use_unlabeled = mask is not None or (distillation is not None and distillation.unlabeled)
     data = _training_data(splits, () if asked_always else teachers, use_unlabeled=use_unlabeled)
     _check_batch(network, min(options.batch_size, len(data.train)), n_processes)
-    plan = TrainingPlan(options, seed, distillation, mask)
+    plan = TrainingPlan(options, seed, distillation, mask, pruning)
     job = TrainingJob(network, data, plan, scorer, teachers if asked_always else ())
     work.mkdir(parents=True, exist_ok=True)
     if n_processes == 1:

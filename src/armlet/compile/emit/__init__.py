@@ -5,6 +5,7 @@ Files below the output folder:
 - `lib/`: `lib<symbol>.a`, `lib<symbol>.so`, `<symbol>.h`: what an app links.
 - `src/`: `<symbol>.c` (the entry), `<symbol>_params.S` and `.bin`, `<symbol>_kernels.o`, `runner.c`, `Makefile`.
 - `bin/run`: the runner, linked for the target.
+- `packed/`: the library with packed constants, where it is asked for.
 
 What is reported as code and constants is what an app grows by: the loaded sections of the one object in the static
 library, which holds entry, kernels, unwind tables, parameters and the kernels' literals. Not counted: functions of
@@ -13,6 +14,7 @@ libm, padding between sections, and a shared library's own dynamic-linking table
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,13 +23,16 @@ from armlet.compile import link
 from armlet.compile.emit.calls import CallList, read_calls
 from armlet.compile.emit.entry import check_symbol, render_header, render_source, write_parameters
 from armlet.compile.emit.kernels import build_kernels
+from armlet.compile.emit.packed import emit_packed
 from armlet.compile.emit.templates import RUNTIME, render
 from armlet.compile.lowered import LoweredProgram
 from armlet.errors import ArmletError
 from armlet.spec.target import Target
 
 
-def emit_program(program: LoweredProgram, target: Target, symbol: str, folder: Path) -> Compiled:
+def emit_program(
+    program: LoweredProgram, target: Target, symbol: str, folder: Path, *, packed: bool = False
+) -> Compiled:
     """Turn a lowered program into libraries that an app links, and a runner; equal input gives equal bytes.
 
     Args:
@@ -35,9 +40,11 @@ def emit_program(program: LoweredProgram, target: Target, symbol: str, folder: P
         target: the board.
         symbol: C prefix of everything that the program defines.
         folder: where `lib/`, `src/` and `bin/` go.
+        packed: whether the library with packed constants is written, too, in `packed/`.
 
     Raises:
-        UsageError: `symbol` can't begin a C identifier, or LLVM does not know the target's core.
+        UsageError: `symbol` can't begin a C identifier, LLVM does not know the target's core, or there are no
+            constants to pack.
         MissingDependency: the target's compiler or archiver is not installed.
         ArmletError: the program is not in the promised form, or a tool fails.
     """
@@ -71,7 +78,10 @@ def emit_program(program: LoweredProgram, target: Target, symbol: str, folder: P
         link.link_shared(target, whole, lib / f"lib{symbol}.so")
         loaded = link.loaded_bytes(whole)
     link.link_program(target, src / "runner.c", lib / f"lib{symbol}.a", lib, runner)
-    return _compiled(program, target, symbol, calls, loaded)
+    compiled = _compiled(program, target, symbol, calls, loaded)
+    return (
+        replace(compiled, packed=emit_packed(program, target, symbol, calls, folder)) if packed else compiled
+    )
 
 
 def _write_sources(

@@ -67,12 +67,32 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class ConstantTensor:
+    """Where a constant lies in the block of constants.
+
+    Attributes:
+        at: offset in bytes.
+        item_bytes: bytes of one value.
+    """
+
+    at: int
+    n_bytes: int
+    item_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallList:
-    """A program as the C entry runs it."""
+    """A program as the C entry runs it.
+
+    Attributes:
+        constants: the block of constants, with gaps that align them.
+        tensors: the constants in it, in their order.
+    """
 
     calls: tuple[Call, ...]
     copies: tuple[Copy, ...]
     constants: bytes
+    tensors: tuple[ConstantTensor, ...]
     arena: ArenaPlan
 
 
@@ -92,13 +112,15 @@ class _Constants:
 
     block: bytearray = field(default_factory=bytearray)
     known: dict[bytes, int] = field(default_factory=dict)
+    tensors: list[ConstantTensor] = field(default_factory=list)
 
-    def place(self, data: bytes) -> Place:
+    def place(self, data: bytes, item_bytes: int) -> Place:
         if data not in self.known:
             alignment = ALIGNMENT if len(data) >= SMALL_CONSTANT else VECTOR
             self.block += bytes(-len(self.block) % alignment)
             self.known[data] = len(self.block)
             self.block += data
+            self.tensors.append(ConstantTensor(self.known[data], len(data), item_bytes))
         return Place("constant", self.known[data])
 
 
@@ -136,7 +158,7 @@ class _Reader:
             Call(kernel, tuple(map(_placed, inputs)), tuple(map(_placed, outputs)))
             for kernel, inputs, outputs in self._calls
         )
-        return CallList(calls, copies, bytes(self._constants.block), arena)
+        return CallList(calls, copies, bytes(self._constants.block), tuple(self._constants.tensors), arena)
 
     def _bind(self, binding: relax.Binding) -> None:
         import tvm
@@ -174,8 +196,9 @@ class _Reader:
         import tvm
 
         if isinstance(expression, tvm.ir.GenericConst):
-            data = expression.value.numpy().tobytes()
-            return _Value(len(data), 0, 0, self._constants.place(data))
+            values = expression.value.numpy()
+            place = self._constants.place(values.tobytes(), values.itemsize)
+            return _Value(values.nbytes, 0, 0, place)
         if expression not in self._values:
             raise ArmletError(
                 f"the lowered program uses {expression}, which is neither an input nor a result"

@@ -62,9 +62,14 @@ def render_header(
 
 
 def render_source(
-    symbol: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], calls: CallList
+    symbol: str,
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    calls: CallList,
+    *,
+    unpacked: bool = False,
 ) -> str:
-    """Return the C source of `<symbol>_run`."""
+    """Return the C source of `<symbol>_run`, or of `<symbol>_run_unpacked`, which is given its constants."""
     prototypes = {}
     for call in calls.calls:
         arguments = ["const void *"] * len(call.inputs) + ["void *"] * len(call.outputs)
@@ -78,11 +83,15 @@ def render_source(
         for c in calls.copies
     ]
     parameters = f"HIDDEN extern const unsigned char {symbol}_params[];\n" if calls.constants else ""
+    weights = _WEIGHTS.substitute(symbol=symbol, SYMBOL=symbol.upper())
     return _SOURCE.substitute(
         symbol=symbol,
-        SYMBOL=symbol.upper(),
+        header=f"{symbol}_packed.h" if unpacked else f"{symbol}.h",
+        function=f"{symbol}_run_unpacked" if unpacked else f"{symbol}_run",
+        first="const void *weights, " if unpacked else "",
+        weights=weights if unpacked else "",
         prototypes="\n".join(prototypes[name] for name in sorted(prototypes)),
-        parameters=parameters,
+        parameters="" if unpacked else parameters,
         arena=_ARENA.substitute(SYMBOL=symbol.upper()) if calls.arena.arena_bytes else _NO_ARENA,
         null_checks=" || ".join(
             [f"inputs[{i}] == NULL" for i in range(len(inputs))]
@@ -200,7 +209,7 @@ ${SYMBOL}_API int ${symbol}_run(const void *const inputs[], void *const outputs[
 
 _SOURCE = Template("""\
 /* Entry of $symbol. Written by a program: do not edit. */
-#include "$symbol.h"
+#include "$header"
 
 #include <stddef.h>
 #include <string.h>
@@ -213,9 +222,9 @@ _SOURCE = Template("""\
 
 $prototypes
 $parameters
-int ${symbol}_run(const void *const inputs[], void *const outputs[], void *arena)
+int ${function}(${first}const void *const inputs[], void *const outputs[], void *arena)
 {
-    if (inputs == NULL || outputs == NULL)
+${weights}    if (inputs == NULL || outputs == NULL)
         return 1;
     if ($null_checks)
         return 1;
@@ -231,6 +240,14 @@ _ARENA = Template("""\
     if ((uintptr_t)arena % ${SYMBOL}_ARENA_ALIGN != 0)
         return 2;
     unsigned char *const base = (unsigned char *)arena;
+""")
+
+_WEIGHTS = Template("""\
+    if (weights == NULL)
+        return 1;
+    if ((uintptr_t)weights % ${SYMBOL}_WEIGHTS_ALIGN != 0)
+        return 2;
+    const unsigned char *const ${symbol}_params = (const unsigned char *)weights;
 """)
 
 _NO_ARENA = """\

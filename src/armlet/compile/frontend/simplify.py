@@ -48,7 +48,10 @@ def _joined(before: Layer, layer: Layer, graph: Graph) -> Layer | None:
     weight = op.weight
     if np.any(factor != 1):
         shape = (-1,) + (1,) * (weight.values.ndim - 1)
-        weight = Constant((weight.real() * factor.reshape(shape)).astype(np.float32))
+        scaled = (weight.real() * factor.reshape(shape)).astype(np.float32)
+        weight = Constant(
+            scaled + np.float32(0)
+        )  # a pruned weight times a negative factor is -0.0: make it 0.0
     bias = Constant((op.bias.real() * factor + shift).astype(np.float32))
     return replace(before, op=replace(op, weight=weight, bias=bias), output=layer.output)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +57,7 @@ def calibrate(
     samples: tuple[torch.Tensor, ...],
     observer: ObserverOptions = _OBSERVER,
     numbers: NumberFormat = _NUMBERS,
+    one_scale: Collection[str] = (),
 ) -> Quantization:
     """Return the quantisation of a graph.
 
@@ -66,13 +67,21 @@ def calibrate(
         samples: [N, *shape] for each input.
         observer: how ranges come from them.
         numbers: what the integers are like.
+        one_scale: weights whose output channels all have the greatest of their scales, so that weights with few
+            values become few integers.
     """
     observed = tuple(name for names in placement.shared for name in names)
-    return quantization_of(traced, placement, observe(traced, observed, samples, observer), numbers)
+    return quantization_of(
+        traced, placement, observe(traced, observed, samples, observer), numbers, one_scale
+    )
 
 
 def quantization_of(
-    traced: Traced, placement: Placement, ranges: Mapping[str, Range], numbers: NumberFormat
+    traced: Traced,
+    placement: Placement,
+    ranges: Mapping[str, Range],
+    numbers: NumberFormat,
+    one_scale: Collection[str] = (),
 ) -> Quantization:
     """Return the quantisation that follows from the range of each quantised value, by the name of its node."""
     activations = []
@@ -84,17 +93,30 @@ def quantization_of(
     parameters = [
         p
         for layer in placement.layers
-        for p in _layer(traced.program.state_dict, layer, scale_of[layer.input], numbers)
+        for p in _layer(
+            traced.program.state_dict,
+            layer,
+            scale_of[layer.input],
+            numbers,
+            one_scale=layer.weight in one_scale,
+        )
     ]
     return Quantization(tuple(activations), tuple(parameters))
 
 
 def _layer(
-    state: dict[str, torch.Tensor], layer: WeightedLayer, input_scale: float, numbers: NumberFormat
+    state: dict[str, torch.Tensor],
+    layer: WeightedLayer,
+    input_scale: float,
+    numbers: NumberFormat,
+    *,
+    one_scale: bool,
 ) -> tuple[ParameterQuantization, ...]:
     weight = state[layer.weight].detach().numpy()
     bias = None if layer.bias is None else state[layer.bias].detach().numpy()
     scales = weight_scales(np.moveaxis(weight, layer.axis, 0), bias, input_scale, numbers)
+    if one_scale:
+        scales[:] = scales.max()
     quantized = ParameterQuantization(
         layer.weight, tuple(scales.tolist()), "int8", layer.axis, numbers.weight_bits
     )

@@ -124,7 +124,7 @@ def _fold(layer: _Layer, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         shift = (0.0 if layer.bias is None else layer.bias.double()) - state["running_mean"]
         shape = [1] * layer.weight.ndim
         shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0] = -1
-        weight = layer.weight.double() * gain.reshape(shape)
+        weight = layer.weight.double() * gain.reshape(shape) + 0.0  # no -0.0 of a pruned weight
         bias = shift * gain + state.get("bias", 0.0)
         layer.bias = nn.Parameter(bias.to(layer.weight.dtype))
         layer.weight = nn.Parameter(weight.to(layer.weight.dtype))

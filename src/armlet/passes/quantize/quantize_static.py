@@ -6,13 +6,13 @@ The network keeps its folded float weights; scales and zero points stand beside 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from armlet.analysis.cost import cost_of, packed_bytes
+from armlet.analysis.cost import cost_of
 from armlet.analysis.graph import Traced, trace
 from armlet.data.splits import Samples
 from armlet.models.network import Network
@@ -123,13 +123,11 @@ class StaticQuantization:
         known = None
         if self.data_free is not None:
             known = distributions(traced, moments, self.data_free.input_range, self.data_free.deviations)
-        result, kept = self._choose(
-            Network(folded.module, network.architecture), traced, samples, known, context
-        )
+        result, kept = self._choose(replace(network, module=folded.module), traced, samples, known, context)
         placement, quantization = result
         evidence = samples if known is None else {name: d.mean for name, d in known.items()}
         refined = refine(traced, placement, quantization, evidence, self.refinement, context.seed)
-        quantized = Network(folded.module, network.architecture, quantization)
+        quantized = replace(network, module=folded.module, quantization=quantization)
         source = (
             f"calibrated on {len(samples[0])} training samples"
             if samples
@@ -162,6 +160,7 @@ class StaticQuantization:
         """Place and calibrate, with as many sensitive layers left float as is asked; return notes on those too."""
         stay = self.stay_float
         excluded = [*stay.names, *_of_types(stay.types, folded.module)]
+        shared = {c.parameter for c in folded.constraints if c.keeps == "values"}
 
         def quantize(more: list[str]) -> tuple[Placement, Quantization]:
             placement = place(traced, [*excluded, *more])
@@ -170,8 +169,8 @@ class StaticQuantization:
                 raise PreconditionFailed(f"quantize_static: nothing can be quantised; {reasons}")
             if known is not None:
                 ranges = {name: d.range for name, d in known.items()}
-                return placement, quantization_of(traced, placement, ranges, self.numbers)
-            return placement, calibrate(traced, placement, samples, self.observer, self.numbers)
+                return placement, quantization_of(traced, placement, ranges, self.numbers, shared)
+            return placement, calibrate(traced, placement, samples, self.observer, self.numbers, shared)
 
         result = quantize([])
         if not stay.n_sensitive and stay.max_drop is None:
@@ -188,7 +187,7 @@ class StaticQuantization:
         metric = METRICS[before.metric]
         for n in range(len(names)):
             result = quantize(names[:n])
-            tried = Network(folded.module, folded.architecture, result[1])
+            tried = replace(folded, quantization=result[1])
             after = evaluate(tried, context.splits.validation, context.scorer, "validation")
             change = after.value - before.value
             if (-change if metric.higher_is_better else change) <= stay.max_drop:
@@ -217,11 +216,11 @@ def calibration_samples(train: Samples, n: int, seed: int) -> tuple[Tensor, ...]
 
 def _packing_note(network: Network) -> Iterator[str]:
     """Say what weights of 4 bits would need, and what they do need."""
-    packed, linked = packed_bytes(network), cost_of(network).weight_bytes
-    if packed < linked:
+    quantization, cost = network.quantization, cost_of(network)
+    if quantization is not None and any(p.bits == 4 for p in quantization.parameters):
         yield (
-            f"weights of 4 bits: {packed} bytes of parameters when packed, {linked} in the program,"
-            " whose kernels read a byte for each"
+            f"weights of 4 bits: {cost.stored_bytes} bytes of parameters when packed, {cost.weight_bytes} in the"
+            " program, whose kernels read a byte for each"
         )
 
 

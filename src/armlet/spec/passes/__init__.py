@@ -7,23 +7,29 @@ from typing import Annotated
 from pydantic import Field
 
 from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.cluster import ClusterWeights
 from armlet.spec.passes.distill import Distill, Finetune, Teaching
 from armlet.spec.passes.factorize import Factorize
-from armlet.spec.passes.prune import PruneChannels
+from armlet.spec.passes.prune import PruneChannels, PruneWeights
 from armlet.spec.passes.quantize import QuantizeStatic
 
 __all__ = [
+    "ClusterWeights",
     "Distill",
     "Factorize",
     "PassOptions",
     "PassSpec",
     "PruneChannels",
+    "PruneWeights",
     "QuantizeStatic",
     "n_teachers",
     "order_problems",
 ]
 
-PassSpec = Annotated[PruneChannels | Factorize | Distill | QuantizeStatic, Field(discriminator="kind")]
+PassSpec = Annotated[
+    PruneChannels | PruneWeights | ClusterWeights | Factorize | Distill | QuantizeStatic,
+    Field(discriminator="kind"),
+]
 
 
 def order_problems(passes: tuple[PassOptions, ...]) -> list[tuple[int, str]]:

@@ -8,7 +8,14 @@ from armlet.spec.base import Spec
 
 
 class PassOptions(Spec):
-    """Base of all passes; `never_after` lists the kinds that must not stand earlier in the recipe."""
+    """Base of all passes.
+
+    Attributes:
+        never_after: the kinds that must not stand earlier in the recipe.
+        once: whether it can stand in a recipe only once.
+        gains: what it gains, said in a plan, where users may expect something else.
+    """
 
     never_after: ClassVar[tuple[str, ...]] = ()
     once: ClassVar[bool] = False
+    gains: ClassVar[str] = ""

@@ -35,7 +35,8 @@ class Factorize(PassOptions):
         (), description="Module names, or name patterns (*), left as they are, with all modules in them."
     )
     finetune: Finetune | None = Field(None, description="Train the factors afterwards; none if left out.")
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
+    # Factors have neither the zeros nor the shared values of their product.
+    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "prune_weights", "cluster_weights")
 
     @model_validator(mode="after")
     def _one_goal(self) -> Factorize:

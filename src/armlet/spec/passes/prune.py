@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds
 from armlet.spec.passes.base import PassOptions
@@ -63,10 +63,11 @@ class PruneChannels(PassOptions):
     finetune: Finetune | None = Field(
         None, description="Train the smaller network afterwards; none if left out."
     )
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
+    # Channels that went would tear the groups of an N:M pattern, and ranks would count zeros that a pass made.
+    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "prune_weights")
 
     @model_validator(mode="after")
-    def _one_goal(self) -> PruneChannels:
+    def _one_goal(self) -> Self:
         given = [name for name in GOALS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"has {' and '.join(given) or 'none'} of {', '.join(GOALS)}: give exactly one")
@@ -76,4 +77,73 @@ class PruneChannels(PassOptions):
             raise ValueError("scope: global ranks with a ratio; a budget finds each layer's share by itself")
         if self.steps > 1 and (self.finetune is None or self.finetune.epochs < self.steps):
             raise ValueError(f"steps: {self.steps} needs finetune with at least as many epochs")
+        return self
+
+
+class PruneWeights(PassOptions):
+    """Set single weights to zero: the network is stored smaller, and runs no faster."""
+
+    kind: Literal["prune_weights"] = Field(description="The pass.")
+    sparsity: Fraction | None = Field(
+        None, lt=1.0, description="Share of the weights that becomes zero, below 100 %; or use a pattern."
+    )
+    pattern: str | None = Field(
+        None,
+        pattern=r"^[1-9][0-9]?:[1-9][0-9]?$",
+        description="N:M, as 2:4: of each M weights that follow each other along the inputs N stay.",
+    )
+    method: Literal["magnitude", "sparsegpt"] = Field(
+        "magnitude",
+        description=(
+            "magnitude: the least weights go. sparsegpt: those whose loss the others can make good, layer by layer on"
+            " calibration samples (Frantar and Alistarh 2023)."
+        ),
+    )
+    scope: Literal["layer", "global"] = Field(
+        "layer", description="Compare magnitudes within each layer or over all."
+    )
+    schedule: Literal["one_shot", "cubic"] = Field(
+        "one_shot",
+        description="At once, or more and more while the network is fine-tuned (Zhu and Gupta 2017).",
+    )
+    begin: Fraction = Field(
+        0.0, lt=1.0, description="Share of the fine-tuning at which the cubic schedule begins."
+    )
+    end: Fraction = Field(0.75, description="Share of the fine-tuning at which the cubic schedule ends.")
+    every: PositiveInt = Field(20, description="Steps between two choices of the cubic schedule.")
+    calibration_samples: PositiveInt = Field(256, description="Training samples that sparsegpt looks at.")
+    exclude: ListOf[str] = Field(
+        (), description="Module names, or name patterns (*), left as they are, with all modules in them."
+    )
+    finetune: Finetune | None = Field(
+        None, description="Train the other weights afterwards, or meanwhile; none if left out."
+    )
+    # Zeros among shared values would be one value more; pruned first, zero is one of the shared values.
+    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "cluster_weights")
+    gains: ClassVar[str] = "stored smaller, not faster"
+
+    @field_validator("pattern")
+    @classmethod
+    def _some_go(cls, pattern: str | None) -> str | None:
+        if pattern is not None and int(pattern.partition(":")[0]) >= int(pattern.partition(":")[2]):
+            raise ValueError(f"{pattern} leaves every weight: N must be less than M")
+        return pattern
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        if (self.sparsity is None) == (self.pattern is None):
+            raise ValueError("give either a sparsity or a pattern")
+        if self.pattern is not None and self.scope == "global":
+            raise ValueError("a pattern is the same in every layer: leave scope out")
+        if self.method == "sparsegpt" and self.scope == "global":
+            raise ValueError("sparsegpt works on one layer at a time: leave scope out")
+        if self.schedule == "cubic":
+            if self.method != "magnitude":
+                raise ValueError("sparsegpt prunes at once: use schedule: one_shot")
+            if self.finetune is None:
+                raise ValueError("the cubic schedule runs while the network is trained: add finetune")
+            if self.finetune.patience:
+                raise ValueError("zeros become more until the end of training: set finetune.patience to 0")
+            if self.begin >= self.end:
+                raise ValueError("the cubic schedule must begin before it ends")
         return self
