@@ -12,7 +12,7 @@ from armlet.passes.base import (
 )
 from armlet.passes.factorize import factorize  # noqa: F401 - registers the pass
 from armlet.passes.manager import run_pass
-from armlet.passes.prune import prune_channels  # noqa: F401 - registers the pass
+from armlet.passes.prune import prune_channels, remove_dead_units  # noqa: F401 - registers the passes
 from armlet.passes.quantize import quantize_static  # noqa: F401 - registers the pass
 
 __all__ = [

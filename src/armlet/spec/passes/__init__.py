@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.dead_units import RemoveDeadUnits
 from armlet.spec.passes.distill import Distill, Finetune, Teaching
 from armlet.spec.passes.factorize import Factorize
 from armlet.spec.passes.prune import PruneChannels
@@ -19,11 +20,15 @@ __all__ = [
     "PassSpec",
     "PruneChannels",
     "QuantizeStatic",
+    "RemoveDeadUnits",
     "n_teachers",
     "order_problems",
 ]
 
-PassSpec = Annotated[PruneChannels | Factorize | Distill | QuantizeStatic, Field(discriminator="kind")]
+PassSpec = Annotated[
+    PruneChannels | RemoveDeadUnits | Factorize | Distill | QuantizeStatic,
+    Field(discriminator="kind"),
+]
 
 
 def order_problems(passes: tuple[PassOptions, ...]) -> list[tuple[int, str]]:
