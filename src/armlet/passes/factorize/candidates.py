@@ -5,8 +5,8 @@
 3. Stacked or single lstm of one direction: the recurrent matrix and what reads the layer share one projection of the
    hidden state (Prabhavalkar et al. 2016, "On the Compression of Recurrent Neural Network Models"); the layer becomes
    one with a recurrent projection.
-4. Any other recurrent layer: its input matrix becomes a projection of the frames and a smaller matrix. The recurrent
-   matrix stays, for its operator has no factors without projecting what the layer answers with.
+4. Any other recurrent layer: its recurrent matrix becomes two factors in each direction.
+5. The input matrix of a layer that reads none of rule 3: a projection of the frames, and a smaller matrix.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _tucker(name: str, layer: Whole, weight: Array, positions: tuple[int, int, i
 
 
 def _recurrent(module: RecurrentNetwork, traced: Traced) -> Iterator[tuple[Candidate, set[str]]]:
-    """Yield the candidates of rules 3 and 4, each with the names of the layers that it has a part of."""
+    """Yield the candidates of rules 3 to 5, each with the names of the layers that it has a part of."""
     frames = next(int(shape_of(_source(n))[1]) for n in traced.nodes if n.target == OPERATOR.default)
     stack = [[layer for layer in level.children() if isinstance(layer, Recurrent)] for level in module.layers]
     names = {layer: name for name, layer in module.named_modules()}
@@ -231,6 +231,9 @@ def _recurrent(module: RecurrentNetwork, traced: Traced) -> Iterator[tuple[Candi
                     yield _input(names[layer], layer, frames), set()
         projected = len(level) == 1 and _can_project(first)
         if not projected:
+            for layer in level:
+                if layer.projection_weight is None and layer.recurrent_factor_weight is None:
+                    yield _factors(names[layer], layer, frames), set()
             continue
         if number + 1 < len(stack):
             readers = [f"{names[layer]}.{_reads(layer)}" for layer in stack[number + 1]]
@@ -241,7 +244,8 @@ def _recurrent(module: RecurrentNetwork, traced: Traced) -> Iterator[tuple[Candi
 
 
 def _can_project(layer: Recurrent) -> bool:
-    return layer.cell == "lstm" and layer.direction != "bidirectional" and layer.projection_weight is None
+    free = layer.projection_weight is None and layer.recurrent_factor_weight is None
+    return layer.cell == "lstm" and layer.direction != "bidirectional" and free
 
 
 def _reads(layer: Recurrent) -> str:
@@ -280,8 +284,26 @@ def _hidden(name: str, module: nn.Module, readers: list[str], positions: tuple[i
     )  # fmt: skip
 
 
+def _factors(name: str, layer: Recurrent, frames: int) -> Candidate:
+    """Return the candidate of rule 4: one rank for all directions, which have factors of their own."""
+    weight = _array(layer.recurrent_weight)
+    directions, rows, hidden = weight.shape
+    values = np.sum([spectrum(matrix) for matrix in weight], axis=0)
+
+    def apply(module: nn.Module, ranks: Ranks) -> None:
+        pairs = [product(matrix, ranks[0]) for matrix in weight]
+        layer = module.get_submodule(name)
+        _set(layer, "recurrent_factor_weight", np.stack([narrow for narrow, _ in pairs]))
+        _set(layer, "recurrent_weight", np.stack([widen for _, widen in pairs]))
+
+    return Candidate(
+        f"{name}.recurrent_weight", "product of two", (values,), Costs(frames * weight.size, weight.size),
+        lambda r: ((directions, r[0], hidden), (directions, rows, r[0])), (frames, frames), apply,
+    )  # fmt: skip
+
+
 def _input(name: str, layer: Recurrent, frames: int) -> Candidate:
-    """Return the candidate of rule 4; both directions share the projection."""
+    """Return the candidate of rule 5; both directions share the projection."""
     weight = _array(layer.weight)
     directions, rows, n_in = weight.shape
     matrix = weight.reshape(-1, n_in)

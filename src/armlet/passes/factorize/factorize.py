@@ -1,7 +1,7 @@
 """Factorises linear layers, convolutions and recurrent layers of a trained network, and trains the factors.
 
-Limits: depthwise and grouped convolutions, embeddings and the recurrent matrices of cells that have no projection stay
-whole; a layer whose factors would cost more does too. Each is named in the notes.
+Limits: depthwise and grouped convolutions and embeddings stay whole; so does a layer whose factors would cost more, and
+the notes name it.
 """
 
 from __future__ import annotations
