@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from tests.passes.conftest import NETWORKS
 
 from armlet.analysis.cost import cost_of
 from armlet.artifact_json import from_json, to_json
@@ -32,6 +33,7 @@ TRAIN = {"epochs": 1, "batch_size": 64}
 # One entry for each pass: options that change a network, and options that must not, where there are any.
 OPTIONS = {
     "prune_channels": {"ratio": 0.4, "finetune": TRAIN},
+    "remove_dead_units": {"calibration_samples": 96},
     "factorize": {"ratio": 0.7, "finetune": TRAIN},
     "prune_weights": {"sparsity": 0.6, "finetune": TRAIN},
     "cluster_weights": {"values": 16, "finetune": TRAIN},
@@ -51,6 +53,17 @@ ON_EACH_NETWORK = pytest.mark.parametrize("network", ["residual", "separable", "
 
 def spec(kind: str, options: dict[str, object]) -> PassSpec:
     return TypeAdapter(PassSpec).validate_python({"kind": kind, **options})
+
+
+@pytest.fixture
+def network(request: pytest.FixtureRequest) -> Network:
+    """A small network with one channel that is always the same, so that there is something to do for each pass."""
+    network = NETWORKS[request.param]()
+    norms = {"residual": "stage1.block1.branch.norm1", "separable": "stem.norm", "fnn": "layer1.norm"}
+    norm = network.module.get_submodule(norms[request.param])
+    with torch.no_grad():
+        norm.weight[1], norm.bias[1] = 0.0, -1.0
+    return network
 
 
 @pytest.fixture(params=OPTIONS)

@@ -1,7 +1,8 @@
 """The operators `armlet::recurrent` and `armlet::recurrent_step` as one ONNX LSTM, GRU or RNN node each.
 
 A projection has no ONNX form of its own. With m the output before it, the recurrent product is U (P m) = (U P) m: the
-node's recurrent weight is the product of two constants, and its outputs are multiplied with P behind it.
+node's recurrent weight is the product of two constants, and its outputs are multiplied with P behind it; not so of a
+factorised layer, which answers with m.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 def keep_factors(graph: ir.Graph, module: nn.Module) -> None:
     """Put the two factors of a recurrent weight back where the exporter multiplied them: they are the smaller form."""
     layers = dict(module.named_modules())
-    for node in [n for n in graph if n.op_type == "LSTM"]:
+    for node in [n for n in graph if n.op_type in _ONNX_NAMES.values()]:
         weight, product = node.inputs[1], node.inputs[2]
         name = (weight.name or "").removesuffix(".weight") if weight is not None else ""
         layer = layers.get(name)
-        if not isinstance(layer, Recurrent) or layer.projection_weight is None or product is None:
+        if not isinstance(layer, Recurrent) or product is None:
+            continue
+        parts = [p for p in ("projection_weight", "recurrent_factor_weight") if getattr(layer, p) is not None]
+        if not parts:
             continue
         factors = [
             _initializer(graph, f"{name}.{part}", getattr(layer, part).detach().numpy())
-            for part in ("recurrent_weight", "projection_weight")
+            for part in ("recurrent_weight", *parts)
         ]
         multiply = ir.node("MatMul", factors, name=f"{name}.recurrent_product")
         result = multiply.outputs[0]
@@ -63,6 +67,7 @@ def _recurrent(  # noqa: PLR0913 - called with the operator's arguments
     projection_weight: onnxscript.FLOAT | None,
     cell: str,
     direction: str,
+    projects: bool,
 ) -> tuple[onnxscript.FLOAT, onnxscript.FLOAT]:
     attributes = _attributes(cell, weight) | {"direction": direction}
     if projection_weight is not None:
@@ -72,7 +77,7 @@ def _recurrent(  # noqa: PLR0913 - called with the operator's arguments
     # [T, D, N, H] -> [N, T, D × H] and [D, N, H] -> [N, D × H]
     outputs = op.Reshape(op.Transpose(found[0], perm=[2, 0, 1, 3]), [0, 0, -1])
     states = op.Reshape(op.Transpose(found[1], perm=[1, 0, 2]), [0, -1])
-    if projection_weight is not None:
+    if projection_weight is not None and projects:
         across = op.Transpose(op.Squeeze(projection_weight, [0]), perm=[1, 0])
         outputs, states = op.MatMul(outputs, across), op.MatMul(states, across)
     return outputs, states
@@ -86,6 +91,7 @@ def _step(  # noqa: PLR0913 - called with the operator's arguments
     bias: onnxscript.FLOAT,
     projection_weight: onnxscript.FLOAT | None,
     cell: str,
+    projects: bool,
 ) -> tuple[onnxscript.FLOAT, onnxscript.FLOAT]:
     attributes = _attributes(cell, weight)
     if projection_weight is not None:
@@ -100,7 +106,7 @@ def _step(  # noqa: PLR0913 - called with the operator's arguments
     # [T, 1, N, H] -> [N, T, H] and [1, N, H] -> [N, H]
     outputs = op.Reshape(op.Transpose(found[0], perm=[2, 0, 1, 3]), [0, 0, -1])
     after = op.Concat(found[1], found[2], axis=2) if cell == "lstm" else found[1]
-    if projection_weight is not None:
+    if projection_weight is not None and projects:
         outputs = op.MatMul(outputs, op.Transpose(op.Squeeze(projection_weight, [0]), perm=[1, 0]))
     return outputs, op.Squeeze(after, [0])
 

@@ -42,6 +42,8 @@ class Recurrent(nn.Module):
         projection_weight: [1, R, hidden]; only with a projection.
         input_projection_weight: [P, inputs], which each frame is multiplied with first, so that `weight` has P
             columns; only of a factorised layer.
+        recurrent_factor_weight: [D, F, hidden], which `recurrent_weight` [D, gates × hidden, F] is multiplied with;
+            only of a factorised layer without projection.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Recurrent(nn.Module):
         self.bias = parameter(directions, 2 * rows)
         self.projection_weight = parameter(1, projection, hidden) if projection else None
         self.input_projection_weight: nn.Parameter | None = None
+        self.recurrent_factor_weight: nn.Parameter | None = None
 
     @property
     def state_size(self) -> int:
@@ -76,14 +79,16 @@ class Recurrent(nn.Module):
         """Run the layer over all frames, from the state on where one is given."""
         if self.input_projection_weight is not None:
             inputs = functional.linear(inputs, self.input_projection_weight)
-        weights = (self.weight, self.recurrent_weight, self.bias, self.projection_weight)
+        projects = self.recurrent_factor_weight is None
+        narrow = self.projection_weight if projects else self.recurrent_factor_weight
+        weights = (self.weight, self.recurrent_weight, self.bias, narrow)
         outputs: Tensor
         states: Tensor
         if state is not None:
-            outputs, states = _step_operator(inputs, state, *weights, self.cell)
+            outputs, states = _step_operator(inputs, state, *weights, self.cell, projects)
             return outputs, states
         run = _run if self.training else _operator
-        outputs, states = run(inputs, length, *weights, self.cell, self.direction)
+        outputs, states = run(inputs, length, *weights, self.cell, self.direction, projects)
         return outputs, states
 
     def extra_repr(self) -> str:
@@ -95,6 +100,8 @@ class Recurrent(nn.Module):
         if self.input_projection_weight is not None:
             n_inputs = self.input_projection_weight.shape[1]
             projection += f", input_projection={self.input_projection_weight.shape[0]}"
+        if self.recurrent_factor_weight is not None:
+            projection += f", recurrent_factor={self.recurrent_factor_weight.shape[1]}"
         return f"{self.cell}, {n_inputs}, {rows // GATES[self.cell]}, direction={self.direction}{projection}"
 
 
@@ -107,8 +114,14 @@ def _run(  # noqa: PLR0913 - the operator's schema has no structures
     projection_weight: Tensor | None,
     cell: str,
     direction: str,
+    projects: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Compute a layer with torch's kernels, one direction after the other."""
+    """Compute a layer with torch's kernels, one direction after the other.
+
+    The projection is of what the layer answers with, too, or with `projects` false of the recurrent product alone.
+    """
+    if not projects and projection_weight is not None:
+        recurrent_weight, projection_weight = recurrent_weight @ projection_weight, None
     outputs, states = [], []
     for d in range(weight.shape[0]):
         backwards = direction == "reverse" or d == 1
@@ -181,10 +194,11 @@ def _operator(  # noqa: PLR0913 - an operator's schema has no structures
     projection_weight: Tensor | None,
     cell: str,
     direction: str,
+    projects: bool,
 ) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         outputs, states = _run(
-            inputs, length, weight, recurrent_weight, bias, projection_weight, cell, direction
+            inputs, length, weight, recurrent_weight, bias, projection_weight, cell, direction, projects
         )
     return outputs.contiguous(), states.contiguous()
 
@@ -199,8 +213,9 @@ def _fake(  # noqa: PLR0913 - an operator's schema has no structures
     projection_weight: Tensor | None,
     cell: str,
     direction: str,
+    projects: bool,
 ) -> tuple[Tensor, Tensor]:
-    width = weight.shape[0] * recurrent_weight.shape[2]
+    width = weight.shape[0] * _answer_width(recurrent_weight, projection_weight, projects=projects)
     return inputs.new_empty(*inputs.shape[:2], width), inputs.new_empty(inputs.shape[0], width)
 
 
@@ -213,6 +228,7 @@ def _step_operator(  # noqa: PLR0913 - an operator's schema has no structures
     bias: Tensor,
     projection_weight: Tensor | None,
     cell: str,
+    projects: bool,
 ) -> tuple[Tensor, Tensor]:
     inner, outer = bias[0].chunk(2)
     shares = inputs @ weight[0].T + inner
@@ -223,7 +239,7 @@ def _step_operator(  # noqa: PLR0913 - an operator's schema has no structures
         hidden, memory = _cell(cell, share, before @ recurrent_weight[0].T + outer, (hidden, memory))
         outputs.append(hidden)
     found = torch.stack(outputs, dim=1)
-    found = found if projection_weight is None else found @ projection_weight[0].T
+    found = found if projection_weight is None or not projects else found @ projection_weight[0].T
     return found, torch.cat([hidden, memory], dim=1)
 
 
@@ -254,8 +270,17 @@ def _fake_step(  # noqa: PLR0913 - an operator's schema has no structures
     bias: Tensor,
     projection_weight: Tensor | None,
     cell: str,
+    projects: bool,
 ) -> tuple[Tensor, Tensor]:
-    return inputs.new_empty(*inputs.shape[:2], recurrent_weight.shape[2]), torch.empty_like(state)
+    width = _answer_width(recurrent_weight, projection_weight, projects=projects)
+    return inputs.new_empty(*inputs.shape[:2], width), torch.empty_like(state)
+
+
+def _answer_width(recurrent_weight: Tensor, projection_weight: Tensor | None, *, projects: bool) -> int:
+    """Return the width of what one direction answers with."""
+    if projection_weight is None or projects:
+        return recurrent_weight.shape[2]
+    return projection_weight.shape[2]
 
 
 OPERATOR = torch.ops.armlet.recurrent

@@ -112,7 +112,7 @@ def _fit_recurrent(layer: Recurrent, own: Mapping[str, Tensor]) -> None:
     layer.hidden, rest = divmod(weight.shape[1], GATES[layer.cell])
     if rest:
         raise _Misfit(f"{weight.shape[1]} rows are not {GATES[layer.cell]} gates")
-    for name in ("input_projection_weight", "projection_weight"):
+    for name in ("input_projection_weight", "projection_weight", "recurrent_factor_weight"):
         if name in own and getattr(layer, name) is None:
             setattr(layer, name, nn.Parameter(torch.zeros_like(own[name])))
     _fit_parameters(layer, own)

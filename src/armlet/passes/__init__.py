@@ -12,7 +12,11 @@ from armlet.passes.base import (
 )
 from armlet.passes.factorize import factorize  # noqa: F401 - registers the pass
 from armlet.passes.manager import run_pass
-from armlet.passes.prune import prune_channels, prune_weights  # noqa: F401 - registers the passes
+from armlet.passes.prune import (  # noqa: F401 - registers the passes
+    prune_channels,
+    prune_weights,
+    remove_dead_units,
+)
 from armlet.passes.quantize import quantize_static  # noqa: F401 - registers the pass
 
 __all__ = [

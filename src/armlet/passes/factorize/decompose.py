@@ -2,7 +2,8 @@
 
 Sources: Eckart and Young 1936 (singular values); Kim et al. 2016, "Compression of Deep Convolutional Neural Networks"
 (Tucker-2), found by higher-order orthogonal iteration, De Lathauwer et al. 2000; Jaderberg et al. 2014, "Speeding up
-Convolutional Neural Networks with Low Rank Expansions", scheme 2 (spatial).
+Convolutional Neural Networks with Low Rank Expansions", scheme 2 (spatial); Zhang et al. 2016, "Accelerating Very Deep
+Convolutional Networks", section 3.1 (nearest results instead of nearest weights).
 """
 
 from __future__ import annotations
@@ -22,20 +23,32 @@ def spectrum(matrix: Array) -> Array:
     return values
 
 
-def product(matrix: Array, rank: int) -> tuple[Array, Array]:
+def product(matrix: Array, rank: int, root: Array | None = None) -> tuple[Array, Array]:
     """Return [rank, n_in] and [n_out, rank] whose product, the second times the first, is nearest to [n_out, n_in].
 
     Both get the square roots of the singular values, so that their values span alike.
+
+    Args:
+        matrix: [n_out, n_in].
+        rank: at most the smaller of the two.
+        root: `root_of` what the matrix is multiplied with: its results on that are then what is near, not itself.
     """
-    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    left, values, right = np.linalg.svd(matrix if root is None else matrix @ root, full_matrices=False)
     roots = np.sqrt(values[:rank])
-    return roots[:, None] * right[:rank], left[:, :rank] * roots
+    narrow = roots[:, None] * right[:rank]
+    return narrow if root is None else np.linalg.solve(root.T, narrow.T).T, left[:, :rank] * roots
 
 
-def projection(matrix: Array, rank: int) -> tuple[Array, Array]:
-    """Return [rank, n_in] with orthonormal rows and [n_out, rank] whose product is nearest to [n_out, n_in]."""
-    right = np.linalg.svd(matrix, full_matrices=False)[2][:rank]
-    return right, matrix @ right.T
+def root_of(moment: Array) -> Array:
+    """Return the symmetric root of the mean product of all pairs of inputs, [n_in, n_in].
+
+    The mean squared result of a matrix W on these inputs is the squared norm of W × root. A little is added to every
+    direction, so that one that no sample has still counts.
+    """
+    values, vectors = np.linalg.eigh(moment)
+    floor = 1e-4 * max(float(values.mean()), 1e-12)
+    root: Array = (vectors * np.sqrt(values.clip(min=0) + floor)) @ vectors.T
+    return root
 
 
 def spatial_matrix(kernel: Array) -> Array:

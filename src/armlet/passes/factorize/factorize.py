@@ -1,7 +1,7 @@
 """Factorises linear layers, convolutions and recurrent layers of a trained network, and trains the factors.
 
-Limits: depthwise and grouped convolutions, embeddings and the recurrent matrices of cells that have no projection stay
-whole; a layer whose factors would cost more does too. Each is named in the notes.
+Limits: depthwise and grouped convolutions and embeddings stay whole; so does a layer whose factors would cost more, and
+the notes name it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from armlet.analysis.cost import cost_of
 from armlet.analysis.graph import trace
@@ -24,8 +25,10 @@ from armlet.passes.base import (
     is_named,
     unmatched,
 )
-from armlet.passes.factorize.candidates import Candidate, Convolutions, Costs, candidates
+from armlet.passes.factorize.candidate import Candidate, Convolutions, Costs, Roots
+from armlet.passes.factorize.candidates import candidates
 from armlet.passes.factorize.ranks import Choice, by_budget, by_energy, by_ratio, most_saved
+from armlet.passes.factorize.roots import roots_of
 from armlet.passes.finetune import Finetuning, finetune, finetuning_of, teaching_problems
 from armlet.spec.passes import Factorize
 
@@ -35,9 +38,11 @@ class Factorization:
     """Low-rank factorisation; exactly one of energy, ratio, and the two budgets together says how low.
 
     Attributes:
-        energy: share of each layer's squared norm that its factors keep.
+        energy: share of the squared norm of each layer's weights that ranks so low can keep.
         ratio: share of each layer's ranks that goes.
         macs, parameters: share of the network's cost that may be left.
+        nearest: whether weights or, on samples, results shall stay near.
+        n_samples: training samples that results are looked at on.
         convolutions: how convolutions larger than 1×1 are factorised.
         exclude: patterns of layers that stay whole.
         finetune: how the factors are trained, None for not at all.
@@ -47,6 +52,8 @@ class Factorization:
     ratio: float | None
     macs: float | None
     parameters: float | None
+    nearest: Literal["weights", "results"]
+    n_samples: int
     convolutions: Convolutions
     exclude: tuple[str, ...]
     finetune: Finetuning | None
@@ -61,7 +68,7 @@ class Factorization:
         problems = (*float_only(network, "factorize"), *unmatched(self.exclude, network.module))
         if problems:
             return problems
-        wanted, most = self._wanted(cost_of(network)), most_saved(self._candidates(network)[0])
+        wanted, most = self._wanted(cost_of(network)), most_saved(self._candidates(network, {})[0])
         problems = tuple(
             f"{name} can't fall to {share:.0%}: ranks of 1 everywhere save {found} of the {wish} asked for"
             for name, share, wish, found in (
@@ -74,8 +81,13 @@ class Factorization:
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Choose ranks, put factors in the layers' places, train."""
-        layers, why_whole = self._candidates(network)
-        chosen = self._choose(layers, self._wanted(cost_of(network)))
+        roots: Roots = {}
+        if self.nearest == "results":
+            samples = context.splits.train.take(slice(self.n_samples))
+            roots = roots_of(trace(network.module, network.architecture.inputs), samples)
+        layers, why_whole = self._candidates(network, roots)
+        by_weights, _ = self._candidates(network, {})
+        chosen = self._choose(layers, by_weights, self._wanted(cost_of(network)))
         notes = [*why_whole, *(_note(layer, ranks) for layer, ranks in zip(layers, chosen, strict=True))]
         if not any(chosen):
             return PassResult(network, (*notes, "no layer was factorised, so nothing was trained"))
@@ -99,9 +111,9 @@ class Factorization:
             if share is not None and left > math.ceil(share * full)
         )
 
-    def _candidates(self, network: Network) -> tuple[list[Candidate], list[str]]:
+    def _candidates(self, network: Network, roots: Roots) -> tuple[list[Candidate], list[str]]:
         traced = trace(network.module, network.architecture.inputs)
-        found, notes = candidates(network.module, traced, self.convolutions)
+        found, notes = candidates(network.module, traced, self.convolutions, roots)
         excluded = [c.name for c in found if is_named(c.name, self.exclude)]
         return [c for c in found if c.name not in excluded], [
             *notes,
@@ -115,9 +127,12 @@ class Factorization:
             0 if self.parameters is None else cost.parameters - math.floor(self.parameters * cost.parameters),
         )
 
-    def _choose(self, layers: Sequence[Candidate], wanted: Costs) -> list[Choice]:
+    def _choose(
+        self, layers: Sequence[Candidate], by_weights: Sequence[Candidate], wanted: Costs
+    ) -> list[Choice]:
+        """Return the ranks; an energy is always of the weights, a budget spares what counts in the results."""
         if self.energy is not None:
-            return by_energy(layers, self.energy)
+            return by_energy(by_weights, self.energy)
         if self.ratio is not None:
             return by_ratio(layers, self.ratio)
         return by_budget(layers, wanted)
@@ -129,7 +144,8 @@ def _note(layer: Candidate, ranks: Choice) -> str:
     numbers, after = " and ".join(map(str, ranks)), layer.after(ranks)
     return (
         f"{layer.name}: {layer.method}, rank {numbers} of {' and '.join(map(str, layer.full))};"
-        f" {layer.before.parameters} -> {after.parameters} weights, energy kept {layer.kept(ranks):.1%} or more"
+        f" {layer.before.parameters} -> {after.parameters} weights, energy of {layer.energy_of} kept"
+        f" {layer.kept(ranks):.1%} or more"
     )
 
 
@@ -141,6 +157,8 @@ def build(options: Factorize) -> Pass:
         ratio=options.ratio,
         macs=options.macs,
         parameters=options.parameters,
+        nearest=options.nearest,
+        n_samples=options.calibration_samples,
         convolutions=options.convolutions,
         exclude=options.exclude,
         finetune=finetuning_of(options.finetune),

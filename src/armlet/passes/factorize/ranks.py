@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from armlet.passes.factorize.candidates import Candidate, Costs, Ranks
+from armlet.passes.factorize.candidate import Candidate, Costs, Ranks
 
 Choice = Ranks | None
 """The ranks of a layer's factors, None where it stays whole."""

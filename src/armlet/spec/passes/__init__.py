@@ -8,6 +8,7 @@ from pydantic import Field
 
 from armlet.spec.passes.base import PassOptions
 from armlet.spec.passes.cluster import ClusterWeights
+from armlet.spec.passes.dead_units import RemoveDeadUnits
 from armlet.spec.passes.distill import Distill, Finetune, Teaching
 from armlet.spec.passes.factorize import Factorize
 from armlet.spec.passes.prune import PruneChannels, PruneWeights
@@ -22,12 +23,13 @@ __all__ = [
     "PruneChannels",
     "PruneWeights",
     "QuantizeStatic",
+    "RemoveDeadUnits",
     "n_teachers",
     "order_problems",
 ]
 
 PassSpec = Annotated[
-    PruneChannels | PruneWeights | ClusterWeights | Factorize | Distill | QuantizeStatic,
+    PruneChannels | PruneWeights | RemoveDeadUnits | ClusterWeights | Factorize | Distill | QuantizeStatic,
     Field(discriminator="kind"),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from armlet.spec.base import Fraction, ListOf
 from armlet.spec.passes.base import PassOptions
@@ -16,7 +16,9 @@ class Factorize(PassOptions):
 
     kind: Literal["factorize"] = Field(description="The pass.")
     energy: Fraction | None = Field(
-        None, gt=0.0, description="Share of each layer's squared norm that its factors keep."
+        None,
+        gt=0.0,
+        description="Share of the squared singular values of each layer's weights that its rank keeps.",
     )
     ratio: Fraction | None = Field(None, lt=1.0, description="Share of each layer's ranks that goes.")
     macs: Fraction | None = Field(
@@ -24,6 +26,16 @@ class Factorize(PassOptions):
     )
     parameters: Fraction | None = Field(
         None, gt=0.0, description="Share of the network's parameters that may be left."
+    )
+    nearest: Literal["weights", "results"] = Field(
+        "results",
+        description=(
+            "What the factors are nearest to. weights: the layer's own; results: what it computes on calibration"
+            " samples, where it is linear, a 1×1 convolution or recurrent; budgets then spare those, too."
+        ),
+    )
+    calibration_samples: PositiveInt = Field(
+        512, description="Training samples that results are looked at on."
     )
     convolutions: Literal["tucker", "spatial", "none"] = Field(
         "tucker",

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_N_VERTICES = 64
+"""Samples of a batch whose triples are compared: all triples of more take longer than the network."""
+
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Mean divergence of a student's softened answers from its teacher's; both logits are [N, n_classes].
@@ -87,17 +90,17 @@ def relations_loss(
         student: a layer's values.
         teacher: the same, of any width.
         valid: frames that count.
-        weights: of distances, over their mean, and of the cosines of angles.
+        weights: of distances, over their mean, and of the cosines of angles; those between the batch's first samples.
     """
-    found = [_relations(_rows(values, valid)) for values in (student, teacher)]
-    n = len(student)
-    apart = ~torch.eye(n, dtype=torch.bool, device=student.device)
-    # Sample j is the vertex; i, j and k are three samples.
-    triples = apart[:, :, None] & apart[None, :, :] & apart[:, None, :]
-    losses = [
-        functional.huber_loss(ours[chosen], theirs[chosen])
-        for ours, theirs, chosen in zip(*found, (apart, triples), strict=True)
-    ]
+    pairs = [_distances(_rows(values, valid)) for values in (student, teacher)]
+    triples = [_cosines(_rows(values, valid)[:_N_VERTICES]) for values in (student, teacher)]
+    losses = []
+    for ours, theirs in (pairs, triples):
+        apart = ~torch.eye(len(ours), dtype=torch.bool, device=ours.device)
+        if ours.dim() == 3:  # sample j is the vertex; i, j and k are three samples
+            apart = apart[:, :, None] & apart[None, :, :] & apart[:, None, :]
+        gaps = functional.huber_loss(ours, theirs, reduction="none")
+        losses.append((gaps * apart).sum() / apart.sum())
     return weights[0] * losses[0] + weights[1] * losses[1]
 
 
@@ -122,18 +125,29 @@ def _rows(values: Tensor, valid: Tensor | None) -> Tensor:
     return (values if valid is None else torch.where(valid[:, :, None], values, 0.0)).flatten(1)
 
 
-def _relations(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distances over their mean [N, N], and the cosine of the angle at sample j between i and k [N, N, N].
+def _products(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the products of all pairs of rows, less their mean, and the distances of all pairs, [N, N] each.
 
-    Both come from the products of all pairs: the differences themselves would be N² rows.
+    The differences of all pairs themselves would be N² rows.
     """
     rows = rows - rows.mean(dim=0)  # nothing but rounding changes
     products = rows @ rows.T
     lengths = products.diagonal()
     # Equal samples have no direction; the floor keeps their gradient finite.
-    distances = (lengths[:, None] + lengths[None] - 2 * products).clamp(min=1e-10).sqrt()
+    return products, (lengths[:, None] + lengths[None] - 2 * products).clamp(min=1e-10).sqrt()
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """Return the distances of all pairs over their mean, [N, N]."""
+    _, distances = _products(rows)
     n = len(rows)
-    mean = (distances.sum() - distances.diagonal().sum()) / (n * (n - 1))
+    return distances * (n * (n - 1)) / (distances.sum() - distances.diagonal().sum())
+
+
+def _cosines(rows: Tensor) -> Tensor:
+    """Return the cosine of the angle at sample j between i and k, [N, N, N]."""
+    products, distances = _products(rows)
     # (i - j) · (k - j) = i·k - i·j - j·k + j·j, of [i, j, k]
-    cosines = products[:, None, :] - products[:, :, None] - products[None] + lengths[None, :, None]
-    return distances / mean, cosines / (distances[:, :, None] * distances[None])
+    inner = products[:, None, :] - products[:, :, None] - products[None]
+    inner = inner + products.diagonal()[None, :, None]
+    return inner / (distances[:, :, None] * distances[None])
