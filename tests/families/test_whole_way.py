@@ -53,6 +53,22 @@ CASES = [
     Case("autoencoder", {"channels": [4, 8], "code": 0, "shortcuts": True}, PICTURE, (1, 12, 12)),
     Case("gan", {"channels": [8, 4], "critic_channels": [4, 8]}, LATENT, (1, 12, 12)),
 ]
+FOUR_BITS = {
+    "kind": "quantize_static",
+    "calibration_samples": 24,
+    "weight_bits": 4,
+    "weight_range": "mse",
+    "equalize": True,
+    "rounding": "adaround",
+    "rounding_steps": 50,
+    "bias_correction": True,
+}
+LEARNED = {
+    "kind": "quantize_aware",
+    "calibration_samples": 24,
+    "weight_bits": 4,
+    "train": {"epochs": 2, "batch_size": 8},
+}
 ON_BOARD = ["fnn", "cnn", "mobilenet", "rnn", "lstm", "transformer", "autoencoder", "gan"]
 
 
@@ -81,6 +97,22 @@ def test_a_quantised_network_answers_as_torch_says_it_is_quantised(case: Case, t
     difference, span = np.abs(found - expected), np.ptp(expected)
     assert difference.max() <= 0.06 * span
     assert np.median(difference) <= 0.01 * span
+
+
+@pytest.mark.parametrize("options", [FOUR_BITS, LEARNED], ids=["rounded", "learned"])
+def test_weights_of_four_bits_answer_as_torch_says(options: dict[str, object], tmp_path: Path) -> None:
+    case = Case("cnn", {"channels": [8, 8], "block": "separable"}, PICTURE)
+    samples = case.samples()
+    network = quantized(case.build(), samples, options, tmp_path / "work")
+    weights = [p for p in network.quantization.parameters if p.dtype == "int8"]
+    assert {p.bits for p in weights} == {4}
+    compiled = program(network, samples, tmp_path)
+    assert compiled.integer_only
+    expected, found = answers(network, samples), on_host(compiled, tmp_path, samples)
+    # All integers: what differs is how halves are rounded, a step or two of the answer's scale.
+    steps = np.abs(found - expected) / next(reversed(network.quantization.activations)).scale
+    assert steps.max() <= 3
+    assert np.median(steps) == 0
 
 
 @requires_board

@@ -34,6 +34,7 @@ OPTIONS = {
     "prune_channels": {"ratio": 0.4, "finetune": TRAIN},
     "distill": {"train": TRAIN},
     "quantize_static": {"calibration_samples": 48},
+    "quantize_aware": {"train": TRAIN},
 }
 NO_OPS = {"prune_channels": {"ratio": 0.0, "finetune": TRAIN}}
 

@@ -19,12 +19,12 @@ from armlet.passes import PreconditionFailed, run_pass
 from armlet.passes.quantize.adaround import adaround
 from armlet.passes.quantize.bias_correction import correct_biases, correct_biases_by_means
 from armlet.passes.quantize.calibrate import NumberFormat, calibrate
+from armlet.passes.quantize.common import calibration_samples
 from armlet.passes.quantize.equalize import equalize
 from armlet.passes.quantize.fold_batch_norm import fold_batch_norm
 from armlet.passes.quantize.gptq import _rows, gptq, round_columns
 from armlet.passes.quantize.joints import input_ranges, joints, scale_inputs, scale_outputs
 from armlet.passes.quantize.placement import place
-from armlet.passes.quantize.quantize_static import calibration_samples
 from armlet.passes.quantize.ranges import values_of
 from armlet.passes.quantize.sensitivity import sensitivities
 from armlet.passes.quantize.simulation import Simulation

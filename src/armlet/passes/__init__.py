@@ -12,7 +12,7 @@ from armlet.passes.base import (
 )
 from armlet.passes.manager import run_pass
 from armlet.passes.prune import prune_channels  # noqa: F401 - registers the pass
-from armlet.passes.quantize import quantize_static  # noqa: F401 - registers the pass
+from armlet.passes.quantize import quantize_aware, quantize_static  # noqa: F401 - registers the passes
 
 __all__ = [
     "PASSES",

@@ -60,7 +60,9 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
         ArmletError: training diverged, or a worker process failed.
     """
     if network.quantization is not None:
-        raise UsageError("a quantised network can't be trained; train before quantize_static")
+        raise UsageError(
+            "a quantised network can't be trained; train before it is quantised, or with quantize_aware"
+        )
     if (teacher is None) != (distillation is None):
         raise UsageError("teacher and distillation options go together: one of them is missing")
     for name, samples in (("training", splits.train), ("validation", splits.validation)):

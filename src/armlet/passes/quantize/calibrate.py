@@ -119,7 +119,13 @@ def weight_scales(
     scales = np.abs(rows).max(axis=1) / weight_limit(numbers.weight_bits)
     if numbers.weight_range == "mse":
         scales = _least_error(rows, scales, weight_limit(numbers.weight_bits))
-    scales = np.broadcast_to(scales, len(weight))
+    return limited_scales(np.broadcast_to(scales, len(weight)), bias, input_scale, numbers)
+
+
+def limited_scales(
+    scales: npt.NDArray[np.float64], bias: Weights | None, input_scale: float, numbers: NumberFormat
+) -> Weights:
+    """Return the scales [O] of a weight, none so small that the arithmetic can't hold it (see `weight_scales`)."""
     largest = scales.max()
     scales = np.maximum(scales, largest * _LEAST_SHARE if largest > 0 else 1.0)
     if bias is not None:

@@ -5,16 +5,11 @@ The network keeps its folded float weights; scales and zero points stand beside 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from armlet.analysis.cost import cost_of, packed_bytes
 from armlet.analysis.graph import Traced, trace
-from armlet.data.splits import Samples
 from armlet.models.network import Network
 from armlet.models.quantization import Quantization
 from armlet.passes.base import (
@@ -28,6 +23,13 @@ from armlet.passes.base import (
     unmatched,
 )
 from armlet.passes.quantize.calibrate import NumberFormat, calibrate, quantization_of
+from armlet.passes.quantize.common import (
+    calibration_samples,
+    of_types,
+    packing_note,
+    scale_problems,
+    unmatched_types,
+)
 from armlet.passes.quantize.data_free import Distribution, distributions
 from armlet.passes.quantize.fold_batch_norm import fold_batch_norm
 from armlet.passes.quantize.observers import ObserverOptions
@@ -38,9 +40,6 @@ from armlet.passes.quantize.sensitivity import sensitivities
 from armlet.scores import METRICS
 from armlet.spec.passes import QuantizeStatic
 from armlet.train import evaluate
-
-# Each purpose of a seed draws from a stream of its own.
-_STREAM = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class StaticQuantization:
         problems = [
             *float_only(network, "quantize_static"),
             *unmatched(self.stay_float.names, network.module),
-            *_unmatched_types(self.stay_float.types, network.module),
+            *unmatched_types(self.stay_float.types, network.module),
         ]
         if self.data_free is None:
             samples = calibration_samples(context.splits.train, self.n_samples, context.seed)
@@ -140,7 +139,7 @@ class StaticQuantization:
             f"{source}",
             *rescaled,
             *refined,
-            *_packing_note(quantized),
+            *packing_note(quantized),
             *kept,
             *folded.notes,
             *placement.notes,
@@ -161,7 +160,7 @@ class StaticQuantization:
     ) -> tuple[tuple[Placement, Quantization], tuple[str, ...]]:
         """Place and calibrate, with as many sensitive layers left float as is asked; return notes on those too."""
         stay = self.stay_float
-        excluded = [*stay.names, *_of_types(stay.types, folded.module)]
+        excluded = [*stay.names, *of_types(stay.types, folded.module)]
 
         def quantize(more: list[str]) -> tuple[Placement, Quantization]:
             placement = place(traced, [*excluded, *more])
@@ -198,42 +197,6 @@ class StaticQuantization:
             f"quantize_static: {metric.label} on validation samples falls by more than max_drop {stay.max_drop:g}"
             f" even with {len(names) - 1} of {len(names)} layers float"
         )
-
-
-def scale_problems(network: Network) -> tuple[str, ...]:
-    """Return what is wrong with a quantised network's scales; empty when nothing is."""
-    if network.quantization is None:
-        return ("the result is not quantised",)
-    bad = [a.node for a in network.quantization.activations if not 0 < a.scale < np.inf]
-    bad += [p.parameter for p in network.quantization.parameters if not all(0 < s < np.inf for s in p.scales)]
-    return (f"scales that are not positive numbers: {', '.join(bad)}",) if bad else ()
-
-
-def calibration_samples(train: Samples, n: int, seed: int) -> tuple[Tensor, ...]:
-    """Return at most `n` random training samples, [n, *shape] for each input; the same seed draws the same."""
-    chosen = np.random.default_rng((seed, _STREAM)).permutation(len(train))[:n]
-    return tuple(map(torch.from_numpy, train.take(np.sort(chosen)).inputs))
-
-
-def _packing_note(network: Network) -> Iterator[str]:
-    """Say what weights of 4 bits would need, and what they do need."""
-    packed, linked = packed_bytes(network), cost_of(network).weight_bytes
-    if packed < linked:
-        yield (
-            f"weights of 4 bits: {packed} bytes of parameters when packed, {linked} in the program,"
-            " whose kernels read a byte for each"
-        )
-
-
-def _of_types(types: tuple[str, ...], module: nn.Module) -> list[str]:
-    return [name for name, part in module.named_modules() if name and type(part).__name__ in types]
-
-
-def _unmatched_types(types: tuple[str, ...], module: nn.Module) -> Iterator[str]:
-    known = sorted({type(part).__name__ for part in module.modules() if not any(part.children())})
-    for name in types:
-        if not _of_types((name,), module):
-            yield f"exclude_types has {name!r}, which none of the modules is; there are {', '.join(known)}"
 
 
 @PASSES.register("quantize_static")

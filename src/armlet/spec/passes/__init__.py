@@ -9,11 +9,19 @@ from pydantic import Field
 from armlet.spec.passes.base import PassOptions
 from armlet.spec.passes.distill import Distill
 from armlet.spec.passes.prune import PruneChannels
-from armlet.spec.passes.quantize import QuantizeStatic
+from armlet.spec.passes.quantize import QuantizeAware, QuantizeStatic
 
-__all__ = ["Distill", "PassOptions", "PassSpec", "PruneChannels", "QuantizeStatic", "order_problems"]
+__all__ = [
+    "Distill",
+    "PassOptions",
+    "PassSpec",
+    "PruneChannels",
+    "QuantizeAware",
+    "QuantizeStatic",
+    "order_problems",
+]
 
-PassSpec = Annotated[PruneChannels | Distill | QuantizeStatic, Field(discriminator="kind")]
+PassSpec = Annotated[PruneChannels | Distill | QuantizeStatic | QuantizeAware, Field(discriminator="kind")]
 
 
 def order_problems(passes: tuple[PassOptions, ...]) -> list[tuple[int, str]]:

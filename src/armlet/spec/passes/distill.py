@@ -21,4 +21,4 @@ class Distill(PassOptions):
         False, description="Whether it learns the teacher's answers to samples without labels too."
     )
     train: TrainSpec = Field(TrainSpec(), description="How the student is trained.")
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
+    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "quantize_aware")

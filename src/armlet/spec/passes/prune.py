@@ -27,4 +27,4 @@ class PruneChannels(PassOptions):
     finetune: TrainSpec | None = Field(
         None, description="Train the smaller network afterwards; none if left out."
     )
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
+    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "quantize_aware")

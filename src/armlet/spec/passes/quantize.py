@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from armlet.spec.base import Fraction, ListOf
 from armlet.spec.passes.base import PassOptions
+from armlet.spec.train import TrainSpec
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -77,7 +78,7 @@ class QuantizeStatic(PassOptions):
         None,
         description="Most that the validation score may fall: the most sensitive layers stay float until it holds.",
     )
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
+    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "quantize_aware")
     once: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -102,3 +103,43 @@ class QuantizeStatic(PassOptions):
         if self.keep_float and self.max_drop is not None:
             raise ValueError("keep_float and max_drop exclude each other: both say which layers stay float")
         return self
+
+
+class QuantizeAware(PassOptions):
+    """Train the network while it computes with quantised values, and learn their scales (Esser et al. 2020)."""
+
+    kind: Literal["quantize_aware"] = Field(description="The pass.")
+    weight_bits: Literal[8, 4] = Field(
+        8,
+        description="Of each weight; 4 are integers from -7 to 7, which programs still hold in a byte each.",
+    )
+    activations: Literal["asymmetric", "symmetric"] = Field(
+        "asymmetric", description="Whether the zero point of activations is free or 0; it is not learned."
+    )
+    weights: Literal["per_channel", "per_tensor"] = Field(
+        "per_channel", description="Whether each output channel has a scale of its own."
+    )
+    calibration_samples: PositiveInt = Field(
+        512, description="Training samples that the first ranges come from."
+    )
+    observer: Literal["min_max", "moving_average", "percentile", "entropy", "mse"] = Field(
+        "mse", description="How the first range of an activation comes from its samples."
+    )
+    freeze_after: PositiveInt | None = Field(
+        None,
+        description="Epochs after which the scales stay as they are; left out, they are learned to the end.",
+    )
+    alpha: Fraction = Field(
+        0.0,
+        description="Weight of the answers of the trained, uncompressed network; the labels get the rest.",
+    )
+    temperature: PositiveFloat = Field(4.0, description="Divides the logits of both before the softmax.")
+    train: TrainSpec = Field(TrainSpec(), description="How it is trained.")
+    exclude: ListOf[str] = Field(
+        (), description="Module names, or name patterns (*), that stay float, with all modules in them."
+    )
+    exclude_types: ListOf[str] = Field(
+        (), description="Types of modules that stay float, such as Linear or Conv2d."
+    )
+    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "quantize_aware")
+    once: ClassVar[bool] = True
