@@ -18,6 +18,8 @@ from tests.families.conftest import (
 )
 
 from armlet.artifacts import InputSpec
+from armlet.data.splits import Samples
+from armlet.models.network import Network
 
 PICTURE = (InputSpec("input", (1, 12, 12)),)
 COLOUR = (InputSpec("input", (3, 16, 16)),)
@@ -113,6 +115,53 @@ def test_weights_of_four_bits_answer_as_torch_says(options: dict[str, object], t
     steps = np.abs(found - expected) / next(reversed(network.quantization.activations)).scale
     assert steps.max() <= 3
     assert np.median(steps) == 0
+
+
+WEIGHTS_ALONE = [
+    next(case for case in CASES if case.family == family) for family in ("fnn", "cnn", "transformer", "lstm")
+]
+
+
+def weights_alone(case: Case, samples: Samples) -> Network:
+    options = {
+        "kind": "quantize_static",
+        "mode": "weight_only",
+        "calibration_samples": 24,
+        "rounding": "gptq",
+    }
+    return quantized(case.build(), samples, options)
+
+
+@each(WEIGHTS_ALONE)
+def test_integer_weights_in_float_arithmetic_answer_as_torch_says(case: Case, tmp_path: Path) -> None:
+    samples = case.samples()
+    network = weights_alone(case, samples)
+    assert not network.quantization.activations
+    compiled = program(network, samples, tmp_path)
+    expected, found = answers(network, samples), on_host(compiled, tmp_path, samples)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+def test_integer_weights_in_float_arithmetic_lie_in_the_program_as_bytes(tmp_path: Path) -> None:
+    case = Case("fnn", {"hidden": [64, 64]}, ROW)
+    samples = case.samples()
+    network = weights_alone(case, samples)
+    (tmp_path / "plain").mkdir()
+    compiled, plain = program(network, samples, tmp_path), program(case.build(), samples, tmp_path / "plain")
+    parameters = network.quantization.parameters
+    saved = sum(3 * network.module.get_parameter(p.parameter).numel() - 4 * len(p.scales) for p in parameters)
+    # Constants begin at multiples of some bytes.
+    assert plain.constant_bytes - compiled.constant_bytes == pytest.approx(saved, abs=512)
+
+
+@requires_board
+def test_integer_weights_in_float_arithmetic_on_the_emulated_board(tmp_path: Path) -> None:
+    case = WEIGHTS_ALONE[1]
+    samples = case.samples()
+    network = weights_alone(case, samples)
+    host, board = (program(network, samples, tmp_path, name) for name in ("host", "raspberry-pi-4"))
+    expected, found = on_host(host, tmp_path, samples), on_board(board, tmp_path, samples)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
 
 
 @requires_board

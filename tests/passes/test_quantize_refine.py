@@ -425,6 +425,39 @@ def test_all_of_it_together_survives_the_export(tiny_network, context, splits, t
     assert exported.max_abs_difference <= exported.tolerance
 
 
+# Weights alone
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "adaround", "gptq"])
+def test_weights_alone_are_integers(rounding, tiny_network, context, splits, tmp_path):
+    network = tiny_network(activation="silu")
+    quantized, record = quantize(
+        network,
+        context,
+        mode="weight_only",
+        weight_bits=4,
+        rounding=rounding,
+        rounding_steps=100,
+        bias_correction=True,
+    )
+    assert quantized.quantization.activations == ()
+    assert {p.dtype for p in quantized.quantization.parameters} == {"int8"}
+    assert record.notes[0].startswith(
+        "2 batch normalisations folded; 3 layers have integer weights and compute in float"
+    )
+    assert not any("has no integer form" in note for note in record.notes)
+    n_weights = sum(
+        quantized.module.get_parameter(p.parameter).numel() for p in quantized.quantization.parameters
+    )
+    floats = sum(p.numel() for p in quantized.module.parameters()) - n_weights
+    assert record.after.weight_bytes == n_weights + 4 * floats
+    inputs = torch.from_numpy(splits.test.inputs[0])
+    assert noise(answers(network.module, inputs), answers(executable(quantized), inputs)) > 8
+    # Nothing between the weights is rounded, so torch and ONNX Runtime agree as float networks do.
+    exported = export_onnx(quantized, splits.validation, tmp_path)
+    assert exported.max_abs_difference <= exported.tolerance < 1e-4
+
+
 # What stays float
 
 
@@ -485,6 +518,11 @@ def test_types_that_stay_float(tiny_network, context):
             "smooth, rounding can't do without data",
         ),
         ({"keep_float": 1, "max_drop": 0.1}, "exclude each other"),
+        ({"mode": "dynamic"}, "mode: dynamic is not built: no kernel finds the scale"),
+        (
+            {"mode": "weight_only", "calibration": "batch_norm", "input_range": (0, 1)},
+            "weight_only has no ranges to calibrate",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):

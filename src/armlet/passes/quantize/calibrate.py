@@ -89,6 +89,18 @@ def quantization_of(
     return Quantization(tuple(activations), tuple(parameters))
 
 
+def weights_alone(traced: Traced, placement: Placement, numbers: NumberFormat) -> Quantization:
+    """Return the quantisation of the weights of a graph; everything else stays float."""
+    parameters = []
+    for layer in placement.layers:
+        weight = np.moveaxis(traced.program.state_dict[layer.weight].detach().numpy(), layer.axis, 0)
+        scales = tuple(weight_scales(weight, None, 1.0, numbers).tolist())
+        parameters.append(
+            ParameterQuantization(layer.weight, scales, "int8", layer.axis, numbers.weight_bits)
+        )
+    return Quantization((), tuple(parameters))
+
+
 def _layer(
     state: dict[str, torch.Tensor], layer: WeightedLayer, input_scale: float, numbers: NumberFormat
 ) -> tuple[ParameterQuantization, ...]:

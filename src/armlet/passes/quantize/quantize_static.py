@@ -6,6 +6,7 @@ The network keeps its folded float weights; scales and zero points stand beside 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from armlet.passes.base import (
     float_only,
     unmatched,
 )
-from armlet.passes.quantize.calibrate import NumberFormat, calibrate, quantization_of
+from armlet.passes.quantize.calibrate import NumberFormat, calibrate, quantization_of, weights_alone
 from armlet.passes.quantize.common import (
     calibration_samples,
     of_types,
@@ -77,6 +78,7 @@ class StaticQuantization:
     """Quantisation after training, with ranges fixed in advance.
 
     Attributes:
+        mode: "static" computes on integers, "weight_only" with integer weights in float.
         n_samples: calibration samples, taken from the training split.
         observer: how ranges of activations come from the samples.
         data_free: how they come without samples; None to calibrate on data.
@@ -85,6 +87,7 @@ class StaticQuantization:
         stay_float: which layers are left out.
     """
 
+    mode: Literal["static", "weight_only"] = "static"
     n_samples: int = 512
     observer: ObserverOptions = field(default_factory=ObserverOptions)
     data_free: DataFree | None = None
@@ -129,22 +132,32 @@ class StaticQuantization:
         evidence = samples if known is None else {name: d.mean for name, d in known.items()}
         refined = refine(traced, placement, quantization, evidence, self.refinement, context.seed)
         quantized = Network(folded.module, network.architecture, quantization)
-        source = (
-            f"calibrated on {len(samples[0])} training samples"
-            if samples
-            else f"calibrated without data, on {len(moments)} batch normalisations"
-        )
         notes = (
-            f"{len(folded.layers)} batch normalisations folded; {len(placement.layers)} layers compute on integers; "
-            f"{source}",
+            f"{len(folded.layers)} batch normalisations folded; {self._what_computes(placement)}; "
+            + (
+                f"calibrated on {len(samples[0])} training samples"
+                if samples
+                else f"calibrated without data, on {len(moments)} batch normalisations"
+            ),
             *rescaled,
             *refined,
             *packing_note(quantized),
             *kept,
             *folded.notes,
-            *placement.notes,
+            *self._reasons(placement),
         )
         return PassResult(quantized, notes)
+
+    def _reasons(self, placement: Placement) -> tuple[str, ...]:
+        """Return why layers stay float; without integer arithmetic, only those that could have integer weights."""
+        if self.mode == "static":
+            return placement.notes
+        return tuple(note for note in placement.notes if not note.endswith("has no integer form"))
+
+    def _what_computes(self, placement: Placement) -> str:
+        if self.mode == "weight_only":
+            return f"{len(placement.layers)} layers have integer weights and compute in float"
+        return f"{len(placement.layers)} layers compute on integers"
 
     def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
         """Scales are positive numbers, zero points fit, and every integer weight has its layer's scales."""
@@ -164,9 +177,11 @@ class StaticQuantization:
 
         def quantize(more: list[str]) -> tuple[Placement, Quantization]:
             placement = place(traced, [*excluded, *more])
-            if not placement.shared:
+            if not placement.shared or (self.mode == "weight_only" and not placement.layers):
                 reasons = "; ".join(placement.notes) or "no layers"
                 raise PreconditionFailed(f"quantize_static: nothing can be quantised; {reasons}")
+            if self.mode == "weight_only":
+                return placement, weights_alone(traced, placement, self.numbers)
             if known is not None:
                 ranges = {name: d.range for name, d in known.items()}
                 return placement, quantization_of(traced, placement, ranges, self.numbers)
@@ -204,6 +219,7 @@ def build(options: QuantizeStatic) -> Pass:
     """Build the pass from its section of a recipe."""
     symmetric = options.activations == "symmetric"
     return StaticQuantization(
+        mode="weight_only" if options.mode == "weight_only" else "static",
         n_samples=options.calibration_samples,
         observer=ObserverOptions(options.observer, options.percentile, options.averaging, symmetric),
         data_free=None if options.input_range is None else DataFree(options.input_range, options.deviations),

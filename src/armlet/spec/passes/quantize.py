@@ -17,6 +17,13 @@ class QuantizeStatic(PassOptions):
     """Static INT8 after training: batch normalisation folded, ranges from calibration samples, integer weights."""
 
     kind: Literal["quantize_static"] = Field(description="The pass.")
+    mode: Literal["static", "weight_only", "dynamic"] = Field(
+        "static",
+        description=(
+            "static: activations and weights are integers; weight_only: weights alone are, and the arithmetic is"
+            " float; dynamic: refused, no kernel finds scales while it runs."
+        ),
+    )
     calibration: Literal["data", "batch_norm"] = Field(
         "data",
         description="Whether ranges come from training samples or, without any, from batch normalisations.",
@@ -83,6 +90,13 @@ class QuantizeStatic(PassOptions):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        if self.mode == "dynamic":
+            raise ValueError(
+                "mode: dynamic is not built: no kernel finds the scale of an activation while it runs;"
+                " use static, or weight_only where no range fits all inputs"
+            )
+        if self.mode == "weight_only" and self.calibration == "batch_norm":
+            raise ValueError("mode: weight_only has no ranges to calibrate: leave calibration out")
         if self.calibration == "batch_norm":
             if self.input_range is None:
                 raise ValueError("calibration: batch_norm needs input_range, such as [0, 1]")
