@@ -18,6 +18,7 @@ from armlet.models.quantization import Quantization, dequantized_values, quantiz
 from armlet.passes import PreconditionFailed, run_pass
 from armlet.passes.quantize.adaround import adaround
 from armlet.passes.quantize.bias_correction import correct_biases, correct_biases_by_means
+from armlet.passes.quantize.bits import solve
 from armlet.passes.quantize.calibrate import NumberFormat, calibrate
 from armlet.passes.quantize.common import calibration_samples
 from armlet.passes.quantize.equalize import equalize
@@ -407,6 +408,44 @@ def test_weights_of_four_bits_are_counted_packed_and_linked(tiny_network, contex
     assert any(n.startswith(note) for n in record.notes)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_integer_program_finds_what_trying_all_choices_finds(seed):
+    rng = np.random.default_rng(seed)
+    costs, saved = rng.exponential(size=9) * 1e-6, rng.integers(5, 400, 9)
+    least = int(saved.sum() * 0.6)
+    every = np.array(list(itertools.product((False, True), repeat=9)))
+    allowed = every[every @ saved >= least]
+    chosen = solve(costs, saved, least)
+    assert chosen @ saved >= least
+    assert chosen @ costs == pytest.approx((allowed @ costs).min())
+
+
+def test_a_budget_is_met_by_the_layers_that_change_the_answers_least(tiny_network, context, splits):
+    network = tiny_network(channels=[6, 8, 10])
+    inputs = torch.from_numpy(splits.test.inputs[0])
+    expected = answers(network.module, inputs)
+    eight, _ = quantize(network, context)
+    four, _ = quantize(network, context, weight_bits=4)
+    budget = (packed_bytes(eight) + packed_bytes(four)) // 2
+    mixed, record = quantize(network, context, weight_budget=f"{budget} B")
+    assert packed_bytes(four) < packed_bytes(mixed) <= budget
+    bits = {p.parameter: p.bits for p in mixed.quantization.parameters if p.dtype == "int8"}
+    assert set(bits.values()) == {4, 8}
+    n_four = sum(b == 4 for b in bits.values())
+    assert any(
+        note.startswith(f"{n_four} of 4 layers have weights of 4 bits for the budget: ")
+        for note in record.notes
+    )
+    found = [noise(expected, answers(executable(n), inputs)) for n in (four, mixed, eight)]
+    assert found == sorted(found)
+    roomy, record = quantize(network, context, weight_budget="1 MiB")
+    assert roomy.quantization == eight.quantization
+    with pytest.raises(
+        PreconditionFailed, match=r"of 4 bits everywhere are still .* bytes more than weight_budget"
+    ):
+        quantize(network, context, weight_budget="64 B")
+
+
 def test_all_of_it_together_survives_the_export(tiny_network, context, splits, tmp_path):
     network = tiny_network(block="separable")
     quantized, _ = quantize(
@@ -518,6 +557,7 @@ def test_types_that_stay_float(tiny_network, context):
             "smooth, rounding can't do without data",
         ),
         ({"keep_float": 1, "max_drop": 0.1}, "exclude each other"),
+        ({"weight_bits": 4, "weight_budget": "1 KiB"}, "leave weight_bits at 8"),
         ({"mode": "dynamic"}, "mode: dynamic is not built: no kernel finds the scale"),
         (
             {"mode": "weight_only", "calibration": "batch_norm", "input_range": (0, 1)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -40,12 +40,18 @@ class NumberFormat:
         per_channel: whether each output channel of a weight has a scale of its own, or all have one.
         weight_bits: of the integers of a weight: 8, or 4 for those from -7 to 7.
         weight_range: "max" holds the largest weight, "mse" has the least mean squared error.
+        four_bits: names of weights that have 4 bits whatever the others have.
     """
 
     symmetric: bool = False
     per_channel: bool = True
     weight_range: Literal["max", "mse"] = "max"
     weight_bits: Literal[8, 4] = 8
+    four_bits: frozenset[str] = frozenset()
+
+    def of(self, weight: str) -> NumberFormat:
+        """Return what the integers of one weight are like."""
+        return replace(self, weight_bits=4) if weight in self.four_bits else self
 
 
 _OBSERVER, _NUMBERS = ObserverOptions(), NumberFormat()
@@ -93,17 +99,17 @@ def weights_alone(traced: Traced, placement: Placement, numbers: NumberFormat) -
     """Return the quantisation of the weights of a graph; everything else stays float."""
     parameters = []
     for layer in placement.layers:
+        own = numbers.of(layer.weight)
         weight = np.moveaxis(traced.program.state_dict[layer.weight].detach().numpy(), layer.axis, 0)
-        scales = tuple(weight_scales(weight, None, 1.0, numbers).tolist())
-        parameters.append(
-            ParameterQuantization(layer.weight, scales, "int8", layer.axis, numbers.weight_bits)
-        )
+        scales = tuple(weight_scales(weight, None, 1.0, own).tolist())
+        parameters.append(ParameterQuantization(layer.weight, scales, "int8", layer.axis, own.weight_bits))
     return Quantization((), tuple(parameters))
 
 
 def _layer(
     state: dict[str, torch.Tensor], layer: WeightedLayer, input_scale: float, numbers: NumberFormat
 ) -> tuple[ParameterQuantization, ...]:
+    numbers = numbers.of(layer.weight)
     weight = state[layer.weight].detach().numpy()
     bias = None if layer.bias is None else state[layer.bias].detach().numpy()
     scales = weight_scales(np.moveaxis(weight, layer.axis, 0), bias, input_scale, numbers)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from armlet.spec.base import Fraction, ListOf
+from armlet.spec.base import Bytes, Fraction, ListOf
 from armlet.spec.passes.base import PassOptions
 from armlet.spec.train import TrainSpec
 
@@ -51,6 +51,13 @@ class QuantizeStatic(PassOptions):
     weight_bits: Literal[8, 4] = Field(
         8,
         description="Of each weight; 4 are integers from -7 to 7, which programs still hold in a byte each.",
+    )
+    weight_budget: Bytes | None = Field(
+        None,
+        description=(
+            "Most bytes of all parameters, weights of 4 bits packed: those layers get 4 bits whose weights change"
+            " the answers least; left out, all have weight_bits."
+        ),
     )
     weight_range: Literal["max", "mse"] = Field(
         "max", description="Whether the largest weight fits, or the squared error of all is least."
@@ -105,6 +112,7 @@ class QuantizeStatic(PassOptions):
                 "rounding": self.rounding != "nearest",
                 "keep_float": self.keep_float > 0,
                 "max_drop": self.max_drop is not None,
+                "weight_budget": self.weight_budget is not None,
             }
             if needs := [name for name, wanted in asked.items() if wanted]:
                 raise ValueError(
@@ -114,6 +122,8 @@ class QuantizeStatic(PassOptions):
             raise ValueError("input_range is for calibration: batch_norm; data has its own")
         if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
             raise ValueError(f"input_range {list(self.input_range)} is not a lower and a higher end")
+        if self.weight_budget is not None and self.weight_bits == 4:
+            raise ValueError("weight_budget chooses between 8 and 4 bits: leave weight_bits at 8")
         if self.keep_float and self.max_drop is not None:
             raise ValueError("keep_float and max_drop exclude each other: both say which layers stay float")
         return self
