@@ -38,7 +38,7 @@ def choose_four_bits(
     Raises:
         PreconditionFailed: weights of 4 bits everywhere would not save so much.
     """
-    names = [layer.weight for layer in placement.layers]
+    names = [p.parameter for p in weights_alone(traced, placement, numbers).parameters]
     state = traced.program.state_dict
     saved = np.array([state[name].numel() // 2 for name in names])
     if n_bytes <= 0:

@@ -20,6 +20,7 @@ from armlet.models.quantization import (
 from armlet.passes.quantize.observers import ObserverOptions, observe
 from armlet.passes.quantize.placement import Placement, WeightedLayer
 from armlet.passes.quantize.ranges import Range, activation_scale
+from armlet.passes.quantize.simulation import weight_nodes
 
 # A channel far smaller than its neighbours gets a coarser scale than its own, so that multipliers stay in the
 # range of fixed-point arithmetic; 2^-16 of the largest weight is far below one step of any other channel.
@@ -96,9 +97,11 @@ def quantization_of(
 
 
 def weights_alone(traced: Traced, placement: Placement, numbers: NumberFormat) -> Quantization:
-    """Return the quantisation of the weights of a graph; everything else stays float."""
-    parameters = []
+    """Return the quantisation of the weights of convolutions and linear layers; everything else stays float."""
+    parameters, nodes = [], weight_nodes(traced)
     for layer in placement.layers:
+        if layer.weight not in nodes:
+            continue
         own = numbers.of(layer.weight)
         weight = np.moveaxis(traced.program.state_dict[layer.weight].detach().numpy(), layer.axis, 0)
         scales = tuple(weight_scales(weight, None, 1.0, own).tolist())

@@ -136,14 +136,19 @@ class Simulation:
             self._quantized.get_parameter(name).copy_(computed)
 
 
-def layers_of(traced: Traced, placement: Placement, quantization: Quantization) -> tuple[Layer, ...]:
-    """Return the convolutions and linear layers with integer weights, in the order of execution."""
-    parameters = {p.parameter: p for p in quantization.parameters}
-    nodes = {
+def weight_nodes(traced: Traced) -> dict[str, Node]:
+    """Return the convolutions and linear layers of a graph by the names of their weights."""
+    return {
         name: node
         for node in traced.nodes
         if node.target in WEIGHTED and (name := traced.tensor_name(arguments(node)[1])) is not None
     }
+
+
+def layers_of(traced: Traced, placement: Placement, quantization: Quantization) -> tuple[Layer, ...]:
+    """Return the convolutions and linear layers with integer weights, in the order of execution."""
+    parameters = {p.parameter: p for p in quantization.parameters}
+    nodes = weight_nodes(traced)
     return tuple(
         Layer(
             nodes[placed.weight],
