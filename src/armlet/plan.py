@@ -59,7 +59,7 @@ STAGES: dict[StageName, StageInputs] = {
     "pretrain": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
     "train": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
     "teacher": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
-    "pass": StageInputs((*_LEARN, "passes"), ("numpy", "torch", "accelerate", "torchmetrics")),
+    "pass": StageInputs((*_LEARN, "passes"), ("numpy", "torch", "accelerate", "torchmetrics", "scipy")),
     "export": StageInputs(
         ("models", "export"),
         ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "ai-edge-litert"),

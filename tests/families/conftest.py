@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from armlet import artifact_json
@@ -20,10 +21,10 @@ from armlet.devices.host import HostProgram
 from armlet.export import export_onnx
 from armlet.metrics import Scorer
 from armlet.models.network import Network, architecture_of, build, executable
-from armlet.passes import PassContext
-from armlet.passes.quantize.quantize_static import StaticQuantization
+from armlet.passes import PASSES, PassContext
 from armlet.progress import Silent
 from armlet.spec.load import load_target
+from armlet.spec.passes import PassSpec
 
 LENGTH = InputSpec("length", (), "int32", 11)
 N = 24
@@ -115,11 +116,15 @@ def answers(network: Network, samples: Samples) -> np.ndarray:
         return executable(network)(*map(torch.from_numpy, samples.inputs)).numpy()
 
 
-def quantized(network: Network, samples: Samples) -> Network:
-    """Return the network after static quantisation on the samples."""
+def quantized(
+    network: Network, samples: Samples, options: dict[str, object] | None = None, work: Path = Path("unused")
+) -> Network:
+    """Return the network after quantisation on the samples, static unless a recipe's options say otherwise."""
     splits = Splits(samples, samples, samples, network.architecture.inputs, Task("forecast", (4,)))
-    context = PassContext(splits, network, Scorer(splits.task), 0, Path("unused"), Silent())
-    return StaticQuantization(n_samples=N).run(network, context).network
+    context = PassContext(splits, network, Scorer(splits.task), 0, work, Silent())
+    spec = options or {"kind": "quantize_static", "calibration_samples": N}
+    step = PASSES[str(spec["kind"])](TypeAdapter(PassSpec).validate_python(spec))
+    return step.run(network, context).network
 
 
 def program(network: Network, samples: Samples, folder: Path, target: str = "host") -> Compiled:

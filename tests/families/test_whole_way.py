@@ -18,6 +18,8 @@ from tests.families.conftest import (
 )
 
 from armlet.artifacts import InputSpec
+from armlet.data.splits import Samples
+from armlet.models.network import Network
 
 PICTURE = (InputSpec("input", (1, 12, 12)),)
 COLOUR = (InputSpec("input", (3, 16, 16)),)
@@ -53,6 +55,22 @@ CASES = [
     Case("autoencoder", {"channels": [4, 8], "code": 0, "shortcuts": True}, PICTURE, (1, 12, 12)),
     Case("gan", {"channels": [8, 4], "critic_channels": [4, 8]}, LATENT, (1, 12, 12)),
 ]
+FOUR_BITS = {
+    "kind": "quantize_static",
+    "calibration_samples": 24,
+    "weight_bits": 4,
+    "weight_range": "mse",
+    "equalize": True,
+    "rounding": "adaround",
+    "rounding_steps": 50,
+    "bias_correction": True,
+}
+LEARNED = {
+    "kind": "quantize_aware",
+    "calibration_samples": 24,
+    "weight_bits": 4,
+    "train": {"epochs": 2, "batch_size": 8},
+}
 ON_BOARD = ["fnn", "cnn", "mobilenet", "rnn", "lstm", "transformer", "autoencoder", "gan"]
 
 
@@ -81,6 +99,69 @@ def test_a_quantised_network_answers_as_torch_says_it_is_quantised(case: Case, t
     difference, span = np.abs(found - expected), np.ptp(expected)
     assert difference.max() <= 0.06 * span
     assert np.median(difference) <= 0.01 * span
+
+
+@pytest.mark.parametrize("options", [FOUR_BITS, LEARNED], ids=["rounded", "learned"])
+def test_weights_of_four_bits_answer_as_torch_says(options: dict[str, object], tmp_path: Path) -> None:
+    case = Case("cnn", {"channels": [8, 8], "block": "separable"}, PICTURE)
+    samples = case.samples()
+    network = quantized(case.build(), samples, options, tmp_path / "work")
+    weights = [p for p in network.quantization.parameters if p.dtype == "int8"]
+    assert {p.bits for p in weights} == {4}
+    compiled = program(network, samples, tmp_path)
+    assert compiled.integer_only
+    expected, found = answers(network, samples), on_host(compiled, tmp_path, samples)
+    # All integers: what differs is how halves are rounded, a step or two of the answer's scale.
+    steps = np.abs(found - expected) / next(reversed(network.quantization.activations)).scale
+    assert steps.max() <= 3
+    assert np.median(steps) == 0
+
+
+WEIGHTS_ALONE = [
+    next(case for case in CASES if case.family == family) for family in ("fnn", "cnn", "transformer", "lstm")
+]
+
+
+def weights_alone(case: Case, samples: Samples) -> Network:
+    options = {
+        "kind": "quantize_static",
+        "mode": "weight_only",
+        "calibration_samples": 24,
+        "rounding": "gptq",
+    }
+    return quantized(case.build(), samples, options)
+
+
+@each(WEIGHTS_ALONE)
+def test_integer_weights_in_float_arithmetic_answer_as_torch_says(case: Case, tmp_path: Path) -> None:
+    samples = case.samples()
+    network = weights_alone(case, samples)
+    assert not network.quantization.activations
+    compiled = program(network, samples, tmp_path)
+    expected, found = answers(network, samples), on_host(compiled, tmp_path, samples)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+def test_integer_weights_in_float_arithmetic_lie_in_the_program_as_bytes(tmp_path: Path) -> None:
+    case = Case("fnn", {"hidden": [64, 64]}, ROW)
+    samples = case.samples()
+    network = weights_alone(case, samples)
+    (tmp_path / "plain").mkdir()
+    compiled, plain = program(network, samples, tmp_path), program(case.build(), samples, tmp_path / "plain")
+    parameters = network.quantization.parameters
+    saved = sum(3 * network.module.get_parameter(p.parameter).numel() - 4 * len(p.scales) for p in parameters)
+    # Constants begin at multiples of some bytes.
+    assert plain.constant_bytes - compiled.constant_bytes == pytest.approx(saved, abs=512)
+
+
+@requires_board
+def test_integer_weights_in_float_arithmetic_on_the_emulated_board(tmp_path: Path) -> None:
+    case = WEIGHTS_ALONE[1]
+    samples = case.samples()
+    network = weights_alone(case, samples)
+    host, board = (program(network, samples, tmp_path, name) for name in ("host", "raspberry-pi-4"))
+    expected, found = on_host(host, tmp_path, samples), on_board(board, tmp_path, samples)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
 
 
 @requires_board

@@ -39,6 +39,7 @@ OPTIONS = {
     "cluster_weights": {"values": 16, "finetune": TRAIN},
     "distill": {"train": TRAIN},
     "quantize_static": {"calibration_samples": 48},
+    "quantize_aware": {"train": TRAIN},
 }
 NO_OPS = {
     "prune_channels": {"ratio": 0.0, "finetune": TRAIN},

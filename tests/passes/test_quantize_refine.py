@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from armlet.analysis.cost import cost_of, packed_bytes
+from armlet.analysis.cost import cost_of
 from armlet.analysis.graph import module_name, trace
 from armlet.artifacts import InputSpec
 from armlet.export import export_onnx
@@ -18,13 +18,14 @@ from armlet.models.quantization import Quantization, dequantized_values, quantiz
 from armlet.passes import PreconditionFailed, run_pass
 from armlet.passes.quantize.adaround import adaround
 from armlet.passes.quantize.bias_correction import correct_biases, correct_biases_by_means
+from armlet.passes.quantize.bits import solve
 from armlet.passes.quantize.calibrate import NumberFormat, calibrate
+from armlet.passes.quantize.common import calibration_samples, four_bit_bytes
 from armlet.passes.quantize.equalize import equalize
 from armlet.passes.quantize.fold_batch_norm import fold_batch_norm
 from armlet.passes.quantize.gptq import _rows, gptq, round_columns
 from armlet.passes.quantize.joints import input_ranges, joints, scale_inputs, scale_outputs
 from armlet.passes.quantize.placement import place
-from armlet.passes.quantize.quantize_static import calibration_samples
 from armlet.passes.quantize.ranges import values_of
 from armlet.passes.quantize.sensitivity import sensitivities
 from armlet.passes.quantize.simulation import Simulation
@@ -400,11 +401,49 @@ def test_weights_of_four_bits_are_counted_packed_and_linked(tiny_network, contex
     for parameter in weights:
         values = quantized_values(four.module.get_parameter(parameter.parameter).detach().numpy(), parameter)
         assert (np.abs(values).max(), values.dtype) == (7, np.int8)
-    assert cost_of(four).weight_bytes == cost_of(eight).weight_bytes == packed_bytes(eight)
+    assert cost_of(four).weight_bytes == cost_of(eight).weight_bytes == four_bit_bytes(eight)
     n_weights = sum(four.module.get_parameter(p.parameter).numel() for p in weights)
-    assert packed_bytes(four) == cost_of(four).weight_bytes - n_weights // 2
-    note = f"weights of 4 bits: {packed_bytes(four)} bytes of parameters when packed, {cost_of(four).weight_bytes} in"
+    assert four_bit_bytes(four) == cost_of(four).weight_bytes - n_weights // 2
+    note = f"weights of 4 bits: {four_bit_bytes(four)} bytes of parameters when packed, {cost_of(four).weight_bytes} in"
     assert any(n.startswith(note) for n in record.notes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_integer_program_finds_what_trying_all_choices_finds(seed):
+    rng = np.random.default_rng(seed)
+    costs, saved = rng.exponential(size=9) * 1e-6, rng.integers(5, 400, 9)
+    least = int(saved.sum() * 0.6)
+    every = np.array(list(itertools.product((False, True), repeat=9)))
+    allowed = every[every @ saved >= least]
+    chosen = solve(costs, saved, least)
+    assert chosen @ saved >= least
+    assert chosen @ costs == pytest.approx((allowed @ costs).min())
+
+
+def test_a_budget_is_met_by_the_layers_that_change_the_answers_least(tiny_network, context, splits):
+    network = tiny_network(channels=[6, 8, 10])
+    inputs = torch.from_numpy(splits.test.inputs[0])
+    expected = answers(network.module, inputs)
+    eight, _ = quantize(network, context)
+    four, _ = quantize(network, context, weight_bits=4)
+    budget = (four_bit_bytes(eight) + four_bit_bytes(four)) // 2
+    mixed, record = quantize(network, context, weight_budget=f"{budget} B")
+    assert four_bit_bytes(four) < four_bit_bytes(mixed) <= budget
+    bits = {p.parameter: p.bits for p in mixed.quantization.parameters if p.dtype == "int8"}
+    assert set(bits.values()) == {4, 8}
+    n_four = sum(b == 4 for b in bits.values())
+    assert any(
+        note.startswith(f"{n_four} of 4 layers have weights of 4 bits for the budget: ")
+        for note in record.notes
+    )
+    found = [noise(expected, answers(executable(n), inputs)) for n in (four, mixed, eight)]
+    assert found == sorted(found)
+    roomy, record = quantize(network, context, weight_budget="1 MiB")
+    assert roomy.quantization == eight.quantization
+    with pytest.raises(
+        PreconditionFailed, match=r"of 4 bits everywhere are still .* bytes more than weight_budget"
+    ):
+        quantize(network, context, weight_budget="64 B")
 
 
 def test_all_of_it_together_survives_the_export(tiny_network, context, splits, tmp_path):
@@ -423,6 +462,39 @@ def test_all_of_it_together_survives_the_export(tiny_network, context, splits, t
     )
     exported = export_onnx(quantized, splits.validation, tmp_path)
     assert exported.max_abs_difference <= exported.tolerance
+
+
+# Weights alone
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "adaround", "gptq"])
+def test_weights_alone_are_integers(rounding, tiny_network, context, splits, tmp_path):
+    network = tiny_network(activation="silu")
+    quantized, record = quantize(
+        network,
+        context,
+        mode="weight_only",
+        weight_bits=4,
+        rounding=rounding,
+        rounding_steps=100,
+        bias_correction=True,
+    )
+    assert quantized.quantization.activations == ()
+    assert {p.dtype for p in quantized.quantization.parameters} == {"int8"}
+    assert record.notes[0].startswith(
+        "2 batch normalisations folded; 3 layers have integer weights and compute in float"
+    )
+    assert not any("has no integer form" in note for note in record.notes)
+    n_weights = sum(
+        quantized.module.get_parameter(p.parameter).numel() for p in quantized.quantization.parameters
+    )
+    floats = sum(p.numel() for p in quantized.module.parameters()) - n_weights
+    assert record.after.weight_bytes == n_weights + 4 * floats
+    inputs = torch.from_numpy(splits.test.inputs[0])
+    assert noise(answers(network.module, inputs), answers(executable(quantized), inputs)) > 8
+    # Nothing between the weights is rounded, so torch and ONNX Runtime agree as float networks do.
+    exported = export_onnx(quantized, splits.validation, tmp_path)
+    assert exported.max_abs_difference <= exported.tolerance < 1e-4
 
 
 # What stays float
@@ -485,6 +557,12 @@ def test_types_that_stay_float(tiny_network, context):
             "smooth, rounding can't do without data",
         ),
         ({"keep_float": 1, "max_drop": 0.1}, "exclude each other"),
+        ({"weight_bits": 4, "weight_budget": "1 KiB"}, "leave weight_bits at 8"),
+        ({"mode": "dynamic"}, "mode: dynamic is not built: no kernel finds the scale"),
+        (
+            {"mode": "weight_only", "calibration": "batch_norm", "input_range": (0, 1)},
+            "weight_only has no ranges to calibrate",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):

@@ -23,8 +23,8 @@ from armlet.models.quantization import (
 )
 from armlet.passes import PreconditionFailed, run_pass
 from armlet.passes.quantize.calibrate import calibrate, weight_scales
+from armlet.passes.quantize.common import calibration_samples
 from armlet.passes.quantize.placement import place
-from armlet.passes.quantize.quantize_static import calibration_samples
 from armlet.passes.quantize.ranges import activation_scale, min_max_ranges
 from armlet.spec.passes import QuantizeStatic
 

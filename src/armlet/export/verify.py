@@ -71,7 +71,7 @@ def tolerance_of(network: Network, expected: FloatArray) -> tuple[float, str]:
     n_layers = max(1, sum(parameter.dim() > 1 for parameter in network.module.parameters()))
     # Differences of random sign add up as the square root of their number.
     float_tolerance = _RELATIVE_OF_A_LAYER * math.sqrt(n_layers) * max(largest, 1.0)
-    if network.quantization is None:
+    if network.quantization is None or not network.quantization.activations:
         return (
             float_tolerance,
             f"{_RELATIVE_OF_A_LAYER:g} of the largest output, times the square root of {n_layers} weights: float32 "

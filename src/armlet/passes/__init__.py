@@ -17,7 +17,7 @@ from armlet.passes.prune import (  # noqa: F401 - registers the passes
     prune_weights,
     remove_dead_units,
 )
-from armlet.passes.quantize import quantize_static  # noqa: F401 - registers the pass
+from armlet.passes.quantize import quantize_aware, quantize_static  # noqa: F401 - registers the passes
 
 __all__ = [
     "PASSES",

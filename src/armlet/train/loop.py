@@ -16,7 +16,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from torch.fx import GraphModule, Node
 
+from armlet.analysis.graph import arguments, aten
 from armlet.artifacts import Epoch
 from armlet.errors import ArmletError
 from armlet.models.network import Network, executable
@@ -159,12 +161,21 @@ def _overruns(layer: nn.Module) -> bool:
 
     A 1×1 convolution that strides, of fewer than 8 channels: the process dies in some later call.
     """
+    if isinstance(layer, GraphModule):
+        return any(_node_overruns(node) for node in layer.graph.nodes)
     return (
         isinstance(layer, nn.Conv2d)
         and layer.kernel_size == (1, 1)
         and layer.stride != (1, 1)
         and layer.in_channels < 8
     )
+
+
+def _node_overruns(node: Node) -> bool:
+    if node.target is not aten.conv2d.default or not isinstance(node.args[1], Node):
+        return False
+    shape, strides = node.args[1].meta["val"].shape, [*arguments(node)[3:4], [1, 1]][0]
+    return strides != [1, 1] and tuple(shape[2:]) == (1, 1) and shape[1] < 8
 
 
 def _validate(objective: Objective, learner: Learner, job: TrainingJob) -> Validation:

@@ -65,7 +65,9 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
         ArmletError: training diverged, or a worker process failed.
     """
     if network.quantization is not None:
-        raise UsageError("a quantised network can't be trained; train before quantize_static")
+        raise UsageError(
+            "a quantised network can't be trained; train before it is quantised, or with quantize_aware"
+        )
     if mask is not None and (pruning or network.constraints):
         raise UsageError("a pruned network, or one with shared values, can't be pre-trained")
     if pruning and options.patience:

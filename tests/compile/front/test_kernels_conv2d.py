@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from armlet.compile.kernels import conv2d, depthwise
-from armlet.compile.kernels.epilogue import FloatClamp, Requantize
+from armlet.compile.kernels.epilogue import FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.loops import Vector
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.quantized import reference
@@ -25,6 +25,7 @@ SHAPES = [
     (1, 1, 64, 48, (1, 1), (1, 1), 1),
     (1, 3, 7, 3, (1, 1), (1, 1), 1),
     (1, 1, 1, 2, (1, 1), (1, 1), 1),
+    (5, 6, 13, 13, (3, 3), (1, 1), 13),
 ]
 
 
@@ -92,6 +93,40 @@ def test_float_convolution_equals_a_sum_in_float64(shape, vector: Vector, run_ke
         conv2d.build(spec, vector), _channels_last(x), packed, bias, size=expected.size, dtype=np.float32
     )
     # float32 sums of at most 144 terms: the error grows with the number of terms, in units of 6e-8
+    np.testing.assert_allclose(result.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_integer_weights_times_floats_equal_a_sum_in_float64(shape, vector: Vector, run_kernel):
+    height, width, channels, outputs, kernel, stride, groups = shape
+    rng = np.random.default_rng(2)
+    weight = rng.integers(-127, 128, (outputs, channels // groups, *kernel)).astype(np.int8)
+    x = rng.normal(size=(channels, height, width)).astype(np.float32)
+    bias = rng.normal(size=outputs).astype(np.float32)
+    scales = rng.uniform(0.001, 0.05, outputs).astype(np.float32)
+    real = weight * scales.astype(np.float64)[:, None, None, None]
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), kernel, (1, 2))
+    windows = windows[:, :: stride[0], :: stride[1]]
+    parts = [
+        np.einsum("cyxhw,ochw->oyx", part, weights)
+        for part, weights in zip(np.split(windows, groups), np.split(real, groups), strict=True)
+    ]
+    expected = _channels_last(np.clip(np.concatenate(parts) + bias[:, None, None], 0.0, 6.0))
+    if groups == channels == outputs and channels > 1:
+        spec = depthwise.Depthwise(height, width, channels, kernel, stride, WeightScale(0.0, 6.0))
+        function, packed = depthwise.build(spec, vector), weight[:, 0].transpose(1, 2, 0)
+    else:
+        spec = conv2d.Conv2d(height, width, channels, outputs, kernel, stride, groups, WeightScale(0.0, 6.0))
+        packed = pack_conv2d(weight, spec, conv2d.tile_of(spec, vector))
+        function = conv2d.build(spec, vector)
+    assert packed.dtype == np.int8
+    result = run_kernel(
+        function,
+        *(_channels_last(x), packed, (bias / scales).astype(np.float32), scales),
+        size=expected.size,
+        dtype=np.float32,
+    )
+    # As of float weights; the sum begins at the bias in units of the scale, which rounds once more.
     np.testing.assert_allclose(result.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """Convolution over channels-last tensors, normal and grouped, in int8 or float32; a dense layer is its 1 × 1 case.
 
+In float32 the weights may be int8, with a scale for each channel that the sum is multiplied by.
+
 A tile of pixels × output channels stays in registers while the reduction runs. Weights are packed in the order in
 which they are read. One reduction step of the int8 kernel is
 
@@ -145,7 +147,7 @@ def tile_of(spec: Conv2d, vector: Vector) -> Tile:
 def _step_of(spec: Conv2d, vector: Vector) -> Step:
     """Choose the reduction step: the widest that the vector unit has and that one run and the outputs fill."""
     outputs = spec.outputs // spec.groups
-    if isinstance(spec.epilogue, ep.FloatClamp):
+    if not isinstance(spec.epilogue, ep.Requantize):
         return "singles"
     if vector.products != "widening":
         full = outputs >= vector.lanes("int32") and spec.run_length >= _UNITS[vector.products]
@@ -158,7 +160,7 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, weight, bias, [multipliers], y); `layout.packing` packs the weights."""
     tile = tile_of(spec, vector)
     element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
-    integer = isinstance(spec.epilogue, ep.Requantize)
+    factors = ep.factor_element(spec.epilogue)
     outputs = spec.outputs // spec.groups
 
     def body(x: Buffer, weight: Buffer, bias: Buffer, *rest: Buffer) -> None:
@@ -186,9 +188,13 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
     return prim_func(
         [
             Parameter("x", spec.height * spec.width * spec.channels, element),
-            Parameter("weight", spec.outputs * spec.runs * tile.steps(spec) * tile.unit, element),
+            Parameter(
+                "weight",
+                spec.outputs * spec.runs * tile.steps(spec) * tile.unit,
+                ep.weight_element(spec.epilogue),
+            ),
             Parameter("bias", spec.outputs, acc_type),
-            *([Parameter("multipliers", spec.outputs, "int32")] if integer else []),
+            *([Parameter("multipliers", spec.outputs, factors)] if factors else []),
             Parameter("y", spec.out_height * spec.out_width * spec.outputs, element),
         ],
         body,
@@ -235,7 +241,8 @@ def _step(tile: Tile, acc: Expr, x: Place, weight: Place, at: int) -> Expr:
     if tile.interleaved:
         return _horizontal(tile, acc, x, (weights, start + at * tile.unit))
     if str(inputs.dtype) == "float32":
-        return acc + load(weights, start + at, lanes) * splat(inputs[source], lanes)
+        wide = None if str(weights.dtype) == "float32" else "float32"
+        return acc + load(weights, start + at, lanes, wide) * splat(inputs[source], lanes)
     total: Expr = None
     for k in range(tile.unit):
         factor = splat(cast(inputs[source + k], "int16", 1), lanes)

@@ -63,7 +63,7 @@ class Depthwise:
 def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, weight, bias, [multipliers], y); weights are [kernel height, kernel width, channels]."""
     element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
-    integer = isinstance(spec.epilogue, ep.Requantize)
+    factors = ep.factor_element(spec.epilogue)
     lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
     pixels = min(spec.out_width, 4 if vector.n_registers >= 32 else 2)
 
@@ -87,9 +87,13 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
     return prim_func(
         [
             Parameter("x", spec.height * spec.width * spec.channels, element),
-            Parameter("weight", spec.kernel[0] * spec.kernel[1] * spec.channels, element),
+            Parameter(
+                "weight",
+                spec.kernel[0] * spec.kernel[1] * spec.channels,
+                ep.weight_element(spec.epilogue),
+            ),
             Parameter("bias", spec.channels, acc_type),
-            *([Parameter("multipliers", spec.channels, "int32")] if integer else []),
+            *([Parameter("multipliers", spec.channels, factors)] if factors else []),
             Parameter("y", spec.out_height * spec.out_width * spec.channels, element),
         ],
         body,
@@ -101,13 +105,14 @@ def _products(
 ) -> list[Expr]:
     """Return the products of all taps; for int8 two at a time, added in int16 where that can't overflow."""
     taps = [(ky, kx) for ky in range(spec.kernel[0]) for kx in range(spec.kernel[1])]
-    wide = "int16" if isinstance(spec.epilogue, ep.Requantize) else None
+    integer = isinstance(spec.epilogue, ep.Requantize)
+    wide = "int16" if integer else "float32"
     products = [
         load(x, (corner + ky * spec.width + kx) * spec.channels + channel, lanes, wide)
         * load(weight, (ky * spec.kernel[1] + kx) * spec.channels + channel, lanes, wide)
         for ky, kx in taps
     ]
-    if wide is None:
+    if not integer:
         return products
     size = 1 if spec.weights_reach_minus_128 else 2
     sums = []

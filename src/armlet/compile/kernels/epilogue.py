@@ -1,4 +1,4 @@
-"""What a kernel does with an accumulator before it stores it: requantize to int8, or limit a float."""
+"""What a kernel does with an accumulator before it stores it: requantize to int8, or scale and limit a float."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, constant, load
 
 Multipliers: TypeAlias = Callable[[int, int], Expr]
-"""Gives the int32 multipliers of (first channel of the vector, lanes)."""
+"""Gives the factors of (first channel of the vector, lanes): int32 multipliers, or float32 scales of weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,18 @@ class FloatClamp:
     high: float | None
 
 
-Epilogue = Requantize | FloatClamp
+@dataclass(frozen=True, slots=True)
+class WeightScale:
+    """float32 sum of products with int8 weights: clamp(acc × scale), the scale by channel.
+
+    The sum begins at bias / scale.
+    """
+
+    low: float | None
+    high: float | None
+
+
+Epilogue = Requantize | FloatClamp | WeightScale
 
 
 def accumulator(epilogue: Epilogue) -> str:
@@ -39,8 +50,23 @@ def accumulator(epilogue: Epilogue) -> str:
 
 
 def element(epilogue: Epilogue) -> str:
-    """Return the type of the input, weights and output of a kernel with this epilogue."""
+    """Return the type of the input and output of a kernel with this epilogue."""
     return "int8" if isinstance(epilogue, Requantize) else "float32"
+
+
+def weight_element(epilogue: Epilogue) -> str:
+    """Return the type of the weights."""
+    return "float32" if isinstance(epilogue, FloatClamp) else "int8"
+
+
+def factor_element(epilogue: Epilogue) -> str | None:
+    """Return the type of the factors by channel, None where there are none."""
+    match epilogue:
+        case Requantize():
+            return "int32"
+        case WeightScale():
+            return "float32"
+    return None
 
 
 def width(epilogue: Epilogue, vector: Vector) -> int:
@@ -58,6 +84,9 @@ def finished(
     buffer, start = acc
     if isinstance(epilogue, FloatClamp):
         return clamped(load(buffer, start, lanes), epilogue.low, epilogue.high, "float32", lanes)
+    if isinstance(epilogue, WeightScale):
+        scaled = load(buffer, start, lanes) * multipliers(0, lanes)
+        return clamped(scaled, epilogue.low, epilogue.high, "float32", lanes)
     limits = (epilogue.low, epilogue.high)
     if not vector.high_product or lanes % 4 or epilogue.shift < 32:
         wide = load(buffer, start, lanes, "int64") * cast(multipliers(0, lanes), "int64", lanes)

@@ -13,7 +13,7 @@ import numpy as np
 from armlet.artifacts import Fallback
 from armlet.compile.frontend import graph as g
 from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool, recurrent
-from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize
+from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
 from armlet.compile.layout.order import Order, after_reshape, channels_last, keeps_order, permuted_columns
@@ -21,7 +21,6 @@ from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.lowered import CallInfo, LoweredProgram
 from armlet.compile.quantized.arithmetic import addition, limits, requantization
-from armlet.compile.quantized.reference import FixedPoint
 
 
 def select_kernels(graph: g.Graph, fallbacks: tuple[Fallback, ...], vector: Vector) -> LoweredProgram:
@@ -65,31 +64,57 @@ def _padded(
     return var, height + top + bottom, width + left + right
 
 
-def _epilogue(layer: g.Layer, clamp: g.Clamp, factors: g.Array | None) -> tuple[Epilogue, FixedPoint | None]:
-    """Return what happens to a layer's accumulators; `factors` are those of an integer layer."""
-    if layer.integer is None or factors is None:
-        return FloatClamp(clamp.low, clamp.high), None
+def _epilogue(layer: g.Layer, clamp: g.Clamp, factors: g.Array | None) -> tuple[Epilogue, g.Array | None]:
+    """Return what happens to a layer's accumulators, and the factors that it takes for each channel.
+
+    Args:
+        layer: integer or float.
+        clamp: limits of the result.
+        factors: from accumulators to the result; of a float layer, the scales of its integer weights.
+    """
+    if layer.integer is None:
+        if factors is None:
+            return FloatClamp(clamp.low, clamp.high), None
+        return WeightScale(clamp.low, clamp.high), factors.astype(np.float32)
+    assert factors is not None  # noqa: S101 - every integer layer has them
     fixed = requantization(factors)
     output = layer.integer.output
-    return Requantize(fixed.shift, output.zero, *limits(clamp, output)), fixed
+    return Requantize(fixed.shift, output.zero, *limits(clamp, output)), fixed.multipliers
 
 
 def _weights(layer: g.Layer, op: g.Conv2d | g.Dense) -> tuple[g.Array, g.Array, g.Array | None]:
-    """Return weights, bias with the input's zero point folded in, and the factors of an integer layer."""
+    """Return weights, what the accumulators begin at, and the factors from them to the result.
+
+    An integer layer's bias has the input's zero point folded in. A float layer whose weights are integers keeps them
+    and has their scales as factors; with plain weights it has none.
+    """
+    weight, bias = op.weight, op.bias
     if layer.integer is None:
-        return op.weight.real().astype(np.float32), op.bias.real().astype(np.float32), None
-    weight, bias, origin = op.weight.values, op.bias.values, layer.integer.inputs[0]
-    sums = weight.astype(np.int64).reshape(weight.shape[0], -1).sum(1)
-    assert op.bias.scale is not None  # noqa: S101 - set by `quantized.integer` on every integer layer
-    factors = op.bias.scale / layer.integer.output.scale
-    return weight, (bias - origin.zero * sums).astype(np.int32), factors
+        scales = _scales_by_channel(weight)
+        if scales is None:
+            return weight.real().astype(np.float32), bias.real().astype(np.float32), None
+        return weight.values, (bias.real() / scales).astype(np.float32), scales
+    origin = layer.integer.inputs[0]
+    sums = weight.values.astype(np.int64).reshape(weight.values.shape[0], -1).sum(1)
+    assert bias.scale is not None  # noqa: S101 - set by `quantized.integer` on every integer layer
+    factors = bias.scale / layer.integer.output.scale
+    return weight.values, (bias.values - origin.zero * sums).astype(np.int32), factors
+
+
+def _scales_by_channel(weight: g.Constant) -> g.Array | None:
+    """Return the scale of each output channel of int8 weights, float64; None where they have no such form."""
+    if weight.scale is None or weight.zero is None or weight.values.dtype != np.int8 or np.any(weight.zero):
+        return None
+    if weight.scale.size > 1 and weight.axis != 0:
+        return None
+    return np.broadcast_to(weight.scale.astype(np.float64).reshape(-1), (weight.values.shape[0],))
 
 
 def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
     zero = layer.integer.inputs[0].zero if layer.integer else 0
     x, height, width = _padded(layer, op.padding, zero, builder)
     weight, bias, factors = _weights(layer, op)
-    epilogue, fixed = _epilogue(layer, op.clamp, factors)
+    epilogue, by_channel = _epilogue(layer, op.clamp, factors)
     outputs, per_group, *kernel = weight.shape
     channels = per_group * op.groups
     reach = bool(layer.integer and weight.min() == -128)
@@ -97,7 +122,7 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
     if op.groups == channels == outputs and channels > 1:
         depth = depthwise.Depthwise(height, width, channels, tuple(kernel), op.stride, epilogue, reach)
         constants = [np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)).reshape(-1), bias]
-        constants += [] if fixed is None else [fixed.multipliers]
+        constants += [] if by_channel is None else [by_channel]
         call = Kernel("depthwise_conv2d", "vector", depth, depthwise.build, depth.macs)
         var = builder.call(layer.name, call, [x, *constants], prod(shape), _dtype(layer))
     else:
@@ -106,7 +131,7 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
         spec = conv2d.Conv2d(
             height, width, channels, outputs, tuple(kernel), op.stride, op.groups, epilogue, reach
         )
-        var = _call_conv2d(layer, "conv2d", spec, (x, weight, bias, fixed), builder)
+        var = _call_conv2d(layer, "conv2d", spec, (x, weight, bias, by_channel), builder)
     builder.define(layer.output, var, channels_last(shape))
 
 
@@ -117,11 +142,13 @@ def _dense(layer: g.Layer, op: g.Dense, builder: ProgramBuilder) -> None:
         source = builder.row_major(layer.inputs[0])
     weight, bias, factors = _weights(layer, op)
     weight = permuted_columns(weight, source.order)
-    epilogue, fixed = _epilogue(layer, op.clamp, factors)
+    epilogue, by_channel = _epilogue(layer, op.clamp, factors)
     outputs, inputs = weight.shape
     reach = bool(layer.integer and weight.min() == -128)
     spec = conv2d.Conv2d(1, rows, inputs, outputs, (1, 1), (1, 1), 1, epilogue, reach)
-    var = _call_conv2d(layer, "dense", spec, (source.var, weight[:, :, None, None], bias, fixed), builder)
+    var = _call_conv2d(
+        layer, "dense", spec, (source.var, weight[:, :, None, None], bias, by_channel), builder
+    )
     builder.define(layer.output, var, None)
 
 
@@ -129,13 +156,13 @@ def _call_conv2d(
     layer: g.Layer,
     op: str,
     spec: conv2d.Conv2d,
-    operands: tuple[object, g.Array, g.Array, FixedPoint | None],
+    operands: tuple[object, g.Array, g.Array, g.Array | None],
     builder: ProgramBuilder,
 ) -> object:
-    x, weight, bias, fixed = operands
+    x, weight, bias, by_channel = operands
     tile = conv2d.tile_of(spec, builder.vector)
     constants = [pack_conv2d(weight, spec, tile), bias]
-    constants += [] if fixed is None else [fixed.multipliers]
+    constants += [] if by_channel is None else [by_channel]
     kernel = Kernel(op, tile.step, spec, conv2d.build, spec.macs)
     size = spec.out_height * spec.out_width * spec.outputs
     return builder.call(layer.name, kernel, [x, *constants], size, _dtype(layer))
@@ -155,10 +182,10 @@ def _pool(layer: g.Layer, op: g.Pool, builder: ProgramBuilder) -> None:
         factors = None
         if layer.integer:
             factors = np.array([layer.integer.inputs[0].scale / (layer.integer.output.scale * count)])
-        epilogue, fixed = _epilogue(layer, g.Clamp(), factors)
+        epilogue, multipliers = _epilogue(layer, g.Clamp(), factors)
         mean = pool.Mean(height, width, channels, op.kernel, op.stride, epilogue)
-        if fixed is not None:
-            mean = replace(mean, bias=-count * zero, multiplier=int(fixed.multipliers[0]))
+        if multipliers is not None:
+            mean = replace(mean, bias=-count * zero, multiplier=int(multipliers[0]))
         kernel = Kernel(op.kind, "vector", mean, pool.build_mean)
     var = builder.call(layer.name, kernel, [x], prod(shape), _dtype(layer))
     builder.define(layer.output, var, channels_last(shape))

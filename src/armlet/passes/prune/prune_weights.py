@@ -40,7 +40,7 @@ from armlet.passes.base import (
 from armlet.passes.finetune import Finetuning, finetune, finetuning_of, teaching_problems
 from armlet.passes.prune.observe import Matrices, layers_in_order, observe, set_matrices
 from armlet.passes.prune.sparsegpt import sparsegpt
-from armlet.passes.quantize.quantize_static import calibration_samples
+from armlet.passes.quantize.common import calibration_samples
 from armlet.spec.passes import PruneWeights
 from armlet.train import PruningSchedule
 from armlet.units import format_percent

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from armlet.models.quantization import (
 from armlet.passes.quantize.observers import ObserverOptions, observe
 from armlet.passes.quantize.placement import Placement, WeightedLayer
 from armlet.passes.quantize.ranges import Range, activation_scale
+from armlet.passes.quantize.simulation import weight_nodes
 
 # A channel far smaller than its neighbours gets a coarser scale than its own, so that multipliers stay in the
 # range of fixed-point arithmetic; 2^-16 of the largest weight is far below one step of any other channel.
@@ -40,12 +41,25 @@ class NumberFormat:
         per_channel: whether each output channel of a weight has a scale of its own, or all have one.
         weight_bits: of the integers of a weight: 8, or 4 for those from -7 to 7.
         weight_range: "max" holds the largest weight, "mse" has the least mean squared error.
+        four_bits: names of weights that have 4 bits whatever the others have.
+        one_scale: names of weights that have one scale whatever the others have, so that few values of theirs become
+            few integers.
     """
 
     symmetric: bool = False
     per_channel: bool = True
     weight_range: Literal["max", "mse"] = "max"
     weight_bits: Literal[8, 4] = 8
+    four_bits: frozenset[str] = frozenset()
+    one_scale: frozenset[str] = frozenset()
+
+    def of(self, weight: str) -> NumberFormat:
+        """Return what the integers of one weight are like."""
+        return replace(
+            self,
+            weight_bits=4 if weight in self.four_bits else self.weight_bits,
+            per_channel=self.per_channel and weight not in self.one_scale,
+        )
 
 
 _OBSERVER, _NUMBERS = ObserverOptions(), NumberFormat()
@@ -57,7 +71,6 @@ def calibrate(
     samples: tuple[torch.Tensor, ...],
     observer: ObserverOptions = _OBSERVER,
     numbers: NumberFormat = _NUMBERS,
-    one_scale: Collection[str] = (),
 ) -> Quantization:
     """Return the quantisation of a graph.
 
@@ -67,21 +80,13 @@ def calibrate(
         samples: [N, *shape] for each input.
         observer: how ranges come from them.
         numbers: what the integers are like.
-        one_scale: weights whose output channels all have the greatest of their scales, so that weights with few
-            values become few integers.
     """
     observed = tuple(name for names in placement.shared for name in names)
-    return quantization_of(
-        traced, placement, observe(traced, observed, samples, observer), numbers, one_scale
-    )
+    return quantization_of(traced, placement, observe(traced, observed, samples, observer), numbers)
 
 
 def quantization_of(
-    traced: Traced,
-    placement: Placement,
-    ranges: Mapping[str, Range],
-    numbers: NumberFormat,
-    one_scale: Collection[str] = (),
+    traced: Traced, placement: Placement, ranges: Mapping[str, Range], numbers: NumberFormat
 ) -> Quantization:
     """Return the quantisation that follows from the range of each quantised value, by the name of its node."""
     activations = []
@@ -93,30 +98,31 @@ def quantization_of(
     parameters = [
         p
         for layer in placement.layers
-        for p in _layer(
-            traced.program.state_dict,
-            layer,
-            scale_of[layer.input],
-            numbers,
-            one_scale=layer.weight in one_scale,
-        )
+        for p in _layer(traced.program.state_dict, layer, scale_of[layer.input], numbers)
     ]
     return Quantization(tuple(activations), tuple(parameters))
 
 
+def weights_alone(traced: Traced, placement: Placement, numbers: NumberFormat) -> Quantization:
+    """Return the quantisation of the weights of convolutions and linear layers; everything else stays float."""
+    parameters, nodes = [], weight_nodes(traced)
+    for layer in placement.layers:
+        if layer.weight not in nodes:
+            continue
+        own = numbers.of(layer.weight)
+        weight = np.moveaxis(traced.program.state_dict[layer.weight].detach().numpy(), layer.axis, 0)
+        scales = tuple(weight_scales(weight, None, 1.0, own).tolist())
+        parameters.append(ParameterQuantization(layer.weight, scales, "int8", layer.axis, own.weight_bits))
+    return Quantization((), tuple(parameters))
+
+
 def _layer(
-    state: dict[str, torch.Tensor],
-    layer: WeightedLayer,
-    input_scale: float,
-    numbers: NumberFormat,
-    *,
-    one_scale: bool,
+    state: dict[str, torch.Tensor], layer: WeightedLayer, input_scale: float, numbers: NumberFormat
 ) -> tuple[ParameterQuantization, ...]:
+    numbers = numbers.of(layer.weight)
     weight = state[layer.weight].detach().numpy()
     bias = None if layer.bias is None else state[layer.bias].detach().numpy()
     scales = weight_scales(np.moveaxis(weight, layer.axis, 0), bias, input_scale, numbers)
-    if one_scale:
-        scales[:] = scales.max()
     quantized = ParameterQuantization(
         layer.weight, tuple(scales.tolist()), "int8", layer.axis, numbers.weight_bits
     )
@@ -141,7 +147,13 @@ def weight_scales(
     scales = np.abs(rows).max(axis=1) / weight_limit(numbers.weight_bits)
     if numbers.weight_range == "mse":
         scales = _least_error(rows, scales, weight_limit(numbers.weight_bits))
-    scales = np.broadcast_to(scales, len(weight))
+    return limited_scales(np.broadcast_to(scales, len(weight)), bias, input_scale, numbers)
+
+
+def limited_scales(
+    scales: npt.NDArray[np.float64], bias: Weights | None, input_scale: float, numbers: NumberFormat
+) -> Weights:
+    """Return the scales [O] of a weight, none so small that the arithmetic can't hold it (see `weight_scales`)."""
     largest = scales.max()
     scales = np.maximum(scales, largest * _LEAST_SHARE if largest > 0 else 1.0)
     if bias is not None:

@@ -41,7 +41,7 @@ CLAMPS = (
     aten.hardtanh_.default,
     aten.clamp.default,
 )
-_SHARING = (
+SHARING = (
     aten.max_pool2d.default,
     aten.upsample_nearest2d.vec,
     aten.flatten.using_ints,
@@ -102,7 +102,7 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     layers: list[WeightedLayer] = []
     notes: list[str] = []
     for node in traced.nodes:
-        if node in fused or node.target in _SHARING or not _computes(node):
+        if node in fused or node.target in SHARING or not _computes(node):
             continue
         if reason := _why_float(node, traced, exclude):
             notes.append(f"{layer_name(node)} stays float: {reason}")
@@ -184,7 +184,7 @@ def _shared(traced: Traced, needed: set[Node]) -> tuple[tuple[str, ...], ...]:
     nodes = [*traced.inputs, *traced.nodes]
     leader = {node: node for node in nodes}
     for node in traced.nodes:
-        if node.target in _SHARING:
+        if node.target in SHARING:
             joined = {leader[n] for n in [node, *_inputs(node, traced)]}
             first = min(joined, key=nodes.index)
             leader = {n: first if old in joined else old for n, old in leader.items()}

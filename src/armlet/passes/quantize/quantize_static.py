@@ -8,39 +8,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from armlet.analysis.cost import cost_of
-from armlet.analysis.graph import Traced, trace
-from armlet.data.splits import Samples
+from armlet.analysis.graph import trace
 from armlet.models.network import Network
-from armlet.models.quantization import Quantization
 from armlet.passes.base import (
     PASSES,
     CostName,
     Pass,
     PassContext,
     PassResult,
-    PreconditionFailed,
     float_only,
     unmatched,
 )
-from armlet.passes.quantize.calibrate import NumberFormat, calibrate, quantization_of
-from armlet.passes.quantize.data_free import Distribution, distributions
+from armlet.passes.quantize.calibrate import NumberFormat
+from armlet.passes.quantize.choose import Evidence, Scheme, StayFloat, choose
+from armlet.passes.quantize.common import (
+    calibration_samples,
+    packing_note,
+    scale_problems,
+    shared_values,
+    unmatched_types,
+)
+from armlet.passes.quantize.data_free import distributions
 from armlet.passes.quantize.fold_batch_norm import fold_batch_norm
 from armlet.passes.quantize.observers import ObserverOptions
-from armlet.passes.quantize.placement import Placement, place
+from armlet.passes.quantize.placement import Placement
 from armlet.passes.quantize.ranges import Range, sample_problems
 from armlet.passes.quantize.refine import Refinement, refine, rescale
-from armlet.passes.quantize.sensitivity import sensitivities
-from armlet.scores import METRICS
 from armlet.spec.passes import QuantizeStatic
-from armlet.train import evaluate
-
-# Each purpose of a seed draws from a stream of its own.
-_STREAM = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +53,20 @@ class DataFree:
 
 
 @dataclass(frozen=True, slots=True)
-class StayFloat:
-    """Which layers stay float.
-
-    Attributes:
-        names: patterns of modules.
-        types: of modules.
-        n_sensitive: so many of the most sensitive layers.
-        max_drop: as many of them as it takes for the validation score to fall by no more; None for no such limit.
-    """
-
-    names: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    n_sensitive: int = 0
-    max_drop: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class StaticQuantization:
     """Quantisation after training, with ranges fixed in advance.
 
     Attributes:
         n_samples: calibration samples, taken from the training split.
-        observer: how ranges of activations come from the samples.
-        data_free: how they come without samples; None to calibrate on data.
-        numbers: what the integers are like.
+        data_free: how ranges come without samples; None to calibrate on data.
+        scheme: how scales are found, and of what.
         refinement: what is done beside finding scales.
         stay_float: which layers are left out.
     """
 
     n_samples: int = 512
-    observer: ObserverOptions = field(default_factory=ObserverOptions)
     data_free: DataFree | None = None
-    numbers: NumberFormat = field(default_factory=NumberFormat)
+    scheme: Scheme = field(default_factory=Scheme)
     refinement: Refinement = field(default_factory=Refinement)
     stay_float: StayFloat = field(default_factory=StayFloat)
 
@@ -103,14 +80,22 @@ class StaticQuantization:
         problems = [
             *float_only(network, "quantize_static"),
             *unmatched(self.stay_float.names, network.module),
-            *_unmatched_types(self.stay_float.types, network.module),
+            *unmatched_types(self.stay_float.types, network.module),
         ]
         if self.data_free is None:
             samples = calibration_samples(context.splits.train, self.n_samples, context.seed)
             problems += sample_problems([x.numpy() for x in samples], network.architecture.inputs)
         if self.stay_float.max_drop is not None and len(context.splits.validation) == 0:
             problems.append("max_drop needs validation samples: set data.validation above 0 %")
-        return tuple(problems)
+        return (*problems, *self._broken_constraints(network))
+
+    def _broken_constraints(self, network: Network) -> Iterator[str]:
+        """Give a problem for each option that would undo what an earlier pass made of the weights."""
+        refinement = self.refinement
+        if network.constraints and refinement.rounding != "nearest":
+            yield f"rounding: {refinement.rounding} would make zeros or shared values of weights others: use nearest"
+        if shared_values(network) and (refinement.equalize or refinement.smooth is not None):
+            yield "equalize and smooth would make shared values of weights different: leave them out"
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Fold, rescale, place, calibrate, refine."""
@@ -123,116 +108,42 @@ class StaticQuantization:
         known = None
         if self.data_free is not None:
             known = distributions(traced, moments, self.data_free.input_range, self.data_free.deviations)
-        result, kept = self._choose(replace(network, module=folded.module), traced, samples, known, context)
-        placement, quantization = result
-        evidence = samples if known is None else {name: d.mean for name, d in known.items()}
-        refined = refine(traced, placement, quantization, evidence, self.refinement, context.seed)
+        evidence = Evidence(replace(network, module=folded.module), traced, samples, known)
+        scheme = replace(self.scheme, numbers=replace(self.scheme.numbers, one_scale=shared_values(network)))
+        placement, quantization, kept = choose(evidence, scheme, self.stay_float, context)
+        means = samples if known is None else {name: d.mean for name, d in known.items()}
+        refined = refine(traced, placement, quantization, means, self.refinement, context.seed)
         quantized = replace(network, module=folded.module, quantization=quantization)
-        source = (
-            f"calibrated on {len(samples[0])} training samples"
-            if samples
-            else f"calibrated without data, on {len(moments)} batch normalisations"
-        )
         notes = (
-            f"{len(folded.layers)} batch normalisations folded; {len(placement.layers)} layers compute on integers; "
-            f"{source}",
+            f"{len(folded.layers)} batch normalisations folded; {self._what_computes(placement)}; "
+            + (
+                f"calibrated on {len(samples[0])} training samples"
+                if samples
+                else f"calibrated without data, on {len(moments)} batch normalisations"
+            ),
             *rescaled,
             *refined,
-            *_packing_note(quantized),
+            *packing_note(quantized),
             *kept,
             *folded.notes,
-            *placement.notes,
+            *self._reasons(placement),
         )
         return PassResult(quantized, notes)
+
+    def _reasons(self, placement: Placement) -> tuple[str, ...]:
+        """Return why layers stay float; without integer arithmetic, only those that could have integer weights."""
+        if self.scheme.mode == "static":
+            return placement.notes
+        return tuple(note for note in placement.notes if not note.endswith("has no integer form"))
+
+    def _what_computes(self, placement: Placement) -> str:
+        if self.scheme.mode == "weight_only":
+            return f"{len(placement.layers)} layers have integer weights and compute in float"
+        return f"{len(placement.layers)} layers compute on integers"
 
     def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
         """Scales are positive numbers, zero points fit, and every integer weight has its layer's scales."""
         return scale_problems(after)
-
-    def _choose(
-        self,
-        folded: Network,
-        traced: Traced,
-        samples: tuple[Tensor, ...],
-        known: dict[str, Distribution] | None,
-        context: PassContext,
-    ) -> tuple[tuple[Placement, Quantization], tuple[str, ...]]:
-        """Place and calibrate, with as many sensitive layers left float as is asked; return notes on those too."""
-        stay = self.stay_float
-        excluded = [*stay.names, *_of_types(stay.types, folded.module)]
-        shared = {c.parameter for c in folded.constraints if c.keeps == "values"}
-
-        def quantize(more: list[str]) -> tuple[Placement, Quantization]:
-            placement = place(traced, [*excluded, *more])
-            if not placement.shared:
-                reasons = "; ".join(placement.notes) or "no layers"
-                raise PreconditionFailed(f"quantize_static: nothing can be quantised; {reasons}")
-            if known is not None:
-                ranges = {name: d.range for name, d in known.items()}
-                return placement, quantization_of(traced, placement, ranges, self.numbers, shared)
-            return placement, calibrate(traced, placement, samples, self.observer, self.numbers, shared)
-
-        result = quantize([])
-        if not stay.n_sensitive and stay.max_drop is None:
-            return result, ()
-        ranking = sensitivities(traced, *result, samples)
-        notes = [
-            f"sensitivity of {s.layer}: alone it changes the answers by {s.error:.2%} of their variance"
-            for s in ranking
-        ]
-        names = [s.layer for s in ranking]
-        if stay.max_drop is None:
-            return quantize(names[: stay.n_sensitive]), tuple(notes)
-        before = evaluate(folded, context.splits.validation, context.scorer, "validation")
-        metric = METRICS[before.metric]
-        for n in range(len(names)):
-            result = quantize(names[:n])
-            tried = replace(folded, quantization=result[1])
-            after = evaluate(tried, context.splits.validation, context.scorer, "validation")
-            change = after.value - before.value
-            if (-change if metric.higher_is_better else change) <= stay.max_drop:
-                text = f"with {n} layers float, {metric.label} on validation samples changes by"
-                return result, (*notes, f"{text} {metric.change(before.value, after.value)}")
-        raise PreconditionFailed(
-            f"quantize_static: {metric.label} on validation samples falls by more than max_drop {stay.max_drop:g}"
-            f" even with {len(names) - 1} of {len(names)} layers float"
-        )
-
-
-def scale_problems(network: Network) -> tuple[str, ...]:
-    """Return what is wrong with a quantised network's scales; empty when nothing is."""
-    if network.quantization is None:
-        return ("the result is not quantised",)
-    bad = [a.node for a in network.quantization.activations if not 0 < a.scale < np.inf]
-    bad += [p.parameter for p in network.quantization.parameters if not all(0 < s < np.inf for s in p.scales)]
-    return (f"scales that are not positive numbers: {', '.join(bad)}",) if bad else ()
-
-
-def calibration_samples(train: Samples, n: int, seed: int) -> tuple[Tensor, ...]:
-    """Return at most `n` random training samples, [n, *shape] for each input; the same seed draws the same."""
-    chosen = np.random.default_rng((seed, _STREAM)).permutation(len(train))[:n]
-    return tuple(map(torch.from_numpy, train.take(np.sort(chosen)).inputs))
-
-
-def _packing_note(network: Network) -> Iterator[str]:
-    """Say what weights of 4 bits would need, and what they do need."""
-    quantization, cost = network.quantization, cost_of(network)
-    if quantization is not None and any(p.bits == 4 for p in quantization.parameters):
-        yield (
-            f"weights of 4 bits: {cost.stored_bytes} bytes of parameters when packed, {cost.weight_bytes} in the"
-            " program, whose kernels read a byte for each"
-        )
-
-
-def _of_types(types: tuple[str, ...], module: nn.Module) -> list[str]:
-    return [name for name, part in module.named_modules() if name and type(part).__name__ in types]
-
-
-def _unmatched_types(types: tuple[str, ...], module: nn.Module) -> Iterator[str]:
-    known = sorted({type(part).__name__ for part in module.modules() if not any(part.children())})
-    for name in types:
-        if not _of_types((name,), module):
-            yield f"exclude_types has {name!r}, which none of the modules is; there are {', '.join(known)}"
 
 
 @PASSES.register("quantize_static")
@@ -241,10 +152,14 @@ def build(options: QuantizeStatic) -> Pass:
     symmetric = options.activations == "symmetric"
     return StaticQuantization(
         n_samples=options.calibration_samples,
-        observer=ObserverOptions(options.observer, options.percentile, options.averaging, symmetric),
         data_free=None if options.input_range is None else DataFree(options.input_range, options.deviations),
-        numbers=NumberFormat(
-            symmetric, options.weights == "per_channel", options.weight_range, options.weight_bits
+        scheme=Scheme(
+            mode="weight_only" if options.mode == "weight_only" else "static",
+            observer=ObserverOptions(options.observer, options.percentile, options.averaging, symmetric),
+            numbers=NumberFormat(
+                symmetric, options.weights == "per_channel", options.weight_range, options.weight_bits
+            ),
+            weight_budget=options.weight_budget,
         ),
         refinement=Refinement(
             options.equalize,

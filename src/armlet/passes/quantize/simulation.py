@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from armlet.analysis.graph import Traced, arguments, nodes_by_name, observing
+from armlet.analysis.graph import Traced, arguments, nodes_by_name, observing, value_name
 from armlet.models.quantization import (
     ParameterQuantization,
     Quantization,
@@ -30,7 +30,7 @@ class Layer:
         node: that computes it.
         placed: names of its input and its parameters.
         weight: how its weight is quantised.
-        bias: how its bias is, None if it has none.
+        bias: how its bias is, None if it is float or there is none.
     """
 
     node: Node
@@ -99,14 +99,15 @@ class Simulation:
 
     def bias(self, layer: Layer) -> Tensor | None:
         """Return the bias that the quantised layer adds."""
-        return None if layer.bias is None else self._quantized.get_parameter(layer.bias.parameter).detach()
+        name = layer.placed.bias
+        return None if name is None else self._quantized.get_parameter(name).detach()
 
     def inputs(self, layer: Layer, samples: Samples) -> Tensor:
         """Return what the layer takes when everything before it is quantised, [N, ...] of all samples."""
         source = nodes_by_name(self._quantized.graph)[layer.node.name].args[0]
         if not isinstance(source, Node):
             raise TypeError(f"the input of {layer.name} is no value of the graph")
-        return torch.cat(list(_values(self._quantized, source.name, samples)))
+        return torch.cat(list(_values(self._quantized, value_name(source), samples)))
 
     def sums(self, layer: Layer, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
         """Give what the float and the quantised layer sum up, batch by batch, before any clamp."""
@@ -117,37 +118,43 @@ class Simulation:
 
     def set_weight(self, layer: Layer, weight: Tensor) -> None:
         """Let a layer have this weight, of values that its scales can hold: it rounds to itself."""
-        self._set(layer.weight, weight)
+        self._set(layer.placed.weight, weight, layer.weight)
 
     def set_bias(self, layer: Layer, bias: Tensor) -> None:
         """Let a layer have this bias."""
-        if layer.bias is None:
+        if layer.placed.bias is None:
             raise ValueError(f"{layer.name} has no bias")
-        self._set(layer.bias, bias)
+        self._set(layer.placed.bias, bias, layer.bias)
 
-    def _set(self, parameter: ParameterQuantization, values: Tensor) -> None:
-        integers = quantized_values(values.detach().numpy(), parameter)
+    def _set(self, name: str, values: Tensor, quantization: ParameterQuantization | None) -> None:
+        computed = values
+        if quantization is not None:
+            integers = quantized_values(values.detach().numpy(), quantization)
+            computed = torch.from_numpy(dequantized_values(integers, quantization))
         with torch.no_grad():
-            self._state[parameter.parameter].copy_(values)
-            self._quantized.get_parameter(parameter.parameter).copy_(
-                torch.from_numpy(dequantized_values(integers, parameter))
-            )
+            self._state[name].copy_(values)
+            self._quantized.get_parameter(name).copy_(computed)
+
+
+def weight_nodes(traced: Traced) -> dict[str, Node]:
+    """Return the convolutions and linear layers of a graph by the names of their weights."""
+    return {
+        name: node
+        for node in traced.nodes
+        if node.target in WEIGHTED and (name := traced.tensor_name(arguments(node)[1])) is not None
+    }
 
 
 def layers_of(traced: Traced, placement: Placement, quantization: Quantization) -> tuple[Layer, ...]:
     """Return the convolutions and linear layers with integer weights, in the order of execution."""
     parameters = {p.parameter: p for p in quantization.parameters}
-    nodes = {
-        name: node
-        for node in traced.nodes
-        if node.target in WEIGHTED and (name := traced.tensor_name(arguments(node)[1])) is not None
-    }
+    nodes = weight_nodes(traced)
     return tuple(
         Layer(
             nodes[placed.weight],
             placed,
             parameters[placed.weight],
-            None if placed.bias is None else parameters[placed.bias],
+            None if placed.bias is None else parameters.get(placed.bias),
         )
         for placed in placement.layers
         if placed.weight in nodes

@@ -12,7 +12,7 @@ from armlet.spec.passes.dead_units import RemoveDeadUnits
 from armlet.spec.passes.distill import Distill, Finetune, Teaching
 from armlet.spec.passes.factorize import Factorize
 from armlet.spec.passes.prune import PruneChannels, PruneWeights
-from armlet.spec.passes.quantize import QuantizeStatic
+from armlet.spec.passes.quantize import QuantizeAware, QuantizeStatic
 
 __all__ = [
     "ClusterWeights",
@@ -22,6 +22,7 @@ __all__ = [
     "PassSpec",
     "PruneChannels",
     "PruneWeights",
+    "QuantizeAware",
     "QuantizeStatic",
     "RemoveDeadUnits",
     "n_teachers",
@@ -29,7 +30,14 @@ __all__ = [
 ]
 
 PassSpec = Annotated[
-    PruneChannels | PruneWeights | RemoveDeadUnits | ClusterWeights | Factorize | Distill | QuantizeStatic,
+    PruneChannels
+    | PruneWeights
+    | RemoveDeadUnits
+    | ClusterWeights
+    | Factorize
+    | Distill
+    | QuantizeStatic
+    | QuantizeAware,
     Field(discriminator="kind"),
 ]
 

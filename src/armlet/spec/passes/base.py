@@ -6,6 +6,9 @@ from typing import ClassVar
 
 from armlet.spec.base import Spec
 
+QUANTIZING = ("quantize_static", "quantize_aware")
+"""The passes that leave integers, which no other pass takes."""
+
 
 class PassOptions(Spec):
     """Base of all passes.

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from armlet.spec.base import ListOf
-from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.passes.distill import Finetune
 
 
@@ -22,6 +22,6 @@ class ClusterWeights(PassOptions):
     finetune: Finetune | None = Field(
         None, description="Train the shared values afterwards; none if left out."
     )
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "cluster_weights")
+    never_after: ClassVar[tuple[str, ...]] = (*QUANTIZING, "cluster_weights")
     once: ClassVar[bool] = True
     gains: ClassVar[str] = "stored smaller, not faster"

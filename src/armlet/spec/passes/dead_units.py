@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from armlet.spec.base import ListOf
-from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.base import QUANTIZING, PassOptions
 
 
 class RemoveDeadUnits(PassOptions):
@@ -25,4 +25,4 @@ class RemoveDeadUnits(PassOptions):
     exclude: ListOf[str] = Field(
         (), description="Module names, or name patterns (*), left as they are, with all modules in them."
     )
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
+    never_after: ClassVar[tuple[str, ...]] = QUANTIZING

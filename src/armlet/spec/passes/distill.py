@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from armlet.spec.base import Fraction, ListOf, Spec
-from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.train import TrainSpec
 
 
@@ -119,4 +119,4 @@ class Distill(Teaching, PassOptions):
         description="fresh: from new weights (born again, Furlanello et al. 2018), not the current ones.",
     )
     train: TrainSpec = Field(TrainSpec(), description="How the student is trained.")
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
+    never_after: ClassVar[tuple[str, ...]] = QUANTIZING

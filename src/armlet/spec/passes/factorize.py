@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from armlet.spec.base import Fraction, ListOf
-from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.passes.distill import Finetune
 
 
@@ -48,7 +48,7 @@ class Factorize(PassOptions):
     )
     finetune: Finetune | None = Field(None, description="Train the factors afterwards; none if left out.")
     # Factors have neither the zeros nor the shared values of their product.
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "prune_weights", "cluster_weights")
+    never_after: ClassVar[tuple[str, ...]] = (*QUANTIZING, "prune_weights", "cluster_weights")
 
     @model_validator(mode="after")
     def _one_goal(self) -> Factorize:

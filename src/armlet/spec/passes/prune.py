@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds
-from armlet.spec.passes.base import PassOptions
+from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.passes.distill import Finetune
 
 GoalName = Literal["ratio", "macs", "parameters", "bytes", "latency"]
@@ -64,7 +64,7 @@ class PruneChannels(PassOptions):
         None, description="Train the smaller network afterwards; none if left out."
     )
     # Channels that went would tear the groups of an N:M pattern, and ranks would count zeros that a pass made.
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "prune_weights")
+    never_after: ClassVar[tuple[str, ...]] = (*QUANTIZING, "prune_weights")
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
@@ -119,7 +119,7 @@ class PruneWeights(PassOptions):
         None, description="Train the other weights afterwards, or meanwhile; none if left out."
     )
     # Zeros among shared values would be one value more; pruned first, zero is one of the shared values.
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static", "cluster_weights")
+    never_after: ClassVar[tuple[str, ...]] = (*QUANTIZING, "cluster_weights")
     gains: ClassVar[str] = "stored smaller, not faster"
 
     @field_validator("pattern")

@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from armlet.spec.base import Fraction, ListOf
-from armlet.spec.passes.base import PassOptions
+from armlet.spec.base import Bytes, Fraction, ListOf
+from armlet.spec.passes.base import QUANTIZING, PassOptions
+from armlet.spec.train import TrainSpec
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -16,6 +17,13 @@ class QuantizeStatic(PassOptions):
     """Static INT8 after training: batch normalisation folded, ranges from calibration samples, integer weights."""
 
     kind: Literal["quantize_static"] = Field(description="The pass.")
+    mode: Literal["static", "weight_only", "dynamic"] = Field(
+        "static",
+        description=(
+            "static: activations and weights are integers; weight_only: weights alone are, and the arithmetic is"
+            " float; dynamic: refused, no kernel finds scales while it runs."
+        ),
+    )
     calibration: Literal["data", "batch_norm"] = Field(
         "data",
         description="Whether ranges come from training samples or, without any, from batch normalisations.",
@@ -43,6 +51,13 @@ class QuantizeStatic(PassOptions):
     weight_bits: Literal[8, 4] = Field(
         8,
         description="Of each weight; 4 are integers from -7 to 7, which programs still hold in a byte each.",
+    )
+    weight_budget: Bytes | None = Field(
+        None,
+        description=(
+            "Most bytes of all parameters, weights of 4 bits packed: those layers get 4 bits whose weights change"
+            " the answers least; left out, all have weight_bits."
+        ),
     )
     weight_range: Literal["max", "mse"] = Field(
         "max", description="Whether the largest weight fits, or the squared error of all is least."
@@ -77,11 +92,18 @@ class QuantizeStatic(PassOptions):
         None,
         description="Most that the validation score may fall: the most sensitive layers stay float until it holds.",
     )
-    never_after: ClassVar[tuple[str, ...]] = ("quantize_static",)
+    never_after: ClassVar[tuple[str, ...]] = QUANTIZING
     once: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        if self.mode == "dynamic":
+            raise ValueError(
+                "mode: dynamic is not built: no kernel finds the scale of an activation while it runs;"
+                " use static, or weight_only where no range fits all inputs"
+            )
+        if self.mode == "weight_only" and self.calibration == "batch_norm":
+            raise ValueError("mode: weight_only has no ranges to calibrate: leave calibration out")
         if self.calibration == "batch_norm":
             if self.input_range is None:
                 raise ValueError("calibration: batch_norm needs input_range, such as [0, 1]")
@@ -90,6 +112,7 @@ class QuantizeStatic(PassOptions):
                 "rounding": self.rounding != "nearest",
                 "keep_float": self.keep_float > 0,
                 "max_drop": self.max_drop is not None,
+                "weight_budget": self.weight_budget is not None,
             }
             if needs := [name for name, wanted in asked.items() if wanted]:
                 raise ValueError(
@@ -99,6 +122,48 @@ class QuantizeStatic(PassOptions):
             raise ValueError("input_range is for calibration: batch_norm; data has its own")
         if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
             raise ValueError(f"input_range {list(self.input_range)} is not a lower and a higher end")
+        if self.weight_budget is not None and self.weight_bits == 4:
+            raise ValueError("weight_budget chooses between 8 and 4 bits: leave weight_bits at 8")
         if self.keep_float and self.max_drop is not None:
             raise ValueError("keep_float and max_drop exclude each other: both say which layers stay float")
         return self
+
+
+class QuantizeAware(PassOptions):
+    """Train the network while it computes with quantised values, and learn their scales (Esser et al. 2020)."""
+
+    kind: Literal["quantize_aware"] = Field(description="The pass.")
+    weight_bits: Literal[8, 4] = Field(
+        8,
+        description="Of each weight; 4 are integers from -7 to 7, which programs still hold in a byte each.",
+    )
+    activations: Literal["asymmetric", "symmetric"] = Field(
+        "asymmetric", description="Whether the zero point of activations is free or 0; it is not learned."
+    )
+    weights: Literal["per_channel", "per_tensor"] = Field(
+        "per_channel", description="Whether each output channel has a scale of its own."
+    )
+    calibration_samples: PositiveInt = Field(
+        512, description="Training samples that the first ranges come from."
+    )
+    observer: Literal["min_max", "moving_average", "percentile", "entropy", "mse"] = Field(
+        "mse", description="How the first range of an activation comes from its samples."
+    )
+    freeze_after: PositiveInt | None = Field(
+        None,
+        description="Epochs after which the scales stay as they are; left out, they are learned to the end.",
+    )
+    alpha: Fraction = Field(
+        0.0,
+        description="Weight of the answers of the trained, uncompressed network; the labels get the rest.",
+    )
+    temperature: PositiveFloat = Field(4.0, description="Divides the logits of both before the softmax.")
+    train: TrainSpec = Field(TrainSpec(), description="How it is trained.")
+    exclude: ListOf[str] = Field(
+        (), description="Module names, or name patterns (*), that stay float, with all modules in them."
+    )
+    exclude_types: ListOf[str] = Field(
+        (), description="Types of modules that stay float, such as Linear or Conv2d."
+    )
+    never_after: ClassVar[tuple[str, ...]] = QUANTIZING
+    once: ClassVar[bool] = True

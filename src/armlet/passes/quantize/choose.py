@@ -1,0 +1,144 @@
+"""Which layers are quantised, and to how many bits: what is asked for by name, by sensitivity or by a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from torch import Tensor
+
+from armlet.analysis.graph import Traced
+from armlet.models.network import Network
+from armlet.models.quantization import Quantization
+from armlet.passes.base import PassContext, PreconditionFailed
+from armlet.passes.quantize.bits import choose_four_bits
+from armlet.passes.quantize.calibrate import NumberFormat, calibrate, quantization_of, weights_alone
+from armlet.passes.quantize.common import four_bit_bytes, of_types
+from armlet.passes.quantize.data_free import Distribution
+from armlet.passes.quantize.observers import ObserverOptions
+from armlet.passes.quantize.placement import Placement, place
+from armlet.passes.quantize.sensitivity import sensitivities
+from armlet.scores import METRICS
+from armlet.train import evaluate
+
+
+@dataclass(frozen=True, slots=True)
+class StayFloat:
+    """Which layers stay float.
+
+    Attributes:
+        names: patterns of modules.
+        types: of modules.
+        n_sensitive: so many of the most sensitive layers.
+        max_drop: as many of them as it takes for the validation score to fall by no more; None for no such limit.
+    """
+
+    names: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    n_sensitive: int = 0
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How scales are found, and of what.
+
+    Attributes:
+        mode: "static" computes on integers, "weight_only" with integer weights in float.
+        observer: how ranges of activations come from samples.
+        numbers: what the integers are like.
+        weight_budget: most bytes of all parameters, weights of 4 bits packed; None for no limit.
+    """
+
+    mode: Literal["static", "weight_only"] = "static"
+    observer: ObserverOptions = field(default_factory=ObserverOptions)
+    numbers: NumberFormat = field(default_factory=NumberFormat)
+    weight_budget: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A folded float network, and what is known of its values.
+
+    Attributes:
+        samples: calibration samples, [N, *shape] for each input; none where there is no data.
+        known: distribution of each value by its node where there is no data, else None.
+    """
+
+    network: Network
+    traced: Traced
+    samples: tuple[Tensor, ...]
+    known: Mapping[str, Distribution] | None
+
+
+def choose(
+    evidence: Evidence, scheme: Scheme, stay: StayFloat, context: PassContext
+) -> tuple[Placement, Quantization, tuple[str, ...]]:
+    """Place and calibrate, with as many sensitive layers left float as is asked.
+
+    Returns:
+        what is quantised, how, and notes on the choice.
+
+    Raises:
+        PreconditionFailed: nothing can be quantised, or a limit can't be met.
+    """
+    excluded = [*stay.names, *of_types(stay.types, evidence.network.module)]
+    placement, quantization, notes = _quantize(evidence, scheme, excluded)
+    if not stay.n_sensitive and stay.max_drop is None:
+        return placement, quantization, notes
+    ranking = sensitivities(evidence.traced, placement, quantization, evidence.samples)
+    measured = tuple(
+        f"sensitivity of {s.layer}: alone it changes the answers by {s.error:.2%} of their variance"
+        for s in ranking
+    )
+    names = [s.layer for s in ranking]
+    if stay.max_drop is None:
+        placement, quantization, notes = _quantize(evidence, scheme, [*excluded, *names[: stay.n_sensitive]])
+        return placement, quantization, (*notes, *measured)
+    validation = context.splits.validation
+    before = evaluate(evidence.network, validation, context.scorer, "validation")
+    metric = METRICS[before.metric]
+    for n in range(len(names)):
+        placement, quantization, notes = _quantize(evidence, scheme, [*excluded, *names[:n]])
+        tried = replace(evidence.network, quantization=quantization)
+        after = evaluate(tried, validation, context.scorer, "validation")
+        change = after.value - before.value
+        if (-change if metric.higher_is_better else change) <= stay.max_drop:
+            said = metric.change(before.value, after.value)
+            text = f"with {n} layers float, {metric.label} on validation samples changes by {said}"
+            return placement, quantization, (*notes, *measured, text)
+    raise PreconditionFailed(
+        f"quantize_static: {metric.label} on validation samples falls by more than max_drop {stay.max_drop:g}"
+        f" even with {len(names) - 1} of {len(names)} layers float"
+    )
+
+
+def _quantize(
+    evidence: Evidence, scheme: Scheme, exclude: Sequence[str]
+) -> tuple[Placement, Quantization, tuple[str, ...]]:
+    """Place and calibrate, with these modules left float."""
+    placement = place(evidence.traced, exclude)
+    if not placement.shared or (scheme.mode == "weight_only" and not placement.layers):
+        reasons = "; ".join(placement.notes) or "no layers"
+        raise PreconditionFailed(f"quantize_static: nothing can be quantised; {reasons}")
+    quantization = _scaled(evidence, scheme, placement)
+    if scheme.weight_budget is None:
+        return placement, quantization, ()
+    bytes_of_all = four_bit_bytes(replace(evidence.network, quantization=quantization))
+    found = choose_four_bits(
+        evidence.traced, placement, scheme.numbers, evidence.samples, bytes_of_all - scheme.weight_budget
+    )
+    numbers = replace(scheme.numbers, four_bits=frozenset(found))
+    names = ", ".join(name.rpartition(".")[0] for name in found) or "none"
+    note = f"{len(found)} of {len(placement.layers)} layers have weights of 4 bits for the budget: {names}"
+    return placement, _scaled(evidence, replace(scheme, numbers=numbers), placement), (note,)
+
+
+def _scaled(evidence: Evidence, scheme: Scheme, placement: Placement) -> Quantization:
+    if scheme.mode == "weight_only":
+        return weights_alone(evidence.traced, placement, scheme.numbers)
+    if evidence.known is not None:
+        ranges = {name: d.range for name, d in evidence.known.items()}
+        return quantization_of(evidence.traced, placement, ranges, scheme.numbers)
+    return calibrate(evidence.traced, placement, evidence.samples, scheme.observer, scheme.numbers)
