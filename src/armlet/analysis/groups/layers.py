@@ -99,8 +99,8 @@ def embedding(tracker: Tracker, node: Node) -> bool:
 
 
 def recurrent(tracker: Tracker, node: Node) -> bool:
-    """Rule 3; with a projection, what is projected to are units of their own."""
-    source, _, *weights, cell, _ = arguments(node)
+    """Rule 3; with a projection, or factors of the recurrent weight, what is projected to are units of their own."""
+    source, _, *weights, cell, _, projects = arguments(node)
     names = [tracker.traced.tensor_name(weight) for weight in weights]
     weight, recurrent_weight, bias, projection = names
     if weight is None or recurrent_weight is None or bias is None:
@@ -115,13 +115,13 @@ def recurrent(tracker: Tracker, node: Node) -> bool:
     units = hidden[: n_rows // gates]
     tracker.tie(recurrent_weight, 1, hidden)
     tracker.tie(bias, 1, np.tile(hidden, 2))
-    outputs = units
+    handed_on = units
     if projection is not None:
         tracker.read(projection, 2, units)
-        n_outputs = int(shape_of(weights[3])[1])
-        outputs = tracker.produce(f"{layer}.{_PROJECTION}", projection, 1, n_outputs, "units")
-    tracker.read(recurrent_weight, 2, outputs)
-    both = np.tile(outputs, n_directions)
+        n_projected = int(shape_of(weights[3])[1])
+        handed_on = tracker.produce(f"{layer}.{_PROJECTION}", projection, 1, n_projected, "units")
+    tracker.read(recurrent_weight, 2, handed_on)
+    both = np.tile(handed_on if projects else units, n_directions)
     tracker.results[node] = Channels(2, both), Channels(1, both)
     channels = tracker.values.get(source)
     if channels is None:
