@@ -23,7 +23,6 @@ from armlet.compile import link
 from armlet.compile.emit.calls import CallList, read_calls
 from armlet.compile.emit.entry import check_symbol, render_header, render_source, write_parameters
 from armlet.compile.emit.kernels import build_kernels
-from armlet.compile.emit.packed import emit_packed
 from armlet.compile.emit.templates import RUNTIME, render
 from armlet.compile.lowered import LoweredProgram
 from armlet.errors import ArmletError
@@ -79,9 +78,11 @@ def emit_program(
         loaded = link.loaded_bytes(whole)
     link.link_program(target, src / "runner.c", lib / f"lib{symbol}.a", lib, runner)
     compiled = _compiled(program, target, symbol, calls, loaded)
-    return (
-        replace(compiled, packed=emit_packed(program, target, symbol, calls, folder)) if packed else compiled
-    )
+    if not packed:
+        return compiled
+    from armlet.compile.emit.packed import emit_packed  # needs NumPy, which a plan does without
+
+    return replace(compiled, packed=emit_packed(program, target, symbol, calls, folder))
 
 
 def _write_sources(
