@@ -9,7 +9,7 @@ from armlet.ablate import ablate_plan
 from armlet.artifacts import Ablation, Verdict
 from armlet.bundle import Bundle
 from armlet.flow import RunResult, run_plan, run_steps
-from armlet.handout import Handout, chosen_formats, default_folder, hand_out
+from armlet.handout import Handout, chosen_formats, default_folder, hand_out, handed_out_steps
 from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
 from armlet.spec.budget import Budgets
@@ -105,7 +105,8 @@ def export(  # noqa: PLR0913 - the keywords are what can be told
         StepFailed: a step failed; a reproducer was written.
     """
     chosen, made = chosen_formats(formats), plan(recipe, profile=profile)
-    done = run_steps(made, made.network_steps, store=store or Store(), progress=progress or Silent())
+    steps = handed_out_steps(made, compressed=compressed)
+    done = run_steps(made, steps, store=store or Store(), progress=progress or Silent())
     return hand_out(made, done, Path(output or default_folder(made)), chosen, compressed=compressed)
 
 

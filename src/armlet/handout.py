@@ -14,9 +14,10 @@ from armlet.artifacts import Compressed, DataReady, Pretrained, Trained
 from armlet.bundle import versions
 from armlet.errors import UsageError, nearest
 from armlet.flow import StepResult
-from armlet.plan import Plan
+from armlet.plan import Plan, Step
 from armlet.report.card import CardInput, FileRow, render_card
 from armlet.spec.load import FULL
+from armlet.stages.context import ASSETS
 
 Format = Literal["safetensors", "pt2", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -53,6 +54,12 @@ def default_folder(plan: Plan) -> Path:
     return Path("build") / f"{plan.recipe.name}{suffix}-model"
 
 
+def handed_out_steps(plan: Plan, *, compressed: bool) -> tuple[Step, ...]:
+    """Return the steps of a plan that a hand-out needs: without passes where it is of the network before them."""
+    left_out = () if compressed else ("pass", "teacher", "export")
+    return tuple(step for step in plan.network_steps if step.stage not in left_out)
+
+
 def hand_out(
     plan: Plan,
     steps: Mapping[str, StepResult],
@@ -61,11 +68,11 @@ def hand_out(
     *,
     compressed: bool = True,
 ) -> Handout:
-    """Write a network into `folder` with its model card; files of the same names are replaced.
+    """Write a network into `folder` with its model card; what was handed out there before is replaced.
 
     Args:
         plan: of the recipe.
-        steps: what `armlet.flow.run_steps` gave of the plan's `network_steps`.
+        steps: what `armlet.flow.run_steps` gave of `handed_out_steps`.
         folder: is made if missing.
         formats: "safetensors" is armlet's own form (`network.json` beside the weights, read by `load_network`).
         compressed: the network after every pass; else the trained one before any.
@@ -73,14 +80,34 @@ def hand_out(
     Raises:
         UsageError: the folder holds something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / CARD_FILE).is_file():
-        raise UsageError(f"{folder} is not empty and holds no handed-out network: choose another --output")
+    if folder.exists() and any(folder.iterdir()) and not _is_handout(folder):
+        raise UsageError(
+            f"{folder} is not empty and holds other things than a handed-out network: choose another --output"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".handout-") as scratch:
         names = _write(plan, steps, Path(scratch), formats, compressed)
+        for old in folder.iterdir():  # of another network, maybe: no two are mixed
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
         for name in names:  # only what is whole gets here
+            (folder / name).parent.mkdir(exist_ok=True)
             (Path(scratch) / name).replace(folder / name)
     return Handout(folder, tuple(folder / name for name in names))
+
+
+def _is_handout(folder: Path) -> bool:
+    """Whether all that a folder holds was handed out: known names, and a card of armlet's."""
+    from armlet.export import ONNX_FILE
+    from armlet.export.formats import PT2_FILE
+    from armlet.models.network import MANIFEST_FILE, WEIGHTS_FILE
+
+    known = {CARD_FILE, ASSETS, ONNX_FILE, PT2_FILE, MANIFEST_FILE, WEIGHTS_FILE}
+    card = folder / CARD_FILE
+    return (
+        {path.name for path in folder.iterdir()} <= known
+        and card.is_file()
+        and card.read_text(encoding="utf-8", errors="replace").startswith("---\nlibrary_name: armlet\n")
+    )
 
 
 def _write(
@@ -89,6 +116,10 @@ def _write(
     """Write the files and their card; return their names."""
     last = steps[plan.steps[_position(plan, compressed)].name]
     written = [path for name in formats for path in _WRITERS[name](last.folder, folder)]
+    assets = steps["data"].folder / ASSETS
+    if assets.is_dir():
+        shutil.copytree(assets, folder / ASSETS)
+        written += sorted((folder / ASSETS).iterdir())
     train = artifact_json.load(Trained, steps["train"].folder)
     passes = tuple(
         artifact_json.load(Compressed, steps[s.name].folder).record for s in plan.pass_steps if compressed
@@ -99,13 +130,16 @@ def _write(
         data=artifact_json.load(DataReady, steps["data"].folder),
         trained=train,
         passes=passes,
-        files=tuple(FileRow(path.name, path.stat().st_size, digest.of_file(path)) for path in written),
+        files=tuple(
+            FileRow(path.relative_to(folder).as_posix(), path.stat().st_size, digest.of_file(path))
+            for path in written
+        ),
         versions=versions(),
         judge=artifact_json.load(Trained, steps["judge"].folder) if "judge" in steps else None,
         pretrained=artifact_json.load(Pretrained, steps["pretrain"].folder) if "pretrain" in steps else None,
     )
     (folder / CARD_FILE).write_text(render_card(card), encoding="utf-8")
-    return (*(path.name for path in written), CARD_FILE)
+    return (*(path.relative_to(folder).as_posix() for path in written), CARD_FILE)
 
 
 def _position(plan: Plan, compressed: bool) -> int:

@@ -88,6 +88,38 @@ def test_a_folder_with_other_things_in_it_is_refused_and_kept(armlet, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_readme_that_is_no_card_is_refused_and_kept(handed_out, armlet, tmp_path):
+    (tmp_path / "README.md").write_text("# My project", encoding="utf-8")
+    done = armlet("export", RECIPE, "--profile", "smoke", "-o", tmp_path)
+    assert done.returncode == 2
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# My project"
+    shutil.copytree(handed_out[0], tmp_path / "model")
+    (tmp_path / "model" / "thesis.txt").write_text("mine", encoding="utf-8")
+    done = armlet("export", RECIPE, "--profile", "smoke", "-o", tmp_path / "model")
+    assert done.returncode == 2
+    assert (tmp_path / "model" / "thesis.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_files_of_two_networks_do_not_mix(handed_out, armlet, tmp_path):
+    shutil.copytree(handed_out[0], tmp_path / "model")
+    done = armlet(
+        "export", RECIPE, "--profile", "smoke", "-o", tmp_path / "model", "--trained", "-f", "safetensors"
+    )
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"network.safetensors", "network.json", "README.md"}
+    assert load_network(tmp_path / "model").quantization is None
+
+
+def test_a_network_of_text_comes_with_its_tokenizer(armlet, tmp_path):
+    recipe = RECIPE.with_name("transformer-movie-sentences.yaml")
+    done = armlet("export", recipe, "--profile", "smoke", "-o", tmp_path / "m", "-f", "safetensors", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "assets/tokenizer.json" in json.loads(done.stdout)["files"]
+    assert (tmp_path / "m" / "assets" / "tokenizer.json").is_file()
+    assert "`assets/tokenizer.json`" in (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
+
+
 def test_an_unknown_format_is_refused_before_any_work(armlet, tmp_path):
     done = armlet("export", RECIPE, "-o", tmp_path / "m", "-f", "onx", cache=tmp_path / "cache")
     assert done.returncode == 2

@@ -56,6 +56,15 @@ def test_the_program_answers_the_same_whatever_lies_behind_the_length(
     np.testing.assert_array_equal(on_host(compiled, tmp_path, other), answers)
 
 
+@pytest.mark.parametrize("case", [case for case, form in CASES if form == "float"], ids=str)
+def test_an_empty_sequence_has_a_finite_answer(case: Case, tmp_path: Path) -> None:
+    samples = case.samples()
+    samples.inputs[1][:4] = 0
+    network = case.build()
+    answers = on_host(program(network, samples, tmp_path), tmp_path, samples)
+    assert np.isfinite(answers).all()
+
+
 def test_the_program_does_look_at_what_lies_before_the_length(tmp_path: Path) -> None:
     case, _ = CASES[1]
     samples = case.samples()

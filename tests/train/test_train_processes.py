@@ -72,6 +72,27 @@ def test_two_processes_learn_together_and_relay_their_progress(tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_two_processes_fill_in_hidden_parts_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = (InputSpec("input", (8, 3)),)
+    parts = [
+        Samples((rng.normal(size=(96, 8, 3)).astype("float32"),), rng.integers(0, 4, 96)) for _ in range(3)
+    ]
+    network = build(architecture_of("lstm", {"hidden": [6]}, frames, (4,)), 0)
+    _, run = train_network(
+        network,
+        Splits(*parts, frames, TASK),
+        replace(OPTIONS, epochs=2),
+        SCORER,
+        seed=1,
+        work=tmp_path,
+        progress=Silent(),
+        mask=0.3,
+    )
+    assert run.history[-1].train_loss < run.history[0].train_loss
+
+
+@pytest.mark.slow
 def test_a_failing_worker_fails_the_training_with_its_reason(tmp_path: Path) -> None:
     options = replace(OPTIONS, learning_rate=1e30, optimizer="sgd", schedule="constant")
     with pytest.raises(ArmletError, match=r"^training diverged: the loss is (nan|inf) in epoch 1"):

@@ -36,6 +36,17 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
         (WATCH, LSTM, "train: {loss: mse}", "train.loss: mse is not for classification"),
         (WATCH, LSTM, "train: {cutmix: 1.0}", "train.cutmix: is for the classification of pictures"),
         (SPEECH, LSTM, "train: {mixup: 1.0}", "train.mixup: is for rows, pictures and sequences of one length"),
+        (SPEECH, LSTM, "train: {augment: [speed]}", "train.augment: speed is for sequences of one length"),
+        ("{kind: shuttle}", "{kind: autoencoder}", "train: {loss: bce}", "train.loss: bce is of answers from 0 to 1"),
+        (
+            "{kind: fashion-mnist, task: denoising}", "{kind: autoencoder, code: 0, variational: true}", "",
+            "model.variational: draws the code: use a code above 0",
+        ),
+        (WATCH, LSTM, "pretrain: {train: {mixup: 1.0}}", "pretrain.train.mixup: does nothing where hidden parts"),
+        (
+            WATCH, LSTM, "passes: [{kind: distill, unlabeled: true, train: {mixup: 1.0}}]",
+            "passes.0.unlabeled: samples without labels can't be mixed",
+        ),
         (WATCH, LSTM, "budgets: {psnr: 20 dB}", "budgets.psnr: smartwatch-exercises is scored by accuracy"),
         (
             WATCH, LSTM, "passes: [{kind: distill, terms: [{kind: logits}, {kind: hidden_states}]}]\n"

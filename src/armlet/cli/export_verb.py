@@ -35,7 +35,7 @@ def export(
     from armlet.cli.console import print_json, run_display, stdout
     from armlet.cli.run_verb import watch_interruptions
     from armlet.flow import run_steps
-    from armlet.handout import chosen_formats, default_folder, hand_out
+    from armlet.handout import chosen_formats, default_folder, hand_out, handed_out_steps
     from armlet.store import Store
 
     formats = chosen_formats(format_)
@@ -43,7 +43,7 @@ def export(
     with run_display(json) as display, watch_interruptions() as interrupted:
         steps = run_steps(
             plan,
-            plan.network_steps,
+            handed_out_steps(plan, compressed=not trained),
             store=Store(),
             progress=display,
             begin=display.begin,
@@ -52,7 +52,8 @@ def export(
         )
         written = hand_out(plan, steps, output or default_folder(plan), formats, compressed=not trained)
     if json:
-        print_json({"folder": str(written.folder), "files": [path.name for path in written.files]})
+        names = [path.relative_to(written.folder).as_posix() for path in written.files]
+        print_json({"folder": str(written.folder), "files": names})
     else:
         for path in written.files:
             stdout().print(f"{path}  {path.stat().st_size} bytes", soft_wrap=True)

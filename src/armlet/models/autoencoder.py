@@ -179,9 +179,12 @@ def build_autoencoder(
     """Build an autoencoder: [N, ...] -> [N, ...].
 
     Raises:
-        UsageError: input and output differ in shape, a picture can't be halved so often, or shortcuts go past a code.
+        UsageError: input and output differ in shape, a picture can't be halved so often, shortcuts go past a
+            code, or there is no code to draw.
     """
     chosen, shape = parse_options(AutoencoderOptions, options), only_input("an autoencoder", inputs).shape
+    if chosen.variational and not chosen.code:
+        raise UsageError("a variational autoencoder draws its code: use a code above 0")
     if shape != tuple(output_shape):
         raise UsageError(
             f"an autoencoder answers with its input's shape {list(shape)}, not {list(output_shape)}"

@@ -378,9 +378,9 @@ class RecurrentNetwork(nn.Module):
         """Answer for whole sequences."""
         inputs, read = self._run(inputs, length)
         if self.readout == "mean":  # outputs behind the length are zero
-            read = (
-                inputs.mean(dim=1) if length is None else inputs.sum(dim=1) / length[:, None].to(inputs.dtype)
-            )
+            read = inputs.mean(dim=1)
+            if length is not None:
+                read = inputs.sum(dim=1) / length[:, None].to(inputs.dtype).clamp(min=1.0)
         answer: Tensor = self.classifier(functional.dropout(read, self.dropout, self.training))
         return answer
 

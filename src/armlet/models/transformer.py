@@ -288,7 +288,7 @@ class TransformerEncoder(nn.Module):
         if valid is None:
             read = tokens.mean(dim=1)
         else:
-            read = (tokens * valid[:, :, None]).sum(dim=1) / valid.sum(dim=1, keepdim=True)
+            read = (tokens * valid[:, :, None]).sum(dim=1) / valid.sum(dim=1, keepdim=True).clamp(min=1.0)
         answer: Tensor = self.classifier(functional.dropout(read, self.dropout, self.training))
         return answer
 

@@ -143,15 +143,16 @@ def with_processes(recipe: Recipe, n: int) -> Recipe:
         return train.model_copy(update={"processes": n})
 
     passes = []
+    alone = recipe.data.asks == "generation"
     for options in recipe.passes:
         trained = {
             key: changed(getattr(options, key))
             for key in ("train", "finetune")
-            if getattr(options, key, None) is not None
+            if not alone and getattr(options, key, None) is not None
         }
         passes.append(options.model_copy(update=trained))
     update: dict[str, object] = {"passes": tuple(passes)}
-    if recipe.data.asks != "generation":
+    if not alone:
         update["train"] = changed(recipe.train)
     for section in ("pretrain", "judge"):
         part = getattr(recipe, section)

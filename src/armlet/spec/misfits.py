@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.model import Autoencoder, Cnn, Gan, Lstm, Transformer
-from armlet.spec.passes.distill import Teaching
+from armlet.spec.passes.distill import Distill, Teaching
 from armlet.spec.recipe import Recipe
 from armlet.spec.train import TrainSpec
 
@@ -58,6 +58,8 @@ def _of_the_model(recipe: Recipe) -> Iterator[Misfit]:
         case Autoencoder() as model:
             if data.form == "row" and not model.code:
                 yield ("model", "code"), "rows need a code: only pictures can go without"
+            if model.variational and not model.code:
+                yield ("model", "variational"), "draws the code: use a code above 0"
             if data.form == "picture" and model.shortcuts and model.code:
                 yield ("model", "shortcuts"), "would go past the code: use code: 0"
         case Gan() as model:
@@ -137,6 +139,8 @@ def _training(recipe: Recipe) -> Iterator[Misfit]:
     """Losses and changes of the inputs that are not for the task or the data."""
     data = recipe.data
     sections: list[tuple[tuple[str, ...], TrainSpec | None]] = [(("train",), recipe.train)]
+    if recipe.pretrain is not None:
+        yield from _pretraining(recipe.pretrain.train)
     sections += [
         (("passes", str(position), key), getattr(options, key, None))
         for position, options in enumerate(recipe.passes)
@@ -147,6 +151,11 @@ def _training(recipe: Recipe) -> Iterator[Misfit]:
     for where, train in sections:
         if train is None:
             continue
+        if train.loss == "bce" and data.asks != "classification" and not _from_0_to_1(recipe):
+            yield (
+                (*where, "loss"),
+                "bce is of answers from 0 to 1: a denoising autoencoder with output: sigmoid",
+            )
         if train.loss not in ("auto", *losses):
             yield (*where, "loss"), f"{train.loss} is not for {data.asks}; that takes {', '.join(losses)}"
         for name in train.augment:
@@ -156,10 +165,30 @@ def _training(recipe: Recipe) -> Iterator[Misfit]:
                     (*where, "augment"),
                     f"{name} does not fit {_FORMS[data.form]} to {data.asks}; that takes {fits}",
                 )
+            elif name in ("speed", "time_mask") and data.varies_in_length:
+                yield (*where, "augment"), f"{name} is for sequences of one length, and {data.kind}'s differ"
         if train.cutmix and (data.form, data.asks) != ("picture", "classification"):
             yield (*where, "cutmix"), "is for the classification of pictures"
         if train.mixup and (data.form in ("text", "latent") or data.varies_in_length):
             yield (*where, "mixup"), "is for rows, pictures and sequences of one length"
+
+
+def _pretraining(train: TrainSpec) -> Iterator[Misfit]:
+    """What has no effect where the network fills in hidden parts of its inputs."""
+    for key, default in (
+        ("loss", "auto"),
+        ("label_smoothing", 0.0),
+        ("augment", ()),
+        ("mixup", 0.0),
+        ("cutmix", 0.0),
+    ):
+        if getattr(train, key) != default:
+            yield ("pretrain", "train", key), "does nothing where hidden parts are filled in: leave it out"
+
+
+def _from_0_to_1(recipe: Recipe) -> bool:
+    model = recipe.model
+    return recipe.data.asks == "denoising" and isinstance(model, Autoencoder) and model.output == "sigmoid"
 
 
 _OF_CLASSES = ("logits", "decoupled", "own_depth")
@@ -175,6 +204,9 @@ def _teaching(recipe: Recipe) -> Iterator[Misfit]:
             teaching, where = finetune.distill, (*where, "finetune", "distill")
         if teaching is None:
             continue
+        train = options.train if isinstance(options, Distill) else finetune
+        if teaching.unlabeled and train is not None and (train.mixup or train.cutmix):
+            yield (*where, "unlabeled"), "samples without labels can't be mixed: leave mixup and cutmix out"
         if teaching.teachers > 1 and data.asks == "generation":
             yield (*where, "teachers"), "several generators make different pictures of the same numbers"
         for number, term in enumerate(teaching.terms):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -47,7 +47,11 @@ def run_training(job: TrainingJob, work: Path, progress: Progress) -> tuple[Netw
     """
     plan, options = job.plan, job.plan.options
     # Precision is carried by torch.autocast below: accelerate fixes its own for the life of a process.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    # A masked encoder is trained without its head, whose gradients the other processes would wait for.
+    partial = DistributedDataParallelKwargs(find_unused_parameters=plan.mask is not None)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[partial]
+    )
     device, n_processes = accelerator.device, accelerator.num_processes
     precision = _precision(plan, device)
     fingerprint = job.fingerprint(n_processes, precision)

@@ -76,7 +76,7 @@ class Steps:
         seed_all(stream(plan.seed, epoch, rank), device)  # dropout, augmentation, noise
         order = torch.randperm(self._n_samples, generator=generator(stream(plan.seed, epoch))).to(device)
         loss_sum = torch.zeros((), device=device)
-        rate = 0.0
+        rate, n_turns = 0.0, 0
         for module in self._modules.values():
             module.train()
         for step in range(self.n_an_epoch):
@@ -88,10 +88,11 @@ class Steps:
                 loss = self._turn(name, loss_of, rate * self._objective.rates.get(name, 1.0), total)
                 if name == NETWORK:
                     loss_sum += loss
+                    n_turns += 1
                     self._average()
             if (step + 1) % REPORT_EVERY == 0:
-                report(REPORT_EVERY, float(loss_sum) / (step + 1))
-        return loss_sum / self.n_an_epoch, rate
+                report(REPORT_EVERY, float(loss_sum) / max(n_turns, 1))
+        return loss_sum / max(n_turns, 1), rate
 
     def _turn(self, name: str, loss_of: Callable[[], Tensor], rate: float, step: int) -> Tensor:
         options, optimizer = self._plan.options, self._learner.optimizers[name]

@@ -81,6 +81,8 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
             raise UsageError(f"the {name} split is empty; training needs both (data.validation above 0 %)")
     task = scorer.task.kind
     check_options(options, network.architecture.inputs, task)
+    if distillation is not None and distillation.unlabeled and (options.mixup or options.cutmix):
+        raise UsageError("train.mixup and train.cutmix need a label of every sample: set unlabeled to false")
     if distillation is not None and (
         problems := teaching_problems(network, teachers, distillation, options, task)
     ):
@@ -142,6 +144,12 @@ def check_options(options: TrainOptions, inputs: tuple[InputSpec, ...], task: Ta
                 f"train.augment {name} does not fit inputs of shape {list(inputs[0].shape)};"
                 f" these do: {', '.join(fits) or 'none'}"
             )
+    if "rotate" in options.augment and inputs[0].shape[-1] % 3:
+        raise UsageError(
+            f"train.augment rotate turns channels by threes, and there are {inputs[0].shape[-1]}"
+        )
+    if len(inputs) > 1 and (timed := [name for name in options.augment if name in ("speed", "time_mask")]):
+        raise UsageError(f"train.augment {' and '.join(timed)} is for sequences of one length")
     if options.augment and task not in ("classification", "forecast"):
         raise UsageError(f"train.augment changes inputs alone, which would make answers to {task} wrong")
     if (options.mixup or options.cutmix) and (is_text or len(inputs) > 1 or task == "generation"):
