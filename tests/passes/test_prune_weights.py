@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,23 @@ def test_every_family_takes_every_method(family, options):
         or isinstance(pruned.module.get_submodule(w.layer), spread)
     }
     assert by_magnitude == (unseen & chosen if options.get("method") == "sparsegpt" else set())
+
+
+def test_every_family_keeps_zeros_and_shared_values_through_training(family):
+    network, context = family
+    cubic = prune(sparsity=0.6, schedule="cubic", every=1, finetune=TRAIN)
+    pruned, _ = run_pass(cubic, network, context)
+    cluster = ClusterWeights(kind="cluster_weights", values=8, finetune=TRAIN)
+    shared, record = run_pass(cluster, pruned, replace(context, work=context.work / "shared"))
+    assert record.after.stored_bytes < record.before.stored_bytes
+    again, _ = run_pass(
+        Distill(kind="distill", train=TRAIN), shared, replace(context, work=context.work / "again")
+    )
+    for name, value in weights_of(again).items():
+        assert int((value == 0).sum()) == int(0.6 * value.numel() + 1e-9), name
+        assert torch.equal(value == 0, weights_of(pruned)[name] == 0)
+        assert len(torch.unique(value)) <= 8
+        assert not torch.equal(value, weights_of(shared)[name]), name  # or nothing was trained
 
 
 @given(

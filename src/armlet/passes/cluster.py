@@ -121,9 +121,9 @@ def shared_values(values: Values, n: int) -> Values:
         values: [count], at least one.
         n: at least 1.
     """
-    ordered = np.sort(values)
-    if len(distinct := np.unique(ordered)) <= n:
-        return distinct
+    ordered, different = np.sort(values), np.unique(values)
+    if len(different) <= n:
+        return different
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     centres = np.linspace(ordered[0], ordered[-1], n)
     for _ in range(_MOST_ROUNDS):

@@ -9,9 +9,6 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-import numpy as np
-
-from armlet.analysis.storage import pack
 from armlet.artifacts import PackedProgram
 from armlet.compile import link
 from armlet.compile.emit.calls import CallList
@@ -27,6 +24,10 @@ PACKED_FOLDER = "packed"
 
 def pack_constants(calls: CallList) -> bytes:
     """Return the constants of a program, packed: each with its offset, count, bytes of a value, and values."""
+    import numpy as np
+
+    from armlet.analysis.storage import pack
+
     parts = []
     for tensor in calls.tensors:
         data = calls.constants[tensor.at : tensor.at + tensor.n_bytes]
