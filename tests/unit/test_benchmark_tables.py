@@ -11,7 +11,14 @@ from armlet.spec.load import load_recipe
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("name", "document"), [("families", "README.md"), ("imagenet", "docs/models.md")])
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [
+        ("families", "README.md"),
+        ("imagenet", "docs/models.md"),
+        ("quantization", "docs/techniques/post-training-quantization.md"),
+    ],
+)
 def test_a_table_is_made_from_the_results(benchmark_of, name, document):
     text = (ROOT / document).read_text(encoding="utf-8")
     assert benchmark_of(name).with_table(text) == text, f"run: python benchmarks/{name}.py table"
