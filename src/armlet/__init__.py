@@ -1,8 +1,8 @@
 """armlet turns a neural network into a small, fast, proven program for a phone or an ARM board.
 
 The public API: `load` opens a bundle as a callable program; `run` carries a recipe the whole way; `plan` says what
-would run; `ablate` what each pass contributes; `export` hands a network out as files; `check` repeats a bundle's
-verdict; `Bundle` reads its manifest.
+would run; `ablate` what each pass contributes; `analyze` which parts of a network matter; `export` hands a network out
+as files; `check` repeats a bundle's verdict; `Bundle` reads its manifest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from armlet.api import ablate, check, export, plan, run
+    from armlet.api import ablate, analyze, check, export, plan, run
     from armlet.bundle import Bundle
     from armlet.errors import ArmletError, MissingDependency, StepFailed, UsageError
     from armlet.program import Program, Stream, load
@@ -29,6 +29,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "ablate",
+    "analyze",
     "check",
     "export",
     "load",
@@ -45,6 +46,7 @@ _HOMES = {
     "Stream": "armlet.program",
     "UsageError": "armlet.errors",
     "ablate": "armlet.api",
+    "analyze": "armlet.api",
     "check": "armlet.api",
     "export": "armlet.api",
     "load": "armlet.program",

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from armlet.ablate import ablate_plan
-from armlet.artifacts import Ablation, Verdict
+from armlet.analyze import analyze_plan
+from armlet.artifacts import Ablation, Analysis, Verdict
 from armlet.bundle import Bundle
 from armlet.flow import RunResult, run_plan, run_steps
 from armlet.handout import Handout, chosen_formats, default_folder, hand_out, handed_out_steps
@@ -134,6 +135,30 @@ def ablate(
     """
     made = plan(recipe, (target,), profile=profile)
     return ablate_plan(made, store=store or Store(), progress=progress or Silent())
+
+
+def analyze(
+    recipe: str | Path | Recipe,
+    *,
+    profile: str = "full",
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Train a recipe's network, unless the store has it; prune each group and quantise each layer of it alone.
+
+    Args:
+        recipe: as for `plan`.
+        profile: as for `plan`.
+        store: as for `run`.
+        progress: as for `run`.
+
+    Raises:
+        UsageError: bad input, or a recipe that holds no samples out.
+        MissingDependency: something is missing on this machine.
+        StepFailed: a step failed; a reproducer was written.
+    """
+    made = plan(recipe, profile=profile)
+    return analyze_plan(made, store=store or Store(), progress=progress or Silent())
 
 
 def check(bundle: str | Path, budgets: Budgets | None = None) -> Verdict:

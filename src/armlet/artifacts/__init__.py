@@ -30,6 +30,7 @@ from armlet.artifacts.program import (
     PackedProgram,
     StreamExported,
 )
+from armlet.artifacts.sensitivity import Analysis, GroupCurve, LayerError
 from armlet.artifacts.verdict import (
     ChangedClass,
     ChangedInput,
@@ -50,6 +51,7 @@ from armlet.artifacts.verdict import (
 
 __all__ = [
     "Ablation",
+    "Analysis",
     "ChangedClass",
     "ChangedInput",
     "Changes",
@@ -63,10 +65,12 @@ __all__ = [
     "Evaluated",
     "Exported",
     "Fallback",
+    "GroupCurve",
     "InputSpec",
     "Kernel",
     "KernelCount",
     "Latency",
+    "LayerError",
     "LitertTwin",
     "Match",
     "Measured",

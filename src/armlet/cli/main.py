@@ -11,6 +11,7 @@ import typer
 
 from armlet.cli import (
     ablate_verb,
+    analyze_verb,
     bundle_verbs,
     data_verbs,
     doctor_verb,
@@ -43,6 +44,7 @@ app.command("check")(bundle_verbs.check)
 app.command("inspect")(bundle_verbs.inspect)
 app.command("report")(report_verb.report)
 app.command("ablate")(ablate_verb.ablate)
+app.command("analyze")(analyze_verb.analyze)
 app.command("export")(export_verb.export)
 app.command("doctor")(doctor_verb.doctor)
 app.command("reproduce")(reproduce_verb.reproduce)

@@ -257,6 +257,27 @@ def tradeoff(title: str, unit: tuple[str, str], points: Sequence[tuple[str, floa
     return _svg(title, said, (_WIDE, max(2.6, 0.6 + 0.22 * len(points))), paint)
 
 
+def curves(
+    title: str, unit: tuple[str, str], lines: Sequence[tuple[str, Sequence[float], Sequence[float]]]
+) -> str:
+    """Plot named lines (name, x, y)."""
+
+    def paint(axes: Axes) -> None:
+        for number, (name, x, y) in enumerate(lines):
+            style = ("-", "--", ":", "-.")[number // 10 % 4]  # ten colours, and then again
+            axes.plot(
+                x, y, style, marker="o", markersize=3, linewidth=1.5, color=f"C{number % 10}", label=name
+            )
+        axes.set(xlabel=unit[0], ylabel=unit[1])
+        axes.grid(axis="both")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+    said = "; ".join(f"{name}: from {y[0]:.4g} to {y[-1]:.4g}" for name, _, y in lines)
+    return _svg(
+        title, f"{unit[1]} over {unit[0]}. {said}", (1.3 * _WIDE, max(3.0, 0.6 + 0.19 * len(lines))), paint
+    )
+
+
 def interval(latency: Latency, budget_ms: float | None) -> str:
     """Plot a latency interval with its middle, and the budget when there is one."""
     low, high = latency.low_ms, latency.high_ms
