@@ -1,6 +1,6 @@
 """Compression beside its peers: the same trained network, the same data, the same budget, in one run.
 
-    python benchmarks/compression.py run                      # both recipes; needs armlet[dev]; an hour on two cores
+    python benchmarks/compression.py run                      # both recipes; needs armlet[peers]; an hour on two cores
     python benchmarks/compression.py run recipes/transformer-smartwatch-exercises.yaml
     python benchmarks/compression.py table                    # the table of docs/techniques, from kept results
 
@@ -90,22 +90,29 @@ def subject_of(recipe: Path) -> Subject:
     return Subject(load_network(folder), splits, Scorer(splits.task))
 
 
-def by_armlet(subject: Subject, network: Network, ratio: float) -> Network:
-    """Prune by armlet, as far as its defaults go."""
-    options = PruneChannels(kind="prune_channels", ratio=ratio)
+def by_armlet(subject: Subject, **goal: float) -> Network:
+    """Prune by armlet, with its defaults."""
     with tempfile.TemporaryDirectory() as work:
-        return run_pass(options, network, subject.context(0, work))[0]
+        return run_pass(
+            PruneChannels(kind="prune_channels", **goal), subject.network, subject.context(0, work)
+        )[0]
 
 
 def pruning(subject: Subject, finetune: TrainOptions) -> Iterator[dict[str, object]]:
     """Prune by each tool to each share, fine-tune from each seed, and score."""
-    tools: dict[str, Callable[[Network, float], Network]] = {
-        "armlet": partial(by_armlet, subject),
-        f"torch-pruning {package_version('torch-pruning')}": peers.torch_pruning,
+    network = subject.network
+    tools: dict[str, Callable[[float], Network]] = {
+        "armlet, shares found": lambda share: by_armlet(subject, macs=share),
+        "armlet, one share": lambda share: peers.pruned_to(
+            network, lambda _, ratio: by_armlet(subject, ratio=ratio), share
+        ),
+        f"torch-pruning {package_version('torch-pruning')}, one share": lambda share: peers.pruned_to(
+            network, peers.torch_pruning, share
+        ),
     }
     for share in MACS:
         for tool, prune in tools.items():
-            pruned, scores = peers.pruned_to(subject.network, prune, share), []
+            pruned, scores = prune(share), []
             for seed in SEEDS:
                 with tempfile.TemporaryDirectory() as work:
                     trained, _ = train_network(
@@ -187,6 +194,11 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def with_table(document: str) -> str:
+    """Return the page's text with its table made anew."""
+    return tables.with_table(document, "compression", table(keeping.kept(RESULTS)))
+
+
 def main() -> None:
     """Run recipes, or write the table."""
     parser = argparse.ArgumentParser(
@@ -200,11 +212,8 @@ def main() -> None:
     if given.verb == "run":
         for recipe in given.recipes or [ROOT / "recipes" / f"{name}.yaml" for name in RECIPES]:
             keeping.keep(RESULTS, run(recipe))
-    found = table(keeping.kept(RESULTS))
-    PAGE.write_text(
-        tables.with_table(PAGE.read_text(encoding="utf-8"), "compression", found), encoding="utf-8"
-    )
-    print(found)
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(table(keeping.kept(RESULTS)))
 
 
 if __name__ == "__main__":

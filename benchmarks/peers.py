@@ -35,7 +35,7 @@ def torch_pruning(network: Network, ratio: float) -> Network:
     examples = tuple(torch.zeros(1, *spec.shape) for spec in network.architecture.inputs)
     outputs = [m for m in module.modules() if isinstance(m, torch.nn.Linear)][-1:]
     attentions = [m for m in module.modules() if isinstance(m, Attention)]
-    heads = {layer: a.heads for a in attentions for layer in (a.query, a.key, a.value)}
+    heads = {layer: a.query.out_features // a.size for a in attentions for layer in (a.query, a.key, a.value)}
     pruner = tp.pruner.MagnitudePruner(
         module,
         examples,
@@ -46,9 +46,7 @@ def torch_pruning(network: Network, ratio: float) -> Network:
         prune_num_heads=bool(heads),
         head_pruning_ratio=ratio if heads else 0.0,
     )
-    pruner.step()
-    for attention in attentions:
-        attention.heads = pruner.num_heads[attention.query]
+    pruner.step()  # how many heads are left, the module sees from its weights
     return replace(network, module=module.eval())
 
 

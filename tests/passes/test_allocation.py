@@ -106,6 +106,18 @@ def test_rounds_divide_the_way_and_the_epochs(tiny_network, context):
     assert [epoch.epoch for epoch in record.history] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("channels", "round_to"), [([6, 10], 1), ([16, 64], 8)])
+def test_rounds_remove_what_one_does_and_train_every_epoch(channels, round_to, tiny_network, context):
+    """Rounding leaves nothing behind, in small groups either, and a round without channels keeps its epochs."""
+    network = tiny_network(channels=channels)
+    finetune = {"epochs": 5, "batch_size": 64, "learning_rate": 1e-3}
+    _, once = run_pass(prune(ratio=0.5, round_to=round_to), network, context(network))
+    options = prune(ratio=0.5, round_to=round_to, steps=4, finetune=finetune)
+    _, record = run_pass(options, network, context(network))
+    assert record.after == once.after
+    assert [epoch.epoch for epoch in record.history] == [1, 2, 3, 4, 5]
+
+
 def test_steps_of_a_curve_keep_a_channel_and_the_multiple(tiny_network):
     (group, *_) = channel_groups(
         trace((network := tiny_network(channels=[20, 8])).module, network.architecture.inputs)

@@ -141,6 +141,17 @@ def test_attention_loses_whole_heads_and_says_so() -> None:
     assert "layer normalisation" in groups.fixed[0].reason
 
 
+def test_the_last_head_of_an_attention_is_followed_too() -> None:
+    case = Case("transformer", {"width": 16, "heads": 1, "depth": 1, "patch": 1}, SPEECH)
+    traced = trace(case.build().module, case.inputs)
+    groups = channel_groups(traced, through_layer_norm=True).prunable
+    assert [(g.name, g.n_channels, g.unit) for g in groups] == [
+        ("embedding.embed", 16, "units"),
+        ("blocks.0.attention.query", 1, "heads"),
+        ("blocks.0.feed_forward.expand", 32, "units"),
+    ]
+
+
 def test_what_works_in_training_only_is_pruned_alike() -> None:
     case = next(c for c in KEPT_WHOLE if c.family == "autoencoder")
     module = halved(case).module

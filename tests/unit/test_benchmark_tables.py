@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
         ("families", "README.md"),
         ("imagenet", "docs/models.md"),
         ("quantization", "docs/techniques/post-training-quantization.md"),
+        ("compression", "docs/techniques/index.md"),
     ],
 )
 def test_a_table_is_made_from_the_results(benchmark_of, name, document):

@@ -269,11 +269,11 @@ class TransformerEncoder(nn.Module):
         if self.positions is not None:
             tokens = tokens + places @ self.positions[0]
         mask = ((behind + 1).clamp(0.0, 1.0) - 1)[:, None] * -_MASKED
-        sizes, start = self._memory_sizes(), 1 + width
-        parts = torch.split(state[:, start:], sizes, dim=1)
-        before = [
-            part.reshape(-1, n_tokens, size // n_tokens) for part, size in zip(parts, sizes, strict=True)
-        ]
+        start = 1 + width
+        before, end = [], start
+        for size in self._memory_sizes():
+            before.append(state[:, end : end + size].reshape(-1, n_tokens, size // n_tokens))
+            end += size
         memory = Memory(places.transpose(1, 2), before)
         for block in self.blocks:
             tokens = block(tokens, mask, memory)

@@ -184,7 +184,9 @@ def reshape(tracker: Tracker, node: Node) -> bool:
     spread = np.zeros(inner[0], np.int64)
     spread += np.expand_dims(channels.ids, tuple(range(1, len(before) - channels.dim)))
     moved = spread.reshape(inner[1])
-    for dim in range(moved.ndim):
+    # The place of a single channel, as that of an attention's last head, says more than its number does.
+    front = math.prod(inner[0][: channels.dim - 1])
+    for dim in sorted(range(moved.ndim), key=lambda dim: math.prod(inner[1][:dim]) != front):
         lines = np.moveaxis(moved, dim, 0).reshape(moved.shape[dim], -1)
         if (lines == lines[:, :1]).all():
             tracker.values[node] = Channels(dim + 1, lines[:, 0])

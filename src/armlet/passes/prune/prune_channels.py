@@ -6,6 +6,7 @@ what it can't follow is left whole and named in the notes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -95,15 +96,19 @@ class ChannelPruning:
         whole = goal.cost_of(network) if goal else 0.0
         smaller = network
         history: list[Epoch] = []
+        trained = 0
         for step in range(1, self.steps + 1):
             part = replace(context, work=context.work / f"step{step}") if self.steps > 1 else context
-            removals = self._select(smaller, part, self._goal_at(step, goal, whole))
-            if not any(channels for _, channels in removals):
-                continue
-            smaller = replace(smaller, module=remove_channels(smaller.module, removals))
-            _check_runs(smaller)
-            smaller, epochs = self._trained(smaller, part)
-            history += epochs
+            removals = self._select(smaller, part, before, step, self._goal_at(step, goal, whole))
+            removes = any(channels for _, channels in removals)
+            if removes:
+                smaller = replace(smaller, module=remove_channels(smaller.module, removals))
+                _check_runs(smaller)
+            # What a round that removes nothing would train, a later one does.
+            if removes or (step == self.steps and smaller is not network):
+                smaller, epochs = self._trained(smaller, part, trained, step)
+                history += epochs
+                trained = step
         if smaller is network:
             return PassResult(network, (*notes, "no channel was removed, so nothing was trained"))
         after = {g.name: g.n_channels for g in self._groups(smaller).prunable}
@@ -140,7 +145,14 @@ class ChannelPruning:
             return goal
         return replace(goal, most=whole * (goal.most / whole) ** (step / self.steps))
 
-    def _select(self, network: Network, context: PassContext, goal: Goal | None) -> Removals:
+    def _select(
+        self,
+        network: Network,
+        context: PassContext,
+        whole: Mapping[str, ChannelGroup],
+        step: int,
+        goal: Goal | None,
+    ) -> Removals:
         groups = [g for g in self._groups(network).prunable if not self._excluded(g)]
         train, task = context.splits.train, context.splits.task.kind
         chosen = np.random.default_rng((context.seed, _STREAM)).permutation(len(train))[: self.n_samples]
@@ -148,9 +160,11 @@ class ChannelPruning:
         scores = importance(groups, self.criterion, Evidence(network, samples, task, context.seed))
         multiples = [self._multiple(group) for group in groups]
         if goal is None:
-            ratio = 1 - (1 - self.value) ** (1 / self.steps)
+            # Of the whole groups, so that what rounding leaves in one round goes in the next.
+            ratio = 1 - (1 - self.value) ** (step / self.steps)
             select = select_by_layer if self.scope == "layer" else select_globally
-            return list(zip(groups, select(scores, ratio, multiples), strict=True))
+            sizes = [whole[group.name].n_channels for group in groups]
+            return list(zip(groups, select(scores, ratio, multiples, sizes), strict=True))
         # A stable sort: of equal channels the first go, on every machine.
         ranked = [
             Ranked(group, tuple(np.argsort(score, kind="stable").tolist()), multiple)
@@ -160,11 +174,15 @@ class ChannelPruning:
         counts = allocate(network, ranked, curves, goal, context.progress)
         return [(r.group, tuple(sorted(r.order[:count]))) for r, count in zip(ranked, counts, strict=True)]
 
-    def _trained(self, network: Network, context: PassContext) -> tuple[Network, tuple[Epoch, ...]]:
+    def _trained(
+        self, network: Network, context: PassContext, after: int, step: int
+    ) -> tuple[Network, tuple[Epoch, ...]]:
+        """Train for the epochs of the rounds behind `after`, up to `step`."""
         if self.finetune is None:
             return network, ()
         train = self.finetune.train
-        options = replace(self.finetune, train=replace(train, epochs=train.epochs // self.steps))
+        epochs = train.epochs * step // self.steps - train.epochs * after // self.steps
+        options = replace(self.finetune, train=replace(train, epochs=epochs))
         return finetune(network, options, context)
 
 

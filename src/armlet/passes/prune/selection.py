@@ -11,32 +11,34 @@ from armlet.passes.prune.importance import Scores
 
 
 def select_by_layer(
-    scores: Sequence[Scores], ratio: float, multiples: Sequence[int]
+    scores: Sequence[Scores], ratio: float, multiples: Sequence[int], sizes: Sequence[int] | None = None
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the channels of each group that are removed: the lowest of each, `ratio` of them.
+    """Return the channels of each group that are removed: the lowest of each, until `ratio` of it are gone.
 
     Args:
         scores: of each group's channels.
         ratio: from 0 to below 1.
         multiples: what the number of channels that each group keeps is a multiple of, where it loses any.
+        sizes: channels of each group before any round of pruning; by default those that it has now.
     """
     return tuple(
-        _lowest(group, _n_removed(len(group), ratio * len(group), multiple))
-        for group, multiple in zip(scores, multiples, strict=True)
+        _lowest(group, _n_removed(len(group), ratio * size - (size - len(group)), multiple))
+        for group, multiple, size in zip(scores, multiples, sizes or list(map(len, scores)), strict=True)
     )
 
 
 def select_globally(
-    scores: Sequence[Scores], ratio: float, multiples: Sequence[int]
+    scores: Sequence[Scores], ratio: float, multiples: Sequence[int], sizes: Sequence[int] | None = None
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the channels of each group that are removed: the lowest of all groups, `ratio` of their sum.
+    """Return the channels of each group that are removed: the lowest of all, until `ratio` of their sum are gone.
 
     The arguments are those of `select_by_layer`.
     """
     if not scores:
         return ()
     ranked = np.sort(np.concatenate(scores))
-    n_wanted = math.floor(ratio * len(ranked) + 1e-9)
+    whole = len(ranked) if sizes is None else sum(sizes)
+    n_wanted = max(0, math.floor(ratio * whole + 1e-9) - (whole - len(ranked)))
     threshold = ranked[n_wanted] if n_wanted < len(ranked) else np.inf
     return tuple(
         _lowest(group, _n_removed(len(group), float((group < threshold).sum()), multiple))
