@@ -91,10 +91,12 @@ def subject_of(recipe: Path) -> Subject:
 
 
 def by_armlet(subject: Subject, **goal: float) -> Network:
-    """Prune by armlet, with its defaults."""
+    """Prune by armlet, with its defaults, but through layer normalisations, as torch-pruning does."""
     with tempfile.TemporaryDirectory() as work:
         return run_pass(
-            PruneChannels(kind="prune_channels", **goal), subject.network, subject.context(0, work)
+            PruneChannels(kind="prune_channels", through_layer_norm=True, **goal),
+            subject.network,
+            subject.context(0, work),
         )[0]
 
 

@@ -44,6 +44,7 @@ def torch_pruning(network: Network, ratio: float) -> Network:
         ignored_layers=outputs,
         num_heads=heads,
         prune_num_heads=bool(heads),
+        prune_head_dims=not heads,  # an attention has one size of head
         head_pruning_ratio=ratio if heads else 0.0,
     )
     pruner.step()  # how many heads are left, the module sees from its weights

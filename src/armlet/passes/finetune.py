@@ -9,7 +9,7 @@ from armlet.models.network import Network
 from armlet.passes.base import PassContext
 from armlet.spec.passes.distill import Finetune, Teaching
 from armlet.spec.train import TrainSpec
-from armlet.train import DistillationOptions, PruningSchedule, Term, TrainOptions, train_network
+from armlet.train import DistillationOptions, GroupLasso, PruningSchedule, Term, TrainOptions, train_network
 from armlet.train.train import teaching_problems as student_problems
 
 
@@ -38,6 +38,7 @@ def finetune(
     options: Finetuning | None,
     context: PassContext,
     pruning: PruningSchedule | None = None,
+    lasso: GroupLasso | None = None,
 ) -> tuple[Network, tuple[Epoch, ...]]:
     """Return the trained network and its history; without options the network as it is.
 
@@ -46,6 +47,7 @@ def finetune(
         options: how.
         context: of the pass.
         pruning: which weights become zero meanwhile.
+        lasso: which channels shrink to zero meanwhile.
     """
     if options is None:
         return network, ()
@@ -61,6 +63,7 @@ def finetune(
         teachers=() if taught is None else teachers_of(context, taught.n_teachers),
         distillation=None if taught is None else taught.distillation,
         pruning=pruning,
+        lasso=lasso,
     )
     return trained, run.history
 

@@ -17,6 +17,7 @@ from armlet.data.splits import Samples
 from armlet.metrics import Scorer
 from armlet.models.network import Network, load_network, save_network
 from armlet.train.distillation.options import DistillationOptions
+from armlet.train.group_lasso import GroupLasso
 from armlet.train.options import TrainOptions
 from armlet.train.pruning import PruningSchedule
 
@@ -36,6 +37,7 @@ class TrainingPlan:
         distillation: None trains on the labels alone.
         mask: share of the input that is hidden and reconstructed, which asks no labels; None answers the task.
         pruning: which weights become zero meanwhile, None for none.
+        lasso: which channels shrink to zero meanwhile, None for none.
     """
 
     options: TrainOptions
@@ -43,6 +45,7 @@ class TrainingPlan:
     distillation: DistillationOptions | None = None
     mask: float | None = None
     pruning: PruningSchedule | None = None
+    lasso: GroupLasso | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from armlet.errors import ArmletError
 from armlet.train.checkpoint import Learner
 from armlet.train.distillation.student import plain
+from armlet.train.group_lasso import Shrinker
 from armlet.train.job import TrainingJob
 from armlet.train.objectives import NETWORK, Batch, Objective, on_device
 from armlet.train.optim import climbed, learning_rate_at, make_optimizer, set_learning_rate
@@ -62,6 +63,7 @@ class Steps:
             options.epochs * self.n_an_epoch,
             options.critic_steps if job.scorer.task.kind == "generation" else 1,
         )
+        self._shrinker = Shrinker(plain(network), job.plan.lasso)
         self._inputs = on_device(data.train.inputs, network)
         targets = data.train.targets if data.train.shares is None else data.train.shares
         others = (targets, data.labeled, data.teacher_outputs)
@@ -107,6 +109,8 @@ class Steps:
         set_learning_rate(optimizer, rate)
         with self._keeper.keeping(step) if name == NETWORK else nullcontext():
             optimizer.step()
+            if name == NETWORK:
+                self._shrinker.shrink(rate)
         return loss
 
     def _backward(self, name: str, loss_of: Callable[[], Tensor]) -> Tensor:

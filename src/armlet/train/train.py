@@ -21,6 +21,7 @@ from armlet.train.augment import AUGMENTATIONS
 from armlet.train.distillation.options import ANSWERS, DistillationOptions, asks_in_each_step
 from armlet.train.distillation.teaching import curriculum
 from armlet.train.evaluation import predict
+from armlet.train.group_lasso import GroupLasso
 from armlet.train.job import TrainingData, TrainingJob, TrainingPlan, TrainingRun
 from armlet.train.launch import launch
 from armlet.train.loop import run_training
@@ -42,6 +43,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
     distillation: DistillationOptions | None = None,
     mask: float | None = None,
     pruning: PruningSchedule | None = None,
+    lasso: GroupLasso | None = None,
 ) -> tuple[Network, TrainingRun]:
     """Train a copy of `network` and return it; the one given stays as it is.
 
@@ -58,6 +60,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
         mask: share of each input that is hidden; the network then learns to fill it in, on the inputs without labels
             too, and not to answer the task.
         pruning: which weights become zero meanwhile. Weights with constraints keep them.
+        lasso: which channels shrink to zero meanwhile.
 
     Raises:
         UsageError: a quantised network, an empty split, more processes than GPUs or samples of a batch, a batch too
@@ -92,7 +95,7 @@ def train_network(  # noqa: PLR0913 - what is trained, where it lies and who tea
     use_unlabeled = mask is not None or (distillation is not None and distillation.unlabeled)
     data = _training_data(splits, () if asked_always else teachers, use_unlabeled=use_unlabeled)
     _check_batch(network, min(options.batch_size, len(data.train)), n_processes)
-    plan = TrainingPlan(options, seed, distillation, mask, pruning)
+    plan = TrainingPlan(options, seed, distillation, mask, pruning, lasso)
     job = TrainingJob(network, data, plan, scorer, teachers if asked_always else ())
     work.mkdir(parents=True, exist_ok=True)
     if n_processes == 1:

@@ -6,8 +6,9 @@ what it can't follow is left whole and named in the notes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -31,11 +32,12 @@ from armlet.passes.base import (
 from armlet.passes.finetune import Finetuning, finetune, finetuning_of, teaching_problems
 from armlet.passes.prune.allocation import Goal, Ranked, allocate, sensitivity
 from armlet.passes.prune.goals import goal_of
-from armlet.passes.prune.importance import Evidence, importance
+from armlet.passes.prune.importance import Evidence, importance, magnitude
 from armlet.passes.prune.remove import remove_channels
 from armlet.passes.prune.selection import select_by_layer, select_globally
 from armlet.spec.passes import PruneChannels
 from armlet.spec.passes.prune import GOALS, GoalName
+from armlet.train import GroupLasso
 
 _STREAM = 6  # each purpose of a seed draws from a stream of its own
 
@@ -59,6 +61,8 @@ class ChannelPruning:
             counted.
         through_layer_norm: whether channels that a layer normalisation takes together may go, too.
         exclude: patterns of layers whose groups are left whole.
+        shrink: how the network is trained with group lasso before any channel goes, None for not at all.
+        strength: of group lasso.
         finetune: how the smaller network is trained, None for not at all.
     """
 
@@ -72,6 +76,8 @@ class ChannelPruning:
     round_to: int
     through_layer_norm: bool
     exclude: tuple[str, ...]
+    shrink: Finetuning | None
+    strength: float
     finetune: Finetuning | None
 
     @property
@@ -82,21 +88,25 @@ class ChannelPruning:
     def requires(self, network: Network, context: PassContext) -> tuple[str, ...]:
         """The network is float, and every pattern fits something."""
         problems = (*float_only(network, "prune_channels"), *unmatched(self.exclude, network.module))
-        return problems or teaching_problems(self.finetune, network, context)
+        if problems:
+            return problems
+        taught = (teaching_problems(options, network, context) for options in (self.shrink, self.finetune))
+        return tuple(dict.fromkeys(chain.from_iterable(taught)))
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Rank, remove, train; in several rounds if asked for."""
         found = self._groups(network)
         notes = [f"{g.name} keeps its channels: {g.reason}" for g in found.fixed]
         notes += [f"{g.name} keeps its {g.unit}: excluded" for g in found.prunable if self._excluded(g)]
-        before = {g.name: g for g in found.prunable if not self._excluded(g)}
+        before = {g.name: g for g in self._open(network)}
         goal = None
         if self.goal != "ratio":
             goal = goal_of(self.goal, self.value, self.target, network, context)
         whole = goal.cost_of(network) if goal else 0.0
-        smaller = network
-        history: list[Epoch] = []
-        trained = 0
+        shrunk, epochs = self._shrunk(network, context, list(before.values()))
+        smaller, history, trained = shrunk, list(epochs), 0
+        if self.shrink is not None:
+            notes.append(_zeros(shrunk, list(before.values())))
         for step in range(1, self.steps + 1):
             part = replace(context, work=context.work / f"step{step}") if self.steps > 1 else context
             removals = self._select(smaller, part, before, step, self._goal_at(step, goal, whole))
@@ -105,12 +115,12 @@ class ChannelPruning:
                 smaller = replace(smaller, module=remove_channels(smaller.module, removals))
                 _check_runs(smaller)
             # What a round that removes nothing would train, a later one does.
-            if removes or (step == self.steps and smaller is not network):
+            if removes or (step == self.steps and smaller is not shrunk):
                 smaller, epochs = self._trained(smaller, part, trained, step)
                 history += epochs
                 trained = step
-        if smaller is network:
-            return PassResult(network, (*notes, "no channel was removed, so nothing was trained"))
+        if smaller is shrunk:
+            return PassResult(shrunk, (*notes, "no channel was removed"), _numbered(history))
         after = {g.name: g.n_channels for g in self._groups(smaller).prunable}
         notes += [_note(group, after[name]) for name, group in before.items()]
         if goal is not None:
@@ -133,6 +143,10 @@ class ChannelPruning:
         traced = trace(network.module, network.architecture.inputs)
         return channel_groups(traced, through_layer_norm=self.through_layer_norm)
 
+    def _open(self, network: Network) -> list[ChannelGroup]:
+        """Return the groups that may lose channels."""
+        return [g for g in self._groups(network).prunable if not self._excluded(g)]
+
     def _multiple(self, group: ChannelGroup) -> int:
         return 1 if group.unit == "heads" else self.round_to
 
@@ -153,7 +167,7 @@ class ChannelPruning:
         step: int,
         goal: Goal | None,
     ) -> Removals:
-        groups = [g for g in self._groups(network).prunable if not self._excluded(g)]
+        groups = self._open(network)
         train, task = context.splits.train, context.splits.task.kind
         chosen = np.random.default_rng((context.seed, _STREAM)).permutation(len(train))[: self.n_samples]
         samples = train.take(np.sort(chosen))
@@ -183,7 +197,17 @@ class ChannelPruning:
         train = self.finetune.train
         epochs = train.epochs * step // self.steps - train.epochs * after // self.steps
         options = replace(self.finetune, train=replace(train, epochs=epochs))
-        return finetune(network, options, context)
+        lasso = None
+        if self.shrink is not None and step < self.steps:
+            lasso = GroupLasso(tuple(self._open(network)), self.strength)
+        return finetune(network, options, context, lasso=lasso)
+
+    def _shrunk(
+        self, network: Network, context: PassContext, groups: Sequence[ChannelGroup]
+    ) -> tuple[Network, tuple[Epoch, ...]]:
+        """Train before any channel goes."""
+        part = replace(context, work=context.work / "group_lasso")
+        return finetune(network, self.shrink, part, lasso=GroupLasso(tuple(groups), self.strength))
 
 
 def _numbered(history: list[Epoch]) -> tuple[Epoch, ...]:
@@ -206,6 +230,12 @@ def _check_runs(network: Network) -> None:
         ) from error
 
 
+def _zeros(network: Network, groups: Sequence[ChannelGroup]) -> str:
+    scores = magnitude(groups, network.module.state_dict(), 2)
+    n_zero, n_channels = sum(int((s == 0).sum()) for s in scores), sum(map(len, scores))
+    return f"group lasso: {n_zero} of {n_channels} channels shrank to zero"
+
+
 def _note(group: ChannelGroup, left: int) -> str:
     n = group.n_channels
     return (
@@ -218,6 +248,7 @@ def _note(group: ChannelGroup, left: int) -> str:
 @PASSES.register("prune_channels")
 def build(options: PruneChannels) -> Pass:
     """Build the pass from its section of a recipe."""
+    lasso = options.group_lasso
     goal, value = next((name, getattr(options, name)) for name in GOALS if getattr(options, name) is not None)
     return ChannelPruning(
         goal=goal,
@@ -230,5 +261,7 @@ def build(options: PruneChannels) -> Pass:
         round_to=options.round_to,
         through_layer_norm=options.through_layer_norm,
         exclude=options.exclude,
+        shrink=finetuning_of(lasso),
+        strength=0.0 if lasso is None else lasso.strength,
         finetune=finetuning_of(options.finetune),
     )

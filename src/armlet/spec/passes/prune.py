@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds
 from armlet.spec.passes.base import QUANTIZING, PassOptions
@@ -12,6 +12,17 @@ from armlet.spec.passes.distill import Finetune
 
 GoalName = Literal["ratio", "macs", "parameters", "bytes", "latency"]
 GOALS: tuple[GoalName, ...] = ("ratio", "macs", "parameters", "bytes", "latency")
+
+
+class GroupLasso(Finetune):
+    """How a network is trained before channels go, so that those that matter least shrink to zero (Wen et al. 2016)."""
+
+    strength: PositiveFloat = Field(
+        description=(
+            "Of the penalty: √size × norm of each channel, beside the loss. A step takes learning rate × strength ×"
+            " √size off a norm."
+        )
+    )
 
 
 class PruneChannels(PassOptions):
@@ -59,6 +70,13 @@ class PruneChannels(PassOptions):
     )
     exclude: ListOf[str] = Field(
         (), description="Module names, or name patterns (*), left as they are, with all modules in them."
+    )
+    group_lasso: GroupLasso | None = Field(
+        None,
+        description=(
+            "Train before any channel goes with a penalty on whole channels, which stays on in the rounds up to the"
+            " last; none if left out."
+        ),
     )
     finetune: Finetune | None = Field(
         None, description="Train the smaller network afterwards; none if left out."
