@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from tests.unit.test_report_answers import generator
 from tests.unit.test_report_page import history, report_input
 
 from armlet.artifacts import Pretrained
-from armlet.report import ReportInput
+from armlet.report import ReportInput, render_report
 from armlet.report.card import CardInput, FileRow, render_card
 from armlet.scores import METRICS
 
@@ -44,3 +45,20 @@ def test_a_classifiers_card_has_its_classes_and_no_judge():
 def test_a_card_tells_of_pretraining():
     card = card_of(replace(report_input(), pretrained=Pretrained(history(5, 0.9), "cpu", "fp32", 33.3)))
     assert "hidden parts of its inputs, for 5 epochs in 33 s." in card
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"fraction": "5 %"}, "of which 5.0 % kept their labels"),
+        ({"per_class": 20}, "of which at most 20 of each class kept their labels"),
+    ],
+)
+def test_card_and_page_tell_how_many_labels_there_were(asked, said, tmp_path):
+    report = report_input()
+    data = report.recipe.data.model_validate({"kind": "fashion-mnist", **asked})
+    report = replace(report, recipe=report.recipe.model_copy(update={"data": data}))
+    assert said in card_of(report)
+    render_report(report, tmp_path / "report.html")
+    assert said.replace("kept", "keep") in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "their labels" not in card_of(report_input())

