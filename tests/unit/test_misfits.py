@@ -44,8 +44,29 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
         ),
         (WATCH, LSTM, "pretrain: {train: {mixup: 1.0}}", "pretrain.train.mixup: does nothing where hidden parts"),
         (
-            WATCH, LSTM, "passes: [{kind: distill, unlabeled: true, train: {mixup: 1.0}}]",
+            "{kind: smartwatch-exercises, fraction: 50 %}", LSTM,
+            "passes: [{kind: distill, unlabeled: true, train: {mixup: 1.0}}]",
             "passes.0.unlabeled: samples without labels can't be mixed",
+        ),
+        (WATCH, LSTM, "train: {warm_up: 5 %}", "train.warm_up: one_cycle rises by itself"),
+        (WATCH, LSTM, "pretrain: {train: {warm_up: 5 %}}", "pretrain.train.warm_up: one_cycle rises by itself"),
+        (
+            WATCH, LSTM, "passes: [{kind: prune_channels, ratio: 20 %, group_lasso: {strength: 1, loss: mse}}]",
+            "passes.0.group_lasso.loss: mse is not for classification",
+        ),
+        (
+            WATCH, LSTM, "passes: [{kind: distill, unlabeled: true}]",
+            "passes.0.unlabeled: every sample keeps its label: set data.fraction or data.per_class",
+        ),
+        (
+            "{kind: fashion-mnist, task: generation}", "{kind: gan}",
+            "judge: {model: {kind: cnn}, train: {loss: non_saturating}}",
+            "judge.train.loss: non_saturating is not for classification",
+        ),
+        (
+            "{kind: fashion-mnist, task: generation}", "{kind: gan}",
+            "judge: {model: {kind: cnn, channels: [4, 4, 4, 4, 4, 4, 4]}}",
+            "judge.model.channels: pictures of 28×28 can't be halved 6 times",
         ),
         (WATCH, LSTM, "budgets: {psnr: 20 dB}", "budgets.psnr: smartwatch-exercises is scored by accuracy"),
         (
@@ -66,7 +87,7 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
             "passes.0.finetune.distill.terms.0.kind: a fnn has no places to attend to: use features",
         ),
         (
-            PICTURES, CNN, "passes: [{kind: distill, unlabeled: true, terms: [{kind: decoupled}]}]",
+            "{kind: fashion-mnist, per_class: 9}", CNN, "passes: [{kind: distill, unlabeled: true, terms: [{kind: decoupled}]}]",
             "passes.0.terms.0.kind: decoupled needs the class of every sample: set unlabeled to false",
         ),
         (WATCH, "{kind: lstm, hidden: [8], projection: 8}", "", "model.projection: is not narrower than the 8 units"),

@@ -19,6 +19,8 @@ class _Split(Spec):
     picture: ClassVar[tuple[int, int] | None] = None
     """Height and width of a picture."""
     varies_in_length: ClassVar[bool] = False
+    has_unlabeled: ClassVar[bool] = False
+    """Whether there are samples without labels even where every other keeps its own."""
     """Whether samples come with a length."""
 
     validation: Fraction = Field(
@@ -173,6 +175,7 @@ class MovieSentences(_Split):
 
     n_classes: ClassVar[int] = 2
     varies_in_length: ClassVar[bool] = True
+    has_unlabeled: ClassVar[bool] = True
     kind: Literal["movie-sentences"] = Field(description="The data set.")
     vocabulary: PositiveInt = Field(
         4000, ge=64, le=65536, description="Most tokens that the tokenizer may use."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.model import Autoencoder, Cnn, Gan, Lstm, Transformer
@@ -96,6 +97,8 @@ def _sections(recipe: Recipe) -> Iterator[Misfit]:
         yield ("judge",), "generated samples are scored by a judge: this section is missing"
     if data.asks != "generation" and recipe.judge is not None:
         yield ("judge",), f"only generated samples need a judge, and {data.kind} asks for {data.asks}"
+    if recipe.judge is not None and isinstance(recipe.judge.model, Cnn):
+        yield from ((("judge", *where), message) for where, message in _cnn(recipe.judge.model, data.picture))
     yield from _stream(recipe)
     if recipe.pretrain is not None and not model.encodes:
         yield ("pretrain",), f"a {model.kind} has no encoder of parts: leave this section out"
@@ -135,42 +138,66 @@ _AUGMENTATIONS: dict[str, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """What a training is for.
+
+    Attributes:
+        kind: of the data.
+        from_0_to_1: whether answers to it lie there.
+    """
+
+    kind: str
+    form: str
+    asks: str
+    varies_in_length: bool
+    from_0_to_1: bool
+
+
 def _training(recipe: Recipe) -> Iterator[Misfit]:
     """Losses and changes of the inputs that are not for the task or the data."""
     data = recipe.data
-    sections: list[tuple[tuple[str, ...], TrainSpec | None]] = [(("train",), recipe.train)]
+    learned = _Learned(data.kind, data.form, data.asks, data.varies_in_length, _from_0_to_1(recipe))
+    yield from _of_training(("train",), recipe.train, learned)
     if recipe.pretrain is not None:
         yield from _pretraining(recipe.pretrain.train)
-    sections += [
-        (("passes", str(position), key), getattr(options, key, None))
-        for position, options in enumerate(recipe.passes)
-        for key in ("train", "finetune")
-    ]
-    losses = _LOSSES.get(data.asks, _NUMBER_LOSSES)
-    changes = _AUGMENTATIONS.get(data.form, ()) if data.asks in ("classification", "forecast") else ()
-    for where, train in sections:
-        if train is None:
-            continue
-        if train.loss == "bce" and data.asks != "classification" and not _from_0_to_1(recipe):
-            yield (
-                (*where, "loss"),
-                "bce is of answers from 0 to 1: a denoising autoencoder with output: sigmoid",
-            )
-        if train.loss not in ("auto", *losses):
-            yield (*where, "loss"), f"{train.loss} is not for {data.asks}; that takes {', '.join(losses)}"
-        for name in train.augment:
-            if name not in changes:
-                fits = ", ".join(changes) or "nothing"
-                yield (
-                    (*where, "augment"),
-                    f"{name} does not fit {_FORMS[data.form]} to {data.asks}; that takes {fits}",
-                )
-            elif name in ("speed", "time_mask") and data.varies_in_length:
-                yield (*where, "augment"), f"{name} is for sequences of one length, and {data.kind}'s differ"
-        if train.cutmix and (data.form, data.asks) != ("picture", "classification"):
-            yield (*where, "cutmix"), "is for the classification of pictures"
-        if train.mixup and (data.form in ("text", "latent") or data.varies_in_length):
-            yield (*where, "mixup"), "is for rows, pictures and sequences of one length"
+        yield from _rising(("pretrain", "train"), recipe.pretrain.train)
+    if recipe.judge is not None:
+        of_judge = replace(learned, form="picture", asks="classification")
+        yield from _of_training(("judge", "train"), recipe.judge.train, of_judge)
+    for position, options in enumerate(recipe.passes):
+        for key in ("train", "group_lasso", "finetune"):
+            if (train := getattr(options, key, None)) is not None:
+                yield from _of_training(("passes", str(position), key), train, learned)
+
+
+def _of_training(where: tuple[str, ...], train: TrainSpec, learned: _Learned) -> Iterator[Misfit]:
+    form, asks = learned.form, learned.asks
+    losses = _LOSSES.get(asks, _NUMBER_LOSSES)
+    changes = _AUGMENTATIONS.get(form, ()) if asks in ("classification", "forecast") else ()
+    if train.loss == "bce" and asks != "classification" and not learned.from_0_to_1:
+        yield (
+            (*where, "loss"),
+            "bce is of answers from 0 to 1: a denoising autoencoder with output: sigmoid",
+        )
+    if train.loss not in ("auto", *losses):
+        yield (*where, "loss"), f"{train.loss} is not for {asks}; that takes {', '.join(losses)}"
+    for name in train.augment:
+        if name not in changes:
+            fits = ", ".join(changes) or "nothing"
+            yield (*where, "augment"), f"{name} does not fit {_FORMS[form]} to {asks}; that takes {fits}"
+        elif name in ("speed", "time_mask") and learned.varies_in_length:
+            yield (*where, "augment"), f"{name} is for sequences of one length, and {learned.kind}'s differ"
+    if train.cutmix and (form, asks) != ("picture", "classification"):
+        yield (*where, "cutmix"), "is for the classification of pictures"
+    if train.mixup and (form in ("text", "latent") or learned.varies_in_length):
+        yield (*where, "mixup"), "is for rows, pictures and sequences of one length"
+    yield from _rising(where, train)
+
+
+def _rising(where: tuple[str, ...], train: TrainSpec) -> Iterator[Misfit]:
+    if train.warm_up and train.schedule == "one_cycle":
+        yield (*where, "warm_up"), "one_cycle rises by itself: leave it out, or use cosine, linear or step"
 
 
 def _pretraining(train: TrainSpec) -> Iterator[Misfit]:
@@ -207,6 +234,8 @@ def _teaching(recipe: Recipe) -> Iterator[Misfit]:
         train = options.train if isinstance(options, Distill) else finetune
         if teaching.unlabeled and train is not None and (train.mixup or train.cutmix):
             yield (*where, "unlabeled"), "samples without labels can't be mixed: leave mixup and cutmix out"
+        if teaching.unlabeled and not (data.has_unlabeled or data.fraction < 1 or data.per_class):
+            yield (*where, "unlabeled"), "every sample keeps its label: set data.fraction or data.per_class"
         if teaching.teachers > 1 and data.asks == "generation":
             yield (*where, "teachers"), "several generators make different pictures of the same numbers"
         for number, term in enumerate(teaching.terms):
