@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from armlet.artifacts import InputSpec, Task
 from armlet.data.splits import Samples, Splits
@@ -17,6 +20,7 @@ from armlet.metrics import Scorer
 from armlet.models.network import architecture_of, build
 from armlet.progress import Silent
 from armlet.train import TrainOptions, evaluate, train_network
+from armlet.train.job import JOB_FOLDER, RESULT_FOLDER, load_result
 from armlet.train.launch import _relay
 
 INPUTS = (InputSpec("input", (8,)),)
@@ -69,6 +73,21 @@ def test_two_processes_learn_together_and_relay_their_progress(tmp_path: Path) -
     assert evaluate(network, splits().test, SCORER, "test").value > 0.9
     assert progress.done == progress.total == 4 * (300 // 32)
     assert workers_of(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_accelerate_launch_trains_a_job_to_the_same_weights(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    network, _ = train_network(fnn(), splits(), OPTIONS, SCORER, seed=1, work=first, progress=Silent())
+    shutil.copytree(first / JOB_FOLDER, second / JOB_FOLDER)
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    worker = ["-m", "armlet.train.worker", str(second)]
+    port = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    subprocess.run([*accelerate, *port, *worker], check=True, capture_output=True, timeout=300)
+    again, run = load_result(second / RESULT_FOLDER)
+    assert run.device == "2 × cpu"
+    for name, value in network.module.state_dict().items():
+        torch.testing.assert_close(again.module.state_dict()[name], value, rtol=0, atol=0)
 
 
 @pytest.mark.slow

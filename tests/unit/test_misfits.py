@@ -87,7 +87,8 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
             "passes.0.finetune.distill.terms.0.kind: a fnn has no places to attend to: use features",
         ),
         (
-            "{kind: fashion-mnist, per_class: 9}", CNN, "passes: [{kind: distill, unlabeled: true, terms: [{kind: decoupled}]}]",
+            "{kind: fashion-mnist, per_class: 9}", CNN,
+            "passes: [{kind: distill, unlabeled: true, terms: [{kind: decoupled}]}]",
             "passes.0.terms.0.kind: decoupled needs the class of every sample: set unlabeled to false",
         ),
         (WATCH, "{kind: lstm, hidden: [8], projection: 8}", "", "model.projection: is not narrower than the 8 units"),
