@@ -64,6 +64,11 @@ def __getattr__(name: str) -> object:
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
+def __dir__() -> list[str]:
+    """Name what is offered, imported or not."""
+    return sorted({*globals(), *__all__})
+
+
 class _Package(ModuleType):
     """The package itself, in which a verb is not hidden by the module of the same name."""
 

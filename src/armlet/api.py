@@ -10,7 +10,14 @@ from armlet.analyze import analyze_plan
 from armlet.artifacts import Ablation, Analysis, Verdict
 from armlet.bundle import Bundle
 from armlet.flow import RunResult, run_plan, run_steps
-from armlet.handout import Handout, chosen_formats, default_folder, hand_out, handed_out_steps
+from armlet.handout import (
+    Handout,
+    chosen_formats,
+    default_folder,
+    hand_out,
+    handed_out_steps,
+    require_place,
+)
 from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
 from armlet.spec.budget import Budgets
@@ -22,7 +29,7 @@ from armlet.store import Store
 
 def plan(
     recipe: str | Path | Recipe,
-    targets: Sequence[str | Target] = ("host",),
+    targets: str | Target | Sequence[str | Target] = ("host",),
     *,
     profile: str = "full",
     budgets: Mapping[str, object] | None = None,
@@ -32,7 +39,7 @@ def plan(
 
     Args:
         recipe: a recipe, or the path of its YAML file.
-        targets: targets, their names, or paths of their YAML files.
+        targets: targets, their names, or paths of their YAML files; one, or several.
         profile: profile of the recipe file; ignored for a `Recipe`.
         budgets: budgets that replace the recipe's, by key, as they are written in a recipe ("5 ms").
         processes: training processes, instead of the recipe's own numbers.
@@ -43,13 +50,14 @@ def plan(
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe), profile, budgets)
     if processes is not None:
         checked = with_processes(checked, processes)
-    found = [target if isinstance(target, Target) else load_target(target) for target in targets]
+    asked = (targets,) if isinstance(targets, str | Target) else targets
+    found = [target if isinstance(target, Target) else load_target(target) for target in asked]
     return make_plan(checked, found, profile)
 
 
 def run(  # noqa: PLR0913 - the keywords are what a run can be told
     recipe: str | Path | Recipe,
-    targets: Sequence[str | Target] = ("host",),
+    targets: str | Target | Sequence[str | Target] = ("host",),
     *,
     profile: str = "full",
     budgets: Mapping[str, object] | None = None,
@@ -106,9 +114,11 @@ def export(  # noqa: PLR0913 - the keywords are what can be told
         StepFailed: a step failed; a reproducer was written.
     """
     chosen, made = chosen_formats(formats), plan(recipe, profile=profile)
+    folder = Path(output or default_folder(made))
+    require_place(folder)
     steps = handed_out_steps(made, compressed=compressed)
     done = run_steps(made, steps, store=store or Store(), progress=progress or Silent())
-    return hand_out(made, done, Path(output or default_folder(made)), chosen, compressed=compressed)
+    return hand_out(made, done, folder, chosen, compressed=compressed)
 
 
 def ablate(

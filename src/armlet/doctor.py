@@ -32,8 +32,9 @@ _EXTRAS = {
     "cluster": "search on a cluster, which is not built yet",
     "dev": "armlet's own tests",
     "docs": "armlet's own documentation",
+    "peers": "benchmarks beside other tools",
 }
-_OPTIONAL_EXTRAS = ("cluster", "dev", "docs")
+_OPTIONAL_EXTRAS = ("cluster", "dev", "docs", "peers")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^;]*?)\s*(?:;\s*extra == ['\"](\w+)['\"])?$")
 _CLAUSE = re.compile(r"\s*(==|>=|<)\s*([\w.]+)\s*")
 

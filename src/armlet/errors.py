@@ -75,7 +75,7 @@ class CorruptedFile(UsageError):
         self.file = file
         super().__init__(
             Problem(
-                f"is corrupted: SHA-256 is {found or 'of no such file'}, expected {expected}",
+                f"is corrupted: SHA-256 is {found}, expected {expected}" if found else "is missing",
                 file=file,
                 hint=hint,
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import time
@@ -21,7 +20,7 @@ from armlet.spec.load import FULL
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
 from armlet.stages import STAGE_FUNCTIONS, StageContext
-from armlet.store import Store, check_files
+from armlet.store import Store, check_files, require_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +141,7 @@ def _do_all(run: _Run, steps: Sequence[Step], finish: StepListener) -> dict[str,
 def _check_places(store: Store, output: Path, destinations: Sequence[Path]) -> None:
     """Refuse, before any work, a cache or an output folder that can't be written, or a place that is taken."""
     for folder, what in ((store.root, "the cache, ARMLET_CACHE"), (output, "--output")):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{folder} ({what}) can't be a folder: {error.strerror}") from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise UsageError(f"{folder} ({what}) can't be written")
+        require_folder(folder, what)
     for place in destinations:
         if place.is_symlink() or (place.exists() and not (place / "manifest.json").is_file()):
             raise UsageError(f"{place} exists and is not a bundle: move it away or choose another --output")

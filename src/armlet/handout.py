@@ -18,6 +18,7 @@ from armlet.plan import Plan, Step
 from armlet.report.card import CardInput, FileRow, render_card
 from armlet.spec.load import FULL
 from armlet.stages.context import ASSETS
+from armlet.store import require_folder
 
 Format = Literal["safetensors", "pt2", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -60,6 +61,19 @@ def handed_out_steps(plan: Plan, *, compressed: bool) -> tuple[Step, ...]:
     return tuple(step for step in plan.network_steps if step.stage not in left_out)
 
 
+def require_place(folder: Path) -> None:
+    """Refuse a folder that a network can't be handed out into, before any work.
+
+    Raises:
+        UsageError: it holds something else, or can't be a folder.
+    """
+    require_folder(folder, "--output")
+    if any(folder.iterdir()) and not _is_handout(folder):
+        raise UsageError(
+            f"{folder} is not empty and holds other things than a handed-out network: choose another --output"
+        )
+
+
 def hand_out(
     plan: Plan,
     steps: Mapping[str, StepResult],
@@ -80,11 +94,7 @@ def hand_out(
     Raises:
         UsageError: the folder holds something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not _is_handout(folder):
-        raise UsageError(
-            f"{folder} is not empty and holds other things than a handed-out network: choose another --output"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    require_place(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".handout-") as scratch:
         names = _write(plan, steps, Path(scratch), formats, compressed)
         for old in folder.iterdir():  # of another network, maybe: no two are mixed

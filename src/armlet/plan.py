@@ -28,6 +28,7 @@ from armlet.spec.load import load_target
 from armlet.spec.passes import PassOptions, n_teachers
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
+from armlet.spec.train import TrainSpec
 
 _PACKAGE = Path(__file__).parent
 
@@ -226,20 +227,18 @@ class _Layout:
         )
         model = recipe.model.model_dump(mode="json")
         if recipe.judge is not None:
-            what = (
-                f"train the judge, a {recipe.judge.model.kind}, for up to {recipe.judge.train.epochs} epochs"
-            )
+            what = f"train the judge, a {recipe.judge.model.kind}, for up to {_epochs(recipe.judge.train)}"
             asked = recipe.data.judged.model_dump(mode="json")
             self.add("judge", "judge", what, (), [asked, recipe.judge.model_dump(mode="json"), seed])
             self.judge = ("judge",)
         before: tuple[str, ...] = ("data",)
         if recipe.pretrain is not None:
-            what = f"pre-train {recipe.model.kind} without labels for up to {recipe.pretrain.train.epochs} epochs"
+            what = f"pre-train {recipe.model.kind} without labels for up to {_epochs(recipe.pretrain.train)}"
             spec = [data, model, recipe.pretrain.model_dump(mode="json"), seed]
             before = ("data", self.add("pretrain", "pretrain", what, ("data",), spec))
         made_of = [data, model, recipe.train.model_dump(mode="json"), seed]
         last = self.add(
-            "train", "train", f"train {recipe.model.kind} for up to {recipe.train.epochs} epochs",
+            "train", "train", f"train {recipe.model.kind} for up to {_epochs(recipe.train)}",
             (*before, *self.judge), made_of,
         )  # fmt: skip
         for number in range(1, max((n_teachers(options) for options in recipe.passes), default=1)):
@@ -322,6 +321,10 @@ class _Layout:
             ("data", *facts, verdict, "export", *self._networks()[1:], *costs, *self.judge, *pretrained, *stream),
             [recipe.model_dump(mode="json"), self._profile], target,
         )  # fmt: skip
+
+
+def _epochs(train: TrainSpec) -> str:
+    return f"{train.epochs} epoch" + "s" * (train.epochs != 1)
 
 
 def _programs_of(options: PassOptions) -> list[object]:

@@ -16,10 +16,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from armlet import digest
-from armlet.errors import CorruptedFile
+from armlet.errors import CorruptedFile, UsageError
 
 ENTRY_FILE = "entry.json"
 _DEAD_AFTER_S = 24 * 3600
+
+
+def require_folder(folder: Path, what: str) -> None:
+    """Make a folder if it is missing, before any work.
+
+    Args:
+        folder: to write into.
+        what: it is, for the message.
+
+    Raises:
+        UsageError: it can't be made, or not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} ({what}) can't be a folder: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{folder} ({what}) can't be written")
 
 
 def cache_root() -> Path:

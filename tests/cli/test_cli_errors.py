@@ -163,3 +163,11 @@ def test_targets_and_data_sets_are_listed_as_json(armlet):
         "shuttle", "smartwatch-exercises",
     }  # fmt: skip
     assert all(entry["licence"] and all(len(sha) == 64 for sha in entry["sha256"]) for entry in listed)
+
+
+@pytest.mark.parametrize("verb", ["ablate", "analyze", "export"])
+def test_every_verb_with_an_output_looks_at_it_before_any_work(verb, armlet, recipe, tmp_path):
+    done = armlet(verb, recipe, "-o", recipe, cache=tmp_path / "cache")
+    assert done.returncode == 2
+    assert f"{recipe} (--output) can't be a folder" in done.stderr
+    assert not (tmp_path / "cache" / "entries").exists()

@@ -82,9 +82,12 @@ def test_handing_out_again_replaces_the_files_and_leaves_no_others(handed_out, a
 
 def test_a_folder_with_other_things_in_it_is_refused_and_kept(armlet, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
-    done = armlet("export", RECIPE, "--profile", "smoke", "-o", tmp_path)
+    # Before any work: the cache is empty afterwards.
+    cache = tmp_path.with_name("empty-cache")
+    done = armlet("export", RECIPE, "--profile", "smoke", "-o", tmp_path, cache=cache)
     assert done.returncode == 2
     assert "choose another --output" in done.stderr
+    assert not (cache / "entries").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

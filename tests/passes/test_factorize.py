@@ -242,7 +242,7 @@ def test_a_budget_takes_first_what_loses_least():
 def test_what_can_not_be_saved_is_refused(tiny_network, context):
     network = tiny_network()
     with pytest.raises(
-        PreconditionFailed, match=r"macs can't fall to 1%: ranks of 1 everywhere save \d+ of the"
+        PreconditionFailed, match=r"macs can't fall to 0.01 of now: ranks of 1 everywhere save \d+ of the"
     ):
         run_pass(options(macs=0.01), network, context(network))
     with pytest.raises(PreconditionFailed, match="exclude has 'nowhere'"):

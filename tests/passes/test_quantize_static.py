@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torch import nn
 
 from armlet.analysis.graph import trace
 from armlet.artifacts import InputSpec
+from armlet.compile.pipeline import lower
+from armlet.export import export_onnx
 from armlet.models.network import executable
 from armlet.models.quantization import (
     ActivationQuantization,
@@ -26,6 +29,7 @@ from armlet.passes.quantize.calibrate import calibrate, weight_scales
 from armlet.passes.quantize.common import calibration_samples
 from armlet.passes.quantize.placement import place
 from armlet.passes.quantize.ranges import activation_scale, min_max_ranges
+from armlet.spec.load import load_target
 from armlet.spec.passes import QuantizeStatic
 
 
@@ -105,15 +109,43 @@ def test_concatenation_takes_one_scale_that_holds_all_its_inputs():
     np.testing.assert_allclose(scales["cat"], (max(high, 0) - min(low, 0)) / 255, rtol=1e-6)
 
 
-def test_activations_without_an_integer_form_stay_float_and_are_named(tiny_network, context):
-    network = tiny_network(activation="hard_swish")
+@pytest.mark.parametrize(
+    "activation",
+    ["hard_swish", "gelu", "silu", "tanh", "sigmoid", "elu", "mish", "leaky_relu", "hard_sigmoid"],
+)
+def test_functions_of_one_number_are_tables(activation, tiny_network, context, splits, tmp_path):
+    network = tiny_network(activation=activation)
+    quantized, record = quantize(network, context)
+    assert [n for n in record.notes if "stays float" in n] == []
+    export_onnx(quantized, splits.validation, tmp_path)
+    program = lower(tmp_path / "model.onnx", load_target("host"))
+    assert program.fallbacks == ()
+    assert [call.op for call in program.calls].count("table") == 2
+
+
+def test_what_is_no_table_stays_float_and_is_named(tiny_network, context):
+    network = tiny_network(activation="prelu")
     quantized, record = quantize(network, context)
     assert [n for n in record.notes if "stays float" in n] == [
-        "stage1.block1.activation (hardswish) stays float: hardswish has no integer form",
-        "stage2.block1.activation (hardswish_1) stays float: hardswish has no integer form",
+        "stage1.block1.activation (prelu) stays float: prelu has no integer form",
+        "stage2.block1.activation (prelu_1) stays float: prelu has no integer form",
     ]
     # The islands stand between integers: their inputs and what they give are quantised.
-    assert {"conv2d", "hardswish"} <= {a.node for a in quantized.quantization.activations}
+    assert {"conv2d", "prelu"} <= {a.node for a in quantized.quantization.activations}
+
+
+def test_a_function_of_float_numbers_or_of_the_last_ones_stays_float(tiny_network, context):
+    network = tiny_network(activation="gelu")
+    _, record = quantize(network, context, exclude=("stage1.block1.conv",))
+    assert [n for n in record.notes if "stays float" in n] == [
+        "stage1.block1.conv (conv2d) stays float: excluded",
+        "stage1.block1.activation (gelu) stays float: what it takes is float",
+    ]
+    network = replace(network, module=nn.Sequential(network.module, nn.Sigmoid()).eval())
+    _, record = quantize(network, context)
+    assert [n for n in record.notes if "stays float" in n] == [
+        "1 (sigmoid) stays float: it gives the network's answer"
+    ]
 
 
 def test_excluded_layers_stay_float(tiny_network, context):

@@ -85,13 +85,21 @@ def test_a_wrong_pin_is_missing_and_says_why(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_missing_package_is_told_with_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_requirements(monkeypatch, ['torch<2.14,>=2.13; extra == "train"', 'optuna>=4.0; extra == "cluster"'])
+    with_requirements(
+        monkeypatch,
+        [
+            'torch<2.14,>=2.13; extra == "train"',
+            'optuna>=4.0; extra == "cluster"',
+            'torchao>=0.18; extra == "peers"',
+        ],
+    )
 
     assert finding("torch") == Finding(
         "torch", "training and passes", None, "pip install 'torch<2.14,>=2.13'"
     )
     assert finding("torch").is_missing
     assert not finding("optuna").is_missing  # search on several machines is optional
+    assert not finding("torchao").is_missing  # and so are other tools to compare with
 
 
 def test_missing_programs_name_their_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

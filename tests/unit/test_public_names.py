@@ -25,6 +25,16 @@ def test_every_public_name_is_there():
     assert all(hasattr(armlet, name) for name in armlet.__all__)
 
 
+def test_public_names_are_listed_before_they_are_imported():
+    listed = subprocess.run(
+        [sys.executable, "-c", "import armlet; print(*dir(armlet))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert set(armlet.__all__) <= set(listed.stdout.split())
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = armlet.nonsense

@@ -33,11 +33,11 @@ def ablate(
     from armlet.ablate import ablate_plan
     from armlet.cli.console import run_display
     from armlet.cli.run_verb import watch_interruptions
-    from armlet.store import Store
+    from armlet.store import Store, require_folder
 
     plan = api.plan(recipe, (target,), profile=profile)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
+        require_folder(output, "--output")  # before hours of work, not after
     with run_display(json) as display, watch_interruptions() as interrupted:
         found = ablate_plan(
             plan,

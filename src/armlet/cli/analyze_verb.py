@@ -30,11 +30,11 @@ def analyze(
     from armlet.analyze import analyze_plan
     from armlet.cli.console import run_display
     from armlet.cli.run_verb import watch_interruptions
-    from armlet.store import Store
+    from armlet.store import Store, require_folder
 
     plan = api.plan(recipe, profile=profile)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
+        require_folder(output, "--output")  # before hours of work, not after
     with run_display(json) as display, watch_interruptions() as interrupted:
         found = analyze_plan(
             plan,

@@ -35,11 +35,13 @@ def export(
     from armlet.cli.console import print_json, run_display, stdout
     from armlet.cli.run_verb import watch_interruptions
     from armlet.flow import run_steps
-    from armlet.handout import chosen_formats, default_folder, hand_out, handed_out_steps
+    from armlet.handout import chosen_formats, default_folder, hand_out, handed_out_steps, require_place
     from armlet.store import Store
 
     formats = chosen_formats(format_)
     plan = api.plan(recipe, profile=profile)
+    folder = output or default_folder(plan)
+    require_place(folder)
     with run_display(json) as display, watch_interruptions() as interrupted:
         steps = run_steps(
             plan,
@@ -50,7 +52,7 @@ def export(
             finish=display.finish,
             interrupted=interrupted,
         )
-        written = hand_out(plan, steps, output or default_folder(plan), formats, compressed=not trained)
+        written = hand_out(plan, steps, folder, formats, compressed=not trained)
     if json:
         names = [path.relative_to(written.folder).as_posix() for path in written.files]
         print_json({"folder": str(written.folder), "files": names})

@@ -236,6 +236,13 @@ class Lookup:
     table: Array
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Any function of one int8 number: the result for -128, -127, ..., 127, [256] int8."""
+
+    values: Array
+
+
 @dataclass(frozen=True, slots=True)
 class Convert:
     """The same numbers, rounded to the nearest, in the output's element type."""
@@ -280,6 +287,7 @@ Op: TypeAlias = (
     | Part
     | Convert
     | Lookup
+    | Table
     | Spread
     | Enlarge
     | Generic

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from armlet.compile.frontend.convert import CONVERTERS, ELEMENTWISE, OTHER, convert_generic
+from armlet.compile.frontend.evaluate import evaluate
 from armlet.compile.frontend.graph import Array, Constant, Graph, Tensor
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
 from armlet.errors import Problem, UnsupportedOperator, UsageError
@@ -115,22 +115,10 @@ def _fold(node: onnx.NodeProto, reader: Reader) -> bool:
     else:
         if node.op_type == "MatMul":
             reader.factors[node.output[0]] = (operands[0], operands[1])
-        result = Constant(_evaluate(node, [_plain(o) for o in operands], reader.opset))
+        result = Constant(evaluate(node, [_plain(o) for o in operands], reader.opset))
     reader.constants[node.output[0]] = result
     return True
 
 
 def _plain(constant: Constant) -> Array:
     return constant.values if constant.scale is None else constant.real().astype(np.float32)
-
-
-def _evaluate(node: onnx.NodeProto, operands: list[Array], opset: int) -> Array:
-    """Run one node by ONNX's own reference implementation."""
-    from onnx.reference import ReferenceEvaluator
-
-    evaluator = ReferenceEvaluator(node, opsets={"": opset})
-    feeds: Mapping[str, Array] = dict(zip([n for n in node.input if n], operands, strict=True))
-    results = evaluator.run(None, feeds)
-    if len(node.output) != 1 or not isinstance(results[0], np.ndarray | np.generic):
-        raise RefusedNode("a constant node must have one tensor as its output")
-    return np.asarray(results[0])

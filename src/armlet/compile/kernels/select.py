@@ -346,6 +346,13 @@ def _to_float(layer: g.Layer, op: g.Convert, builder: ProgramBuilder) -> None:
     builder.define(layer.output, var, value.order)
 
 
+def _table(layer: g.Layer, op: g.Table, builder: ProgramBuilder) -> None:
+    value = builder.value(layer.inputs[0])
+    kernel = Kernel("table", "scalar", elementwise.Table(value.tensor.size), elementwise.build_table)
+    var = builder.call(layer.name, kernel, [value.var, op.values], value.tensor.size, "int8")
+    builder.define(layer.output, var, value.order)
+
+
 def _part(layer: g.Layer, op: g.Part, builder: ProgramBuilder) -> None:
     whole, part = builder.row_major(layer.inputs[0]), builder.graph.tensors[layer.output]
     kernel = Kernel(
@@ -371,6 +378,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Part: _part,
         g.Convert: _to_float,
         g.Lookup: _lookup,
+        g.Table: _table,
         g.Spread: _spread,
         g.Enlarge: _enlarge,
     }

@@ -35,11 +35,13 @@ from armlet.compile.frontend.graph import (
     Recurrent,
     Reshape,
     Spread,
+    Table,
     Tensor,
     Transpose,
     without_dead_layers,
 )
 from armlet.compile.quantized.arithmetic import addition, requantization
+from armlet.compile.quantized.tables import Formula, formula_of, table_of
 
 ACCUMULATOR_LIMIT = 2**30
 """What no accumulator may reach, so that the rounding term of the requantization still fits in int32 beside it."""
@@ -59,6 +61,7 @@ class _Rewriter:
     layers: list[Layer] = field(default_factory=list)
     twins: dict[str, tuple[str, QuantizedTensor]] = field(default_factory=dict)
     floats: dict[str, Fallback] = field(default_factory=dict)
+    formulas: dict[str, Formula] = field(default_factory=dict)
 
     def int8(self, name: str) -> str:
         """Return the name of a new int8 value that stands for the float value `name`."""
@@ -84,6 +87,8 @@ def to_integer(graph: Graph) -> tuple[Graph, tuple[Fallback, ...]]:
 
 def _rewrite(layer: Layer, state: _Rewriter) -> None:
     op, output = layer.op, layer.output
+    if (formula := formula_of(layer, state.formulas, state.twins)) is not None:
+        state.formulas[output] = formula
     if isinstance(op, Dequantize):
         state.twins[output] = (layer.inputs[0], op.origin)
         state.layers.append(layer)
@@ -107,7 +112,17 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
 
 
 def _rewrite_quantize(layer: Layer, op: Quantize, state: _Rewriter) -> None:
-    if layer.inputs[0] not in state.twins:
+    value = layer.inputs[0]
+    if value not in state.twins and value in state.formulas:
+        formula = state.formulas[value]
+        twin, origin = state.twins[formula.source]
+        last, table = formula.layers[-1], Table(table_of(formula, origin, op.to))
+        integer = Integer((origin,), op.to)
+        state.layers.append(
+            replace(layer, name=last.name, kind=last.kind, op=table, inputs=(twin,), integer=integer)
+        )
+        return
+    if value not in state.twins:
         state.layers.append(layer)
         return
     twin, origin = state.twins[layer.inputs[0]]

@@ -6,6 +6,7 @@ any of the compiler's layouts, packing or folding. `docs/integer-arithmetic.md` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,17 @@ def add(operands: list[Array], factor: FixedPoint, zero: int, limits: tuple[int,
     scaled = (total + (1 << (factor.shift - 1))) >> factor.shift
     limited: Array = np.clip(scaled + zero, *limits)
     return limited.astype(np.int8)
+
+
+def table(function: Callable[[Array], Array], origin: QuantizedTensor, to: QuantizedTensor) -> Array:
+    """Return int8 [256]: what a function of real numbers gives for -128, -127, ..., 127, quantized."""
+    return quantize(function(dequantize(np.arange(-128, 128), origin)), to)
+
+
+def look_up(x: Array, values: Array) -> Array:
+    """Return int8: the entry of a table for each of x."""
+    found: Array = values[x.astype(np.int32) + 128]
+    return found
 
 
 def window_sum(x: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Array:

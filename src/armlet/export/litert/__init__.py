@@ -57,8 +57,9 @@ def verify_litert(tflite_file: Path, onnx_file: Path, samples: Sequence[npt.NDAr
         samples: [N, *shape] for each input, N > 0.
 
     Returns:
-        For a float network the absolute difference. For a quantised one, steps of the output's scale, or where the
-        output itself is float, 1/255 of the range of its values over the samples.
+        For a float network the absolute difference, as a share of the output's largest value where that is above 1.
+        For a quantised one, steps of the output's scale, or where the output itself is float, 1/255 of the range of
+        its values over the samples.
 
     Raises:
         MissingDependency: ai-edge-litert or onnxruntime is not installed.

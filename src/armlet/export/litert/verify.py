@@ -40,12 +40,13 @@ def difference(tflite_file: Path, onnx_file: Path, samples: Samples) -> float:
 
 
 def _in_steps(result: Array, reference: Array, graph: Graph, output: str) -> Array:
-    """Return the differences of an output: in its steps if it is quantised, plain if the network is float."""
+    """Return the differences of an output: in its steps if it is quantised, else of its largest value above 1."""
     if output in graph.dequantized:
         step = graph.scales[graph.dequantized[output]].scales[0]
         return np.asarray(np.rint(result / step) - np.rint(reference / step))
     spread = float(np.ptp(reference))
-    unit = spread / _INTEGER_LEVELS if graph.quantized and spread else 1.0
+    largest = float(np.abs(reference).max(initial=1.0))
+    unit = spread / _INTEGER_LEVELS if graph.quantized and spread else largest
     return np.asarray((result - reference) / unit)
 
 

@@ -70,7 +70,7 @@ class Factorization:
             return problems
         wanted, most = self._wanted(cost_of(network)), most_saved(self._candidates(network, {})[0])
         problems = tuple(
-            f"{name} can't fall to {share:.0%}: ranks of 1 everywhere save {found} of the {wish} asked for"
+            f"{name} can't fall to {share:.3g} of now: ranks of 1 everywhere save {found} of the {wish} asked for"
             for name, share, wish, found in (
                 ("macs", self.macs, wanted.macs, most.macs),
                 ("parameters", self.parameters, wanted.parameters, most.parameters),

@@ -5,7 +5,9 @@
 2. A clamp (relu, relu6) that alone uses the value of such a node belongs to it: the clamp's value is quantised instead.
 3. Pooling by maximum, reshapes, permutations and concatenation compute on the integers as they are: their inputs and
    their output share one scale.
-4. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
+4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...) are tables of 256 entries, where what they take is
+   quantised anyway: a layer in float keeps its exact activation, and the network's answers are float numbers.
+5. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
 """
 
 from __future__ import annotations
@@ -40,6 +42,22 @@ CLAMPS = (
     aten.hardtanh.default,
     aten.hardtanh_.default,
     aten.clamp.default,
+)
+TABLES = (
+    aten.gelu.default,
+    aten.silu.default,
+    aten.silu_.default,
+    aten.tanh.default,
+    aten.sigmoid.default,
+    aten.elu.default,
+    aten.elu_.default,
+    aten.leaky_relu.default,
+    aten.leaky_relu_.default,
+    aten.hardswish.default,
+    aten.hardswish_.default,
+    aten.hardsigmoid.default,
+    aten.mish.default,
+    aten.softplus.default,
 )
 SHARING = (
     aten.max_pool2d.default,
@@ -104,7 +122,7 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     for node in traced.nodes:
         if node in fused or node.target in SHARING or not _computes(node):
             continue
-        if reason := _why_float(node, traced, exclude):
+        if reason := _why_float(node, traced, exclude) or _why_no_table(node, traced, needed):
             notes.append(f"{layer_name(node)} stays float: {reason}")
             continue
         result = _clamp_of(node, exclude) or node
@@ -153,7 +171,24 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str]) -> str:
             return "" if list(arguments(node)[1]) in ([1, 1], [1]) else "its windows differ in size"
         case aten.avg_pool2d.default:
             return "" if len(arguments(node)) <= 4 else "it counts its padding in an unusual way"
+        case target if target in TABLES:
+            return ""
     return f"{operator_name(node)} has no integer form"
+
+
+def _why_no_table(node: Node, traced: Traced, quantized: set[Node]) -> str:
+    """Return why a function of one number is no table, empty if it is one, or another operator (rule 4)."""
+    if node.target not in TABLES:
+        return ""
+    source = node.all_input_nodes[0]
+    while source.target in SHARING and source not in quantized:
+        source = source.all_input_nodes[0]
+    if source not in quantized:
+        return "what it takes is float"
+    last = node
+    while len(last.users) == 1 and next(iter(last.users)).target in SHARING:
+        last = next(iter(last.users))
+    return "it gives the network's answer" if last in traced.outputs else ""
 
 
 def _clamp_of(node: Node, exclude: Sequence[str]) -> Node | None:
