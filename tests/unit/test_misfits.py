@@ -12,6 +12,7 @@ from armlet.spec.load import load_recipe
 WATCH, SPEECH = "{kind: smartwatch-exercises}", "{kind: japanese-vowels}"
 PICTURES = "{kind: fashion-mnist}"
 LSTM, CNN = "{kind: lstm}", "{kind: cnn}"
+GENERATED, GAN = "{kind: fashion-mnist, task: generation}", "{kind: gan}"
 CAUSAL = "{kind: transformer, patch: 5, causal: true}"
 
 
@@ -32,6 +33,18 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
         (WATCH, CNN, "", "model.kind: a cnn takes pictures, and smartwatch-exercises has sequences"),
         (PICTURES, CNN, "pretrain: {mask: 20 %}", "pretrain: a cnn has no encoder of parts"),
         (PICTURES, CNN, "judge: {model: {kind: cnn}}", "judge: only generated samples need a judge"),
+        (
+            GENERATED, GAN, "judge: {model: {kind: cnn, channels: [4, 4, 4, 4, 4, 4]}}",
+            "judge.model.channels: pictures of 28×28 can't be halved 5 times",
+        ),
+        (
+            GENERATED, GAN, "judge: {model: {kind: cnn}, train: {loss: non_saturating}}",
+            "judge.train.loss: non_saturating is not for classification",
+        ),
+        (
+            GENERATED, GAN, "judge: {model: {kind: cnn}, train: {augment: [token_drop]}}",
+            "judge.train.augment: token_drop does not fit pictures to classification",
+        ),
         (WATCH, LSTM, "train: {augment: [flip]}", "train.augment: flip does not fit sequences"),
         (WATCH, LSTM, "train: {loss: mse}", "train.loss: mse is not for classification"),
         (WATCH, LSTM, "train: {cutmix: 1.0}", "train.cutmix: is for the classification of pictures"),

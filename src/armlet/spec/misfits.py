@@ -36,7 +36,9 @@ def misfits(recipe: Recipe) -> list[Misfit]:
         found.append((("model", "kind"), message))
     else:
         found += _of_the_model(recipe)
-    return [*found, *_sections(recipe), *_training(recipe), *_teaching(recipe), *_budgets(recipe)]
+    return [
+        *found, *_sections(recipe), *_training(recipe), *_judging(recipe), *_teaching(recipe), *_budgets(recipe)
+    ]  # fmt: skip
 
 
 def _limits(recipe: Recipe) -> Iterator[Misfit]:
@@ -171,6 +173,17 @@ def _training(recipe: Recipe) -> Iterator[Misfit]:
             yield (*where, "cutmix"), "is for the classification of pictures"
         if train.mixup and (data.form in ("text", "latent") or data.varies_in_length):
             yield (*where, "mixup"), "is for rows, pictures and sequences of one length"
+
+
+def _judging(recipe: Recipe) -> Iterator[Misfit]:
+    """What is wrong of a judge: it is a classifier of the same pictures, and checked as a recipe of one would be."""
+    judge, data = recipe.judge, recipe.data
+    if judge is None or data.asks != "generation":
+        return
+    alone = {"data": data.judged, "model": judge.model, "train": judge.train, "pretrain": None, "passes": ()}
+    classifier = recipe.model_copy(update=alone)
+    for where, what in (*_of_the_model(classifier), *_training(classifier)):
+        yield ("judge", *where), what
 
 
 def _pretraining(train: TrainSpec) -> Iterator[Misfit]:
