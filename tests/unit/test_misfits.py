@@ -45,6 +45,11 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
             GENERATED, GAN, "judge: {model: {kind: cnn}, train: {augment: [token_drop]}}",
             "judge.train.augment: token_drop does not fit pictures to classification",
         ),
+        (
+            GENERATED, GAN, "judge: {model: {kind: cnn}, train: {schedule: one_cycle, warm_up: 10 %}}",
+            "judge.train: one_cycle rises over its first quarter by itself: leave warm_up out",
+        ),
+        (WATCH, LSTM, "train: {warm_up: 10 %}", "train: one_cycle rises over its first quarter by itself"),
         (WATCH, LSTM, "train: {augment: [flip]}", "train.augment: flip does not fit sequences"),
         (WATCH, LSTM, "train: {loss: mse}", "train.loss: mse is not for classification"),
         (WATCH, LSTM, "train: {cutmix: 1.0}", "train.cutmix: is for the classification of pictures"),
@@ -92,6 +97,12 @@ def test_what_does_not_go_together_is_named(tmp_path: Path, data, model, rest, p
         load_recipe(file)
     (found,) = [line for line in str(caught.value).splitlines() if line.strip()]
     assert problem in found
+
+
+def test_other_schedules_warm_up(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"name: tiny\ndata: {WATCH}\nmodel: {LSTM}\ntrain: {{schedule: cosine, warm_up: 10 %}}\n")
+    assert load_recipe(file).train.warm_up == 0.1
 
 
 @pytest.mark.parametrize(
