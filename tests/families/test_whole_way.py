@@ -19,6 +19,7 @@ from tests.families.conftest import (
 
 from armlet.artifacts import InputSpec
 from armlet.data.splits import Samples
+from armlet.models.families import FAMILIES
 from armlet.models.network import Network
 
 PICTURE = (InputSpec("input", (1, 12, 12)),)
@@ -37,6 +38,7 @@ CASES = [
     Case("mobilenet", {"version": "v1", "width": 0.25}, COLOUR),
     Case("mobilenet", {"version": "v2", "width": 0.25, "dropout": 0.1}, COLOUR),
     Case("mobilenet", {"version": "v3_small", "width": 0.25}, COLOUR),
+    Case("efficientnet_lite", {"stochastic_depth": 0.2}, COLOUR),
     Case("ds_cnn", {"channels": 16, "depth": 2, "stem_kernel": [4, 2]}, PICTURE),
     Case("rnn", {"cell": "elman", "hidden": [6]}, FRAMES),
     Case("rnn", {"cell": "elman_relu", "hidden": [6, 5], "readout": "mean"}, SPEECH),
@@ -72,6 +74,10 @@ LEARNED = {
     "train": {"epochs": 2, "batch_size": 8},
 }
 ON_BOARD = ["fnn", "cnn", "mobilenet", "rnn", "lstm", "transformer", "autoencoder", "gan"]
+
+
+def test_no_family_is_left_out() -> None:
+    assert {case.family for case in CASES} == set(FAMILIES)
 
 
 def each(cases: list[Case]):

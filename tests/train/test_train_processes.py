@@ -169,3 +169,9 @@ def test_a_line_that_is_no_progress_is_shown_and_not_swallowed() -> None:
         ArmletError, match=r"a training process wrote 'Segmentation fault', which is no progress"
     ):
         _relay(io.StringIO('["say", "hello"]\nSegmentation fault\n'), Silent())
+
+
+def test_a_launcher_from_outside_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="start it alone, with --distributed 2"):
+        train_network(fnn(), splits(), OPTIONS, SCORER, seed=1, work=tmp_path, progress=Silent())

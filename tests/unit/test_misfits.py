@@ -12,6 +12,7 @@ from armlet.spec.load import load_recipe
 WATCH, SPEECH = "{kind: smartwatch-exercises}", "{kind: japanese-vowels}"
 PICTURES = "{kind: fashion-mnist}"
 LSTM, CNN = "{kind: lstm}", "{kind: cnn}"
+GENERATED, GAN = "{kind: fashion-mnist, task: generation}", "{kind: gan}"
 CAUSAL = "{kind: transformer, patch: 5, causal: true}"
 
 
@@ -32,6 +33,23 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
         (WATCH, CNN, "", "model.kind: a cnn takes pictures, and smartwatch-exercises has sequences"),
         (PICTURES, CNN, "pretrain: {mask: 20 %}", "pretrain: a cnn has no encoder of parts"),
         (PICTURES, CNN, "judge: {model: {kind: cnn}}", "judge: only generated samples need a judge"),
+        (
+            GENERATED, GAN, "judge: {model: {kind: cnn, channels: [4, 4, 4, 4, 4, 4]}}",
+            "judge.model.channels: pictures of 28×28 can't be halved 5 times",
+        ),
+        (
+            GENERATED, GAN, "judge: {model: {kind: cnn}, train: {loss: non_saturating}}",
+            "judge.train.loss: non_saturating is not for classification",
+        ),
+        (
+            GENERATED, GAN, "judge: {model: {kind: cnn}, train: {augment: [token_drop]}}",
+            "judge.train.augment: token_drop does not fit pictures to classification",
+        ),
+        (
+            GENERATED, GAN, "judge: {model: {kind: cnn}, train: {schedule: one_cycle, warm_up: 10 %}}",
+            "judge.train: one_cycle rises over its first quarter by itself: leave warm_up out",
+        ),
+        (WATCH, LSTM, "train: {warm_up: 10 %}", "train: one_cycle rises over its first quarter by itself"),
         (WATCH, LSTM, "train: {augment: [flip]}", "train.augment: flip does not fit sequences"),
         (WATCH, LSTM, "train: {loss: mse}", "train.loss: mse is not for classification"),
         (WATCH, LSTM, "train: {cutmix: 1.0}", "train.cutmix: is for the classification of pictures"),
@@ -48,8 +66,6 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
             "passes: [{kind: distill, unlabeled: true, train: {mixup: 1.0}}]",
             "passes.0.unlabeled: samples without labels can't be mixed",
         ),
-        (WATCH, LSTM, "train: {warm_up: 5 %}", "train.warm_up: one_cycle rises by itself"),
-        (WATCH, LSTM, "pretrain: {train: {warm_up: 5 %}}", "pretrain.train.warm_up: one_cycle rises by itself"),
         (
             WATCH, LSTM, "passes: [{kind: prune_channels, ratio: 20 %, group_lasso: {strength: 1, loss: mse}}]",
             "passes.0.group_lasso.loss: mse is not for classification",
@@ -57,16 +73,6 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
         (
             WATCH, LSTM, "passes: [{kind: distill, unlabeled: true}]",
             "passes.0.unlabeled: every sample keeps its label: set data.fraction or data.per_class",
-        ),
-        (
-            "{kind: fashion-mnist, task: generation}", "{kind: gan}",
-            "judge: {model: {kind: cnn}, train: {loss: non_saturating}}",
-            "judge.train.loss: non_saturating is not for classification",
-        ),
-        (
-            "{kind: fashion-mnist, task: generation}", "{kind: gan}",
-            "judge: {model: {kind: cnn, channels: [4, 4, 4, 4, 4, 4, 4]}}",
-            "judge.model.channels: pictures of 28×28 can't be halved 6 times",
         ),
         (WATCH, LSTM, "budgets: {psnr: 20 dB}", "budgets.psnr: smartwatch-exercises is scored by accuracy"),
         (
@@ -101,6 +107,12 @@ def test_what_does_not_go_together_is_named(tmp_path: Path, data, model, rest, p
         load_recipe(file)
     (found,) = [line for line in str(caught.value).splitlines() if line.strip()]
     assert problem in found
+
+
+def test_other_schedules_warm_up(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"name: tiny\ndata: {WATCH}\nmodel: {LSTM}\ntrain: {{schedule: cosine, warm_up: 10 %}}\n")
+    assert load_recipe(file).train.warm_up == 0.1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.model import Autoencoder, Cnn, Gan, Lstm, Transformer
@@ -37,7 +36,9 @@ def misfits(recipe: Recipe) -> list[Misfit]:
         found.append((("model", "kind"), message))
     else:
         found += _of_the_model(recipe)
-    return [*found, *_sections(recipe), *_training(recipe), *_teaching(recipe), *_budgets(recipe)]
+    return [
+        *found, *_sections(recipe), *_training(recipe), *_judging(recipe), *_teaching(recipe), *_budgets(recipe)
+    ]  # fmt: skip
 
 
 def _limits(recipe: Recipe) -> Iterator[Misfit]:
@@ -97,8 +98,6 @@ def _sections(recipe: Recipe) -> Iterator[Misfit]:
         yield ("judge",), "generated samples are scored by a judge: this section is missing"
     if data.asks != "generation" and recipe.judge is not None:
         yield ("judge",), f"only generated samples need a judge, and {data.kind} asks for {data.asks}"
-    if recipe.judge is not None and isinstance(recipe.judge.model, Cnn):
-        yield from ((("judge", *where), message) for where, message in _cnn(recipe.judge.model, data.picture))
     yield from _stream(recipe)
     if recipe.pretrain is not None and not model.encodes:
         yield ("pretrain",), f"a {model.kind} has no encoder of parts: leave this section out"
@@ -138,66 +137,53 @@ _AUGMENTATIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Learned:
-    """What a training is for.
-
-    Attributes:
-        kind: of the data.
-        from_0_to_1: whether answers to it lie there.
-    """
-
-    kind: str
-    form: str
-    asks: str
-    varies_in_length: bool
-    from_0_to_1: bool
-
-
 def _training(recipe: Recipe) -> Iterator[Misfit]:
     """Losses and changes of the inputs that are not for the task or the data."""
     data = recipe.data
-    learned = _Learned(data.kind, data.form, data.asks, data.varies_in_length, _from_0_to_1(recipe))
-    yield from _of_training(("train",), recipe.train, learned)
+    sections: list[tuple[tuple[str, ...], TrainSpec | None]] = [(("train",), recipe.train)]
     if recipe.pretrain is not None:
         yield from _pretraining(recipe.pretrain.train)
-        yield from _rising(("pretrain", "train"), recipe.pretrain.train)
-    if recipe.judge is not None:
-        of_judge = replace(learned, form="picture", asks="classification")
-        yield from _of_training(("judge", "train"), recipe.judge.train, of_judge)
-    for position, options in enumerate(recipe.passes):
-        for key in ("train", "group_lasso", "finetune"):
-            if (train := getattr(options, key, None)) is not None:
-                yield from _of_training(("passes", str(position), key), train, learned)
+    sections += [
+        (("passes", str(position), key), getattr(options, key, None))
+        for position, options in enumerate(recipe.passes)
+        for key in ("train", "group_lasso", "finetune")
+    ]
+    losses = _LOSSES.get(data.asks, _NUMBER_LOSSES)
+    changes = _AUGMENTATIONS.get(data.form, ()) if data.asks in ("classification", "forecast") else ()
+    for where, train in sections:
+        if train is None:
+            continue
+        if train.loss == "bce" and data.asks != "classification" and not _from_0_to_1(recipe):
+            yield (
+                (*where, "loss"),
+                "bce is of answers from 0 to 1: a denoising autoencoder with output: sigmoid",
+            )
+        if train.loss not in ("auto", *losses):
+            yield (*where, "loss"), f"{train.loss} is not for {data.asks}; that takes {', '.join(losses)}"
+        for name in train.augment:
+            if name not in changes:
+                fits = ", ".join(changes) or "nothing"
+                yield (
+                    (*where, "augment"),
+                    f"{name} does not fit {_FORMS[data.form]} to {data.asks}; that takes {fits}",
+                )
+            elif name in ("speed", "time_mask") and data.varies_in_length:
+                yield (*where, "augment"), f"{name} is for sequences of one length, and {data.kind}'s differ"
+        if train.cutmix and (data.form, data.asks) != ("picture", "classification"):
+            yield (*where, "cutmix"), "is for the classification of pictures"
+        if train.mixup and (data.form in ("text", "latent") or data.varies_in_length):
+            yield (*where, "mixup"), "is for rows, pictures and sequences of one length"
 
 
-def _of_training(where: tuple[str, ...], train: TrainSpec, learned: _Learned) -> Iterator[Misfit]:
-    form, asks = learned.form, learned.asks
-    losses = _LOSSES.get(asks, _NUMBER_LOSSES)
-    changes = _AUGMENTATIONS.get(form, ()) if asks in ("classification", "forecast") else ()
-    if train.loss == "bce" and asks != "classification" and not learned.from_0_to_1:
-        yield (
-            (*where, "loss"),
-            "bce is of answers from 0 to 1: a denoising autoencoder with output: sigmoid",
-        )
-    if train.loss not in ("auto", *losses):
-        yield (*where, "loss"), f"{train.loss} is not for {asks}; that takes {', '.join(losses)}"
-    for name in train.augment:
-        if name not in changes:
-            fits = ", ".join(changes) or "nothing"
-            yield (*where, "augment"), f"{name} does not fit {_FORMS[form]} to {asks}; that takes {fits}"
-        elif name in ("speed", "time_mask") and learned.varies_in_length:
-            yield (*where, "augment"), f"{name} is for sequences of one length, and {learned.kind}'s differ"
-    if train.cutmix and (form, asks) != ("picture", "classification"):
-        yield (*where, "cutmix"), "is for the classification of pictures"
-    if train.mixup and (form in ("text", "latent") or learned.varies_in_length):
-        yield (*where, "mixup"), "is for rows, pictures and sequences of one length"
-    yield from _rising(where, train)
-
-
-def _rising(where: tuple[str, ...], train: TrainSpec) -> Iterator[Misfit]:
-    if train.warm_up and train.schedule == "one_cycle":
-        yield (*where, "warm_up"), "one_cycle rises by itself: leave it out, or use cosine, linear or step"
+def _judging(recipe: Recipe) -> Iterator[Misfit]:
+    """What is wrong of a judge: it is a classifier of the same pictures, and checked as a recipe of one would be."""
+    judge, data = recipe.judge, recipe.data
+    if judge is None or data.asks != "generation":
+        return
+    alone = {"data": data.judged, "model": judge.model, "train": judge.train, "pretrain": None, "passes": ()}
+    classifier = recipe.model_copy(update=alone)
+    for where, what in (*_of_the_model(classifier), *_training(classifier)):
+        yield ("judge", *where), what
 
 
 def _pretraining(train: TrainSpec) -> Iterator[Misfit]:

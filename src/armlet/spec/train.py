@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from armlet.spec.base import Fraction, ListOf, Spec
 
@@ -58,7 +58,9 @@ class TrainSpec(Spec):
         "one_cycle", description="How the learning rate changes from step to step."
     )
     warm_up: Fraction = Field(
-        0.0, lt=1.0, description="Share of the steps over which the rate rises before the schedule begins."
+        0.0,
+        lt=1.0,
+        description="Share of the steps over which the rate rises before the schedule begins; not with one_cycle.",
     )
     step_every: Fraction = Field(
         1 / 3, gt=0.0, description="Share of the steps after which the step schedule lowers the rate."
@@ -96,3 +98,11 @@ class TrainSpec(Spec):
     processes: PositiveInt | Literal["auto"] = Field(
         "auto", description="Training processes: auto is one per GPU, or one on the CPU."
     )
+
+    @model_validator(mode="after")
+    def _rises_once(self) -> Self:
+        if self.warm_up and self.schedule == "one_cycle":
+            raise ValueError(
+                "one_cycle rises over its first quarter by itself: leave warm_up out, or use another schedule"
+            )
+        return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,12 @@ def _check_batch(network: Network, n_batch: int, n_processes: int) -> None:
 
 
 def _n_processes(options: TrainOptions, task: TaskKind) -> int:
+    if (n_outside := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        # Each of them would run the whole recipe, and wait for the others where they wait for it.
+        raise UsageError(
+            f"this is one of {n_outside} processes that torchrun or accelerate launch started; armlet starts those of"
+            f" a training by itself: start it alone, with --distributed {n_outside} or train.processes"
+        )
     n_gpus = torch.cuda.device_count()
     if task == "generation":
         if options.processes not in ("auto", 1):
