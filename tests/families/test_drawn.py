@@ -176,7 +176,7 @@ def gans(draw):
 
 
 FAMILIES = {
-    "fnn": fnns(), "cnn": cnns(), "resnet": resnets(), "mobilenet": mobilenets(),  "ds_cnn": ds_cnns(),
+    "fnn": fnns(), "cnn": cnns(), "resnet": resnets(), "mobilenet": mobilenets(), "ds_cnn": ds_cnns(),
     "rnn": rnns(), "lstm": lstms(), "transformer": transformers(), "autoencoder": autoencoders(), "gan": gans(),
 }  # fmt: skip
 N_DRAWN = dict.fromkeys(FAMILIES, 3) | {
