@@ -125,7 +125,7 @@ def _at_most_share(what: str, budget: float | None, value: float | None, note: s
     limit = "" if budget is None else f"≤ {_in_full(budget)} points"
     if value is None:
         return Check(what, limit, "not measured", None, "no budget" if budget is None else "not measured")
-    measured = f"{value * 100:.2f} points {note}".rstrip()
+    measured = f"{value * 100:.2f} points {note}".rstrip().replace("-", "−")
     if budget is None:
         return Check(what, "", measured, None, "no budget")
     margin = (budget - value) / budget if budget else None

@@ -227,7 +227,9 @@ def reproduce(folder: Path, progress: Progress) -> Path:
         targets = [Target.model_validate(target) for target in description["targets"]]
         plan = make_plan(recipe, targets, description["profile"])
         step = plan[description["step"]]
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+    except OSError as error:
+        raise UsageError(f"{folder} is not a reproducer: step.json: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise UsageError(f"{folder} is not a reproducer: {error}") from error
     inputs = tuple(folder / "inputs" / str(position) for position in range(len(step.needs)))
     result, work = folder / "result", folder / "work"

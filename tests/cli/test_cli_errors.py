@@ -171,3 +171,12 @@ def test_every_verb_with_an_output_looks_at_it_before_any_work(verb, armlet, rec
     assert done.returncode == 2
     assert f"{recipe} (--output) can't be a folder" in done.stderr
     assert not (tmp_path / "cache" / "entries").exists()
+
+
+def test_a_data_set_that_can_not_be_had_does_not_hide_the_others(armlet, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    done = armlet("data", "fetch", "shuttle", "japanese-vowels", cache=tmp_path / "cache")
+    assert done.returncode == 3
+    for name in ("shuttle", "japanese-vowels"):
+        assert (done.stdout + done.stderr).count(f"missing: data set {name}") == 1

@@ -45,13 +45,23 @@ def fetch(kinds: Kinds = None) -> None:
     """Fetch data sets and verify them; what is there already is only verified."""
     from armlet import data
     from armlet.cli.console import run_display
+    from armlet.errors import MissingDependency
     from armlet.store import cache_root
 
     folder = cache_root() / "data"
+    missing: list[MissingDependency] = []
     with run_display() as display:
         for kind in kinds or data.kinds():
-            ready, _ = data.fetch(kind, folder, display)
+            try:
+                ready, _ = data.fetch(kind, folder, display)
+            except MissingDependency as error:  # the others may be had all the same
+                missing.append(error)
+                continue
             display.say(f"{kind}: {ready.n_train} training and {ready.n_test} test samples, {ready.licence}")
+        for other in missing[:-1]:
+            display.say(str(other))
+    if missing:
+        raise missing[-1]
 
 
 @app.command("verify")

@@ -37,7 +37,9 @@ def read_yaml(path: Path) -> CommentedMap:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError(Problem("no such file", file=path)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(Problem(f"can't be read: {error.strerror}", file=path)) from None
+    except UnicodeDecodeError as error:
         raise UsageError(Problem(f"can't be read: {error}", file=path)) from None
     try:
         data = YAML(typ="rt").load(text)
