@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.families.conftest import Case, answers, on_board, on_host, program, quantized, requires_board
 
 from armlet.artifacts import InputSpec
+from armlet.models.families import FAMILIES as REGISTERED
 from armlet.spec.model import Activation
 
 # Always the same examples. They aren't made smaller where one fails: each takes seconds, and all are small.
@@ -91,6 +92,11 @@ def mobilenets(draw):
         "stem_stride": draw(st.integers(1, 2)),
     }
     return Case("mobilenet", options, draw(pictures(8, 15)))
+
+
+@st.composite
+def efficientnets(draw):
+    return Case("efficientnet_lite", {"stem_stride": draw(st.integers(1, 2))}, draw(pictures(8, 15)))
 
 
 @st.composite
@@ -176,12 +182,14 @@ def gans(draw):
 
 
 FAMILIES = {
-    "fnn": fnns(), "cnn": cnns(), "resnet": resnets(), "mobilenet": mobilenets(), "ds_cnn": ds_cnns(),
+    "fnn": fnns(), "cnn": cnns(), "resnet": resnets(), "mobilenet": mobilenets(),
+    "efficientnet_lite": efficientnets(), "ds_cnn": ds_cnns(),
     "rnn": rnns(), "lstm": lstms(), "transformer": transformers(), "autoencoder": autoencoders(), "gan": gans(),
 }  # fmt: skip
 N_DRAWN = dict.fromkeys(FAMILIES, 3) | {
     "resnet": 2,
     "mobilenet": 1,
+    "efficientnet_lite": 1,
 }  # deep ones take long to export and compile
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -213,6 +221,10 @@ def check_alike(case: Case, folder: Path, *, rounded: bool, board: bool) -> None
 
 
 @requires_board
+def test_every_registered_family_is_drawn():
+    assert set(FAMILIES) == set(REGISTERED)
+
+
 @each_family
 def test_a_drawn_network_answers_alike_in_torch_and_as_a_program_here_and_on_the_board(family: str) -> None:
     # A deep one takes half a minute on the board; test_whole_way.py has one there.
