@@ -7,6 +7,7 @@ import re
 
 _NUMBER = re.compile(r"^\s*([+-]?\d+(?:[_ ]\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([^\d\s].*?)?\s*$")
 _MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_COUNTS = {"k": 1e3, "M": 1e6, "G": 1e9}
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
 
 
@@ -60,6 +61,23 @@ def parse_fraction(value: object) -> float:
     if not 0 <= number <= 100:
         raise ValueError(f"{value!r} is not between 0 % and 100 %")
     return number / 100
+
+
+def parse_share_or_count(value: object) -> float:
+    """Read "25 %" or 0.25 as a share, at most 1, and "500 k", "2 M" or a whole number from 1000 on as a count.
+
+    A bare number between them is refused because it may be a percentage.
+    """
+    if isinstance(value, str) and not value.rstrip().endswith("%"):
+        number, unit = _split(value, _COUNTS, "25 % or 500 k")
+        count = number * _COUNTS[unit]
+    elif isinstance(value, int | float) and not isinstance(value, bool) and value > 1:
+        count = float(value)
+    else:
+        return parse_fraction(value)
+    if count < 1000 or count != round(count):
+        raise ValueError(f"{value!r} is not a share nor a whole number from 1000 on: write 25 % or 500 k")
+    return count
 
 
 def format_bytes(n: float) -> str:

@@ -35,6 +35,17 @@ def test_a_share_is_kept_and_nearly_used(name, share, tiny_network, context):
     assert cost_of(pruned) == record.after
 
 
+@pytest.mark.parametrize("name", ["macs", "parameters"])
+def test_a_number_is_kept_as_the_share_that_it_is(name, tiny_network, context):
+    network = tiny_network(channels=[16, 24], depth=2)
+    own = getattr(cost_of(network), name)
+    most = round(0.4 * own)
+    _, by_number = run_pass(prune(**{name: most}), network, context(network))
+    _, by_share = run_pass(prune(**{name: most / own}), network, context(network))
+    assert 0.6 * most <= getattr(by_number.after, name) <= most
+    assert by_number.after == by_share.after
+
+
 def test_bytes_are_kept(tiny_network, context):
     network = tiny_network(channels=[16, 24], depth=2)
     _, record = run_pass(prune(bytes="8 KiB"), network, context(network))

@@ -24,6 +24,28 @@ def test_a_share_is_read_as_percentage_or_fraction(value, fraction):
     assert units.parse_fraction(value) == pytest.approx(fraction)
 
 
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        ("25 %", 0.25),
+        (0.25, 0.25),
+        (1, 1.0),
+        ("500 k", 500_000),
+        ("2.5 M", 2_500_000),
+        (1000, 1000),
+        ("1 k", 1000),
+    ],
+)
+def test_a_share_or_a_count_is_read(value, number):
+    assert units.parse_share_or_count(value) == number
+
+
+@pytest.mark.parametrize("value", [50, 2, 1.5, "101 %", "0.5 k", "1.0005 k", "500", "3 M %", -1, True, None])
+def test_what_may_be_a_share_or_a_count_is_refused(value):
+    with pytest.raises(ValueError, match=r"%|share"):
+        units.parse_share_or_count(value)
+
+
 @pytest.mark.parametrize("value", [5, 5.0, None, "5", "5 parsecs", "ms", "", "5 ms ms", True])
 def test_a_duration_without_a_known_unit_is_refused(value):
     with pytest.raises(ValueError, match=r"unit|number"):

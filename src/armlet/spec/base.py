@@ -6,7 +6,13 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from armlet.units import parse_bytes, parse_decibels, parse_fraction, parse_milliseconds
+from armlet.units import (
+    parse_bytes,
+    parse_decibels,
+    parse_fraction,
+    parse_milliseconds,
+    parse_share_or_count,
+)
 
 
 class Spec(BaseModel):
@@ -36,6 +42,25 @@ Fraction = Annotated[
     ),
 ]
 """A share from 0 to 1, written "90 %" or 0.9."""
+
+ShareOrCount = Annotated[
+    float,
+    BeforeValidator(parse_share_or_count),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0},
+                {
+                    "type": "string",
+                    "pattern": r"^\s*\d+(\.\d+)?\s*(%|k|M|G)\s*$",
+                    "examples": ["25 %", "500 k"],
+                },
+            ]
+        },
+        mode="validation",
+    ),
+]
+"""A share up to 1, written "25 %" or 0.25, or a count from 1000 on, written "500 k", "2 M" or as a whole number."""
 
 Milliseconds = Annotated[
     float,

@@ -17,7 +17,7 @@ def goal_of(name: GoalName, value: float, target: str | None, network: Network, 
 
     Args:
         name: of the option.
-        value: what it is: a share of the network's own for macs and parameters.
+        value: what it is; for macs and parameters up to 1 a share of the network's own.
         target: of a latency.
         network: before any channel goes.
         context: says what programs take.
@@ -31,10 +31,15 @@ def goal_of(name: GoalName, value: float, target: str | None, network: Network, 
         )
     cost = cost_of(network)
     if name == "macs":
-        return Goal("MACs", lambda n: cost_of(n).macs, value * cost.macs, format_count)
+        return Goal("MACs", lambda n: cost_of(n).macs, _most(value, cost.macs), format_count)
     if name == "parameters":
-        return Goal("parameters", lambda n: cost_of(n).parameters, value * cost.parameters, format_count)
+        most = _most(value, cost.parameters)
+        return Goal("parameters", lambda n: cost_of(n).parameters, most, format_count)
     return Goal("bytes", lambda n: cost_of(n).weight_bytes, value, format_bytes)
+
+
+def _most(value: float, own: int) -> float:
+    return value * own if value <= 1 else value
 
 
 def _latency(network: Network, context: PassContext, target: str) -> float:

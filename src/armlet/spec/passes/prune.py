@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds
+from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds, ShareOrCount
 from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.passes.distill import Finetune
 
@@ -32,11 +32,15 @@ class PruneChannels(PassOptions):
     ratio: Fraction | None = Field(
         None, description="Share of the channels of each group that is removed, below 100 %.", lt=1.0
     )
-    macs: Fraction | None = Field(
-        None, gt=0.0, description="Share of the network's multiply-accumulates that may be left."
+    macs: ShareOrCount | None = Field(
+        None,
+        gt=0.0,
+        description="Multiply-accumulates that may be left: a share of the network's own, or so many (500 k).",
     )
-    parameters: Fraction | None = Field(
-        None, gt=0.0, description="Share of the network's parameters that may be left."
+    parameters: ShareOrCount | None = Field(
+        None,
+        gt=0.0,
+        description="Parameters that may be left: a share of the network's own, or so many (100 k).",
     )
     bytes: Bytes | None = Field(None, gt=0, description="Bytes of float weights that may be left, with unit.")
     latency: Milliseconds | None = Field(
