@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Literal, overload
 
 import torch
@@ -270,10 +271,10 @@ class TransformerEncoder(nn.Module):
             tokens = tokens + places @ self.positions[0]
         mask = ((behind + 1).clamp(0.0, 1.0) - 1)[:, None] * -_MASKED
         start = 1 + width
-        before, end = [], start
-        for size in self._memory_sizes():
-            before.append(state[:, end : end + size].reshape(-1, n_tokens, size // n_tokens))
-            end += size
+        before = [
+            state[:, first:end].reshape(-1, n_tokens, (end - first) // n_tokens)
+            for first, end in pairwise(accumulate(self._memory_sizes(), initial=start))
+        ]
         memory = Memory(places.transpose(1, 2), before)
         for block in self.blocks:
             tokens = block(tokens, mask, memory)

@@ -19,9 +19,9 @@ class _Split(Spec):
     picture: ClassVar[tuple[int, int] | None] = None
     """Height and width of a picture."""
     varies_in_length: ClassVar[bool] = False
+    """Whether samples come with a length."""
     has_unlabeled: ClassVar[bool] = False
     """Whether there are samples without labels even where every other keeps its own."""
-    """Whether samples come with a length."""
 
     validation: Fraction = Field(
         0.05, gt=0.0, lt=1.0, description="Share of the training split held out, scored after each epoch."

@@ -57,9 +57,7 @@ class _Group:
     def __init__(self, module: nn.Module, group: ChannelGroup) -> None:
         self._n_channels = group.n_channels
         self._slices = [
-            _slices(module.get_parameter(member.tensor).detach(), member)
-            for member in group.members
-            if member.tensor.endswith("weight")
+            _slices(module.get_parameter(member.tensor).detach(), member) for member in group.weights
         ]
         self._sizes = self._per_channel(lambda rows: torch.full_like(rows[:, 0], rows.shape[1]))
 

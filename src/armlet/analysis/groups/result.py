@@ -43,6 +43,11 @@ class ChannelGroup:
     members: tuple[Member, ...]
     unit: Unit
 
+    @property
+    def weights(self) -> tuple[Member, ...]:
+        """The members that are weights, not biases or statistics."""
+        return tuple(member for member in self.members if member.tensor.endswith("weight"))
+
 
 @dataclass(frozen=True, slots=True)
 class FixedGroup:

@@ -113,19 +113,11 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
 
 def _rewrite_quantize(layer: Layer, op: Quantize, state: _Rewriter) -> None:
     value = layer.inputs[0]
-    if value not in state.twins and value in state.formulas:
-        formula = state.formulas[value]
-        twin, origin = state.twins[formula.source]
-        last, table = formula.layers[-1], Table(table_of(formula, origin, op.to))
-        integer = Integer((origin,), op.to)
-        state.layers.append(
-            replace(layer, name=last.name, kind=last.kind, op=table, inputs=(twin,), integer=integer)
-        )
-        return
     if value not in state.twins:
-        state.layers.append(layer)
+        formula = state.formulas.get(value)
+        state.layers.append(layer if formula is None else _look_up(layer, op, formula, state))
         return
-    twin, origin = state.twins[layer.inputs[0]]
+    twin, origin = state.twins[value]
     same = replace(layer, inputs=(twin,))
     if origin == op.to:
         state.layers.append(replace(same, op=Reshape()))  # another name for the same bytes
@@ -135,6 +127,13 @@ def _rewrite_quantize(layer: Layer, op: Quantize, state: _Rewriter) -> None:
         state.layers.append(replace(same, op=Limit(Clamp()), integer=Integer((origin,), op.to)))
     except OverflowError:
         state.layers.append(layer)
+
+
+def _look_up(layer: Layer, op: Quantize, formula: Formula, state: _Rewriter) -> Layer:
+    """Return the table that gives what a quantization of a formula's value gives."""
+    twin, origin = state.twins[formula.source]
+    last, table = formula.layers[-1], Table(table_of(formula, origin, op.to))
+    return Layer(last.name, last.kind, table, (twin,), layer.output, Integer((origin,), op.to))
 
 
 def _pass_through(layer: Layer, state: _Rewriter) -> None:

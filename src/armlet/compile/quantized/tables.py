@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from armlet.compile.frontend.evaluate import evaluate
-from armlet.compile.frontend.graph import Add, Array, Clamp, Generic, Layer, Limit, QuantizedTensor
+from armlet.compile.frontend.graph import Add, Array, Generic, Layer, Limit, QuantizedTensor
 from armlet.compile.quantized import reference
 
 
@@ -70,6 +70,7 @@ def _computed(layer: Layer, values: Mapping[str, Array]) -> Array:
     if isinstance(op, Generic):
         operands = [op.constants[n] if n in op.constants else values[n] for n in op.node.input if n]
         return evaluate(op.node, operands, op.opset)
+    if not isinstance(op, Add | Limit):
+        raise TypeError(f"{layer.name}, a {layer.kind}, is no part of a formula")
     total = np.sum([values[name] for name in layer.inputs], axis=0, dtype=np.float32)
-    clamp = op.clamp if isinstance(op, Add | Limit) else Clamp()
-    return np.asarray(np.clip(total, clamp.low, clamp.high) if clamp.is_active else total)
+    return np.asarray(np.clip(total, op.clamp.low, op.clamp.high) if op.clamp.is_active else total)

@@ -74,8 +74,7 @@ def magnitude(groups: Sequence[ChannelGroup], tensors: Mapping[str, Tensor], ord
     return [
         _sum(
             _of_channels(member, tensors[member.tensor], lambda rows: np.linalg.norm(rows, order))
-            for member in group.members
-            if member.tensor.endswith("weight")
+            for member in group.weights
         )
         for group in groups
     ]
@@ -131,9 +130,7 @@ def geometric_median(groups: Sequence[ChannelGroup], evidence: Evidence) -> list
     """Return each channel's summed distance to all others, in the weights that compute it: the least is replaceable."""
     tensors, found = evidence.network.module.state_dict(), []
     for group in groups:
-        parts = [
-            _rows(m, tensors[m.tensor]) for m in group.members if not m.reads and m.tensor.endswith("weight")
-        ]
+        parts = [_rows(m, tensors[m.tensor]) for m in group.weights if not m.reads]
         rows = torch.tensor(
             np.stack([np.concatenate([part[c] for part in parts]) for c in range(group.n_channels)])
         )

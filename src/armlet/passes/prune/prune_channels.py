@@ -98,15 +98,19 @@ class ChannelPruning:
         found = self._groups(network)
         notes = [f"{g.name} keeps its channels: {g.reason}" for g in found.fixed]
         notes += [f"{g.name} keeps its {g.unit}: excluded" for g in found.prunable if self._excluded(g)]
-        before = {g.name: g for g in self._open(network)}
+        before = {g.name: g for g in self._open(found)}
         goal = None
         if self.goal != "ratio":
             goal = goal_of(self.goal, self.value, self.target, network, context)
         whole = goal.cost_of(network) if goal else 0.0
-        shrunk, epochs = self._shrunk(network, context, list(before.values()))
-        smaller, history, trained = shrunk, list(epochs), 0
+        shrunk, history, trained = network, list[Epoch](), 0
         if self.shrink is not None:
-            notes.append(_zeros(shrunk, list(before.values())))
+            part = replace(context, work=context.work / "group_lasso")
+            lasso = GroupLasso(tuple(before.values()), self.strength)
+            shrunk, epochs = finetune(network, self.shrink, part, lasso=lasso)
+            history += epochs
+            notes.append(_zeros(shrunk, lasso.groups))
+        smaller = shrunk
         for step in range(1, self.steps + 1):
             part = replace(context, work=context.work / f"step{step}") if self.steps > 1 else context
             removals = self._select(smaller, part, before, step, self._goal_at(step, goal, whole))
@@ -143,9 +147,9 @@ class ChannelPruning:
         traced = trace(network.module, network.architecture.inputs)
         return channel_groups(traced, through_layer_norm=self.through_layer_norm)
 
-    def _open(self, network: Network) -> list[ChannelGroup]:
+    def _open(self, found: ChannelGroups) -> list[ChannelGroup]:
         """Return the groups that may lose channels."""
-        return [g for g in self._groups(network).prunable if not self._excluded(g)]
+        return [g for g in found.prunable if not self._excluded(g)]
 
     def _multiple(self, group: ChannelGroup) -> int:
         return 1 if group.unit == "heads" else self.round_to
@@ -167,7 +171,7 @@ class ChannelPruning:
         step: int,
         goal: Goal | None,
     ) -> Removals:
-        groups = self._open(network)
+        groups = self._open(self._groups(network))
         train, task = context.splits.train, context.splits.task.kind
         chosen = np.random.default_rng((context.seed, _STREAM)).permutation(len(train))[: self.n_samples]
         samples = train.take(np.sort(chosen))
@@ -199,15 +203,8 @@ class ChannelPruning:
         options = replace(self.finetune, train=replace(train, epochs=epochs))
         lasso = None
         if self.shrink is not None and step < self.steps:
-            lasso = GroupLasso(tuple(self._open(network)), self.strength)
+            lasso = GroupLasso(tuple(self._open(self._groups(network))), self.strength)
         return finetune(network, options, context, lasso=lasso)
-
-    def _shrunk(
-        self, network: Network, context: PassContext, groups: Sequence[ChannelGroup]
-    ) -> tuple[Network, tuple[Epoch, ...]]:
-        """Train before any channel goes."""
-        part = replace(context, work=context.work / "group_lasso")
-        return finetune(network, self.shrink, part, lasso=GroupLasso(tuple(groups), self.strength))
 
 
 def _numbered(history: list[Epoch]) -> tuple[Epoch, ...]:

@@ -122,7 +122,7 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     for node in traced.nodes:
         if node in fused or node.target in SHARING or not _computes(node):
             continue
-        if reason := _why_float(node, traced, exclude) or _why_no_table(node, traced, needed):
+        if reason := _why_float(node, traced, exclude, needed):
             notes.append(f"{layer_name(node)} stays float: {reason}")
             continue
         result = _clamp_of(node, exclude) or node
@@ -142,8 +142,8 @@ def _inputs(node: Node, traced: Traced) -> list[Node]:
     return [n for n in node.all_input_nodes if traced.tensor_name(n) is None and _computes(n)]
 
 
-def _why_float(node: Node, traced: Traced, exclude: Sequence[str]) -> str:
-    """Return why a node can't compute on integers, empty if it can."""
+def _why_float(node: Node, traced: Traced, exclude: Sequence[str], quantized: set[Node]) -> str:
+    """Return why a node can't compute on integers, empty if it can; `quantized` are the values that are so far."""
     if _excluded(node, exclude):
         return "excluded"
     match node.target:
@@ -172,14 +172,12 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str]) -> str:
         case aten.avg_pool2d.default:
             return "" if len(arguments(node)) <= 4 else "it counts its padding in an unusual way"
         case target if target in TABLES:
-            return ""
+            return _why_no_table(node, traced, quantized)
     return f"{operator_name(node)} has no integer form"
 
 
 def _why_no_table(node: Node, traced: Traced, quantized: set[Node]) -> str:
-    """Return why a function of one number is no table, empty if it is one, or another operator (rule 4)."""
-    if node.target not in TABLES:
-        return ""
+    """Return why a function of one number is no table, empty if it is one (rule 4)."""
     source = node.all_input_nodes[0]
     while source.target in SHARING and source not in quantized:
         source = source.all_input_nodes[0]
