@@ -84,16 +84,13 @@ OTHERS = {
     ),
     "sum_over_width": ([helper.make_node("ReduceSum", ["c", "k"], ["y"], name="f")], {"k": np.array([3])}),
     "max_over_channels": ([helper.make_node("ReduceMax", ["c", "k"], ["y"], name="f")], {"k": np.array([1])}),
-    "matmul_of_values": (
-        [
-            helper.make_node("Transpose", ["c"], ["t"], name="t", perm=[0, 1, 3, 2]),
-            helper.make_node("MatMul", ["c", "t"], ["y"], name="f"),
-        ],
-        {},
+    "matmul_of_a_constant_and_a_value": (
+        [helper.make_node("MatMul", ["k", "c"], ["y"], name="f")],
+        {"k": np.float32([[1, 2, 3, 4], [0, 1, -1, 2]])},
     ),
-    "layer_norm": (
-        [helper.make_node("LayerNormalization", ["c", "k", "b"], ["y"], name="f", axis=-1)],
-        {"k": np.float32([1, 2, 3, 4]), "b": np.float32([0, 1, 0, -1])},
+    "layer_norm_over_two_dimensions": (
+        [helper.make_node("LayerNormalization", ["c", "k", "b"], ["y"], name="f", axis=-2)],
+        {"k": np.linspace(1, 2, 16, dtype=np.float32).reshape(4, 4), "b": np.ones((4, 4), np.float32)},
     ),
     "slice": (
         [helper.make_node("Slice", ["c", "a", "b", "k"], ["y"], name="f")],

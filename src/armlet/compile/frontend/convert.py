@@ -21,14 +21,18 @@ from armlet.compile.frontend.graph import (
     Enlarge,
     Generic,
     Layer,
+    LayerNorm,
     Limit,
     Lookup,
+    MatMul,
     Op,
     Part,
     Pool,
     Quantize,
     QuantizedTensor,
     Reshape,
+    RowMean,
+    Softmax,
     Spread,
     Tensor,
     Transpose,
@@ -201,7 +205,12 @@ def _gemm(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 def _matmul(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     right = reader.constants.get(node.input[1])
     if right is None or right.values.ndim != 2 or len(reader.tensor(node.input[0]).shape) < 2:
-        convert_generic(node, name, reader)
+        shapes = [reader.tensor(v).shape for v in node.input if v not in reader.constants]
+        pairs = len(shapes) == 2 and min(map(len, shapes)) > 1 and shapes[0][:-2] == shapes[1][:-2]
+        if pairs:
+            _append(reader, node, name, MatMul(), tuple(node.input))
+        else:
+            convert_generic(node, name, reader)
         return
     op = Dense(_transposed(right), _zero_bias(right.values.shape[1]))
     _append(reader, node, name, op, (node.input[0],))
@@ -248,6 +257,9 @@ def _reduce_mean(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     shape = reader.tensor(node.input[0]).shape
     axes = reader.constant(node, 1)
     chosen = attributes(node).get("axes", []) if axes is None else axes.values.reshape(-1).tolist()
+    if len(shape) == 3 and shape[0] == 1 and [a % 3 for a in chosen] == [1]:
+        _append(reader, node, name, RowMean(), (node.input[0],))
+        return
     if len(shape) != 4 or shape[0] != 1 or sorted(a % 4 for a in chosen) != [2, 3]:
         convert_generic(node, name, reader)
         return
@@ -259,6 +271,29 @@ def _reduce_mean(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     reader.tensors[pooled] = Tensor((1, shape[1], 1, 1), reader.tensor(node.input[0]).dtype)
     reader.layers.append(Layer(name, node.op_type, pool, (node.input[0],), pooled))
     _append(reader, node, name, Reshape(), (pooled,))
+
+
+def _softmax(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    rank = len(reader.tensor(node.input[0]).shape)
+    if attributes(node).get("axis", -1) % rank == rank - 1:
+        _append(reader, node, name, Softmax(), (node.input[0],))
+    else:
+        convert_generic(node, name, reader)
+
+
+def _layer_norm(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    given, shape = attributes(node), reader.tensor(node.input[0]).shape
+    gain, bias = reader.constant(node, 1), reader.constant(node, 2)
+    if (
+        gain is None
+        or gain.values.shape != shape[-1:]
+        or given.get("axis", -1) % len(shape) != len(shape) - 1
+    ):
+        convert_generic(node, name, reader)
+        return
+    real = [np.zeros(shape[-1]) if c is None else c.real() for c in (gain, bias)]
+    gains, biases = (np.broadcast_to(values.astype(np.float32), shape[-1:]) for values in real)
+    _append(reader, node, name, LayerNorm(gains, biases, given.get("epsilon", 1e-5)), (node.input[0],))
 
 
 def _reshape(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -350,6 +385,8 @@ CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = Mappin
         "GlobalMaxPool": _global_pool,
         "GlobalAveragePool": _global_pool,
         "ReduceMean": _reduce_mean,
+        "Softmax": _softmax,
+        "LayerNormalization": _layer_norm,
         "Reshape": _reshape,
         "Flatten": _reshape,
         "Squeeze": _reshape,

@@ -124,6 +124,49 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True)
+class MatMul:
+    """Matrix products of two values, one for each of the leading dimensions: factor × [..., M, K] × [..., K, N]."""
+
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """exp(x) / Σ exp(x) over the last dimension."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerNorm:
+    """gain × (x - mean) / √(variance + epsilon) + bias over the last dimension (Ba et al. 2016).
+
+    Attributes:
+        gain: [n].
+        bias: [n].
+    """
+
+    gain: Array
+    bias: Array
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
+class Multiply:
+    """Product of two values of one shape, or of [1, C, H, W] and [1, C, 1, 1], in this order."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AddConstant:
+    """Sum of a value and a constant of its shape, such as the positions of tokens."""
+
+    values: Array
+
+
+@dataclass(frozen=True, slots=True)
+class RowMean:
+    """Mean over the last dimension but one: [1, T, C] -> [1, C] or [1, 1, C]."""
+
+
+@dataclass(frozen=True, slots=True)
 class Add:
     """Sum of two values of one shape."""
 
@@ -275,6 +318,12 @@ class Generic:
 Op: TypeAlias = (
     Conv2d
     | Dense
+    | MatMul
+    | Softmax
+    | LayerNorm
+    | Multiply
+    | AddConstant
+    | RowMean
     | Add
     | Limit
     | Pool

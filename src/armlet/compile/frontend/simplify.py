@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Add, Constant, Conv2d, Dense, Generic, Graph, Layer, Limit
+from armlet.compile.frontend.graph import Add, Constant, Conv2d, Dense, Generic, Graph, Layer, Limit, MatMul
 
 
 def simplify(graph: Graph) -> Graph:
@@ -39,6 +39,8 @@ def _joined(before: Layer, layer: Layer, graph: Graph) -> Layer | None:
             return replace(before, op=replace(op, clamp=op.clamp.then(layer.op.clamp)), output=layer.output)
         except ValueError:
             return None
+    if isinstance(op, MatMul) and (scale := _scalar_factor(layer)) is not None:
+        return replace(before, op=MatMul(op.factor * scale), output=layer.output)
     if not isinstance(op, Conv2d | Dense) or not isinstance(layer.op, Generic) or op.clamp.is_active:
         return None
     affine = _affine(layer.op, graph.tensors[layer.output].shape, isinstance(op, Conv2d))
@@ -54,6 +56,22 @@ def _joined(before: Layer, layer: Layer, graph: Graph) -> Layer | None:
         )  # a pruned weight times a negative factor is -0.0: make it 0.0
     bias = Constant((op.bias.real() * factor + shift).astype(np.float32))
     return replace(before, op=replace(op, weight=weight, bias=bias), output=layer.output)
+
+
+def _scalar_factor(layer: Layer) -> float | None:
+    """Return the one positive number that a layer multiplies with or divides by, None if it does something else."""
+    op = layer.op
+    if not isinstance(op, Generic) or op.node.op_type not in ("Mul", "Div") or len(op.constants) != 1:
+        return None
+    name, values = next(iter(op.constants.items()))
+    if (
+        values.size != 1
+        or values.reshape(-1)[0] <= 0
+        or (op.node.op_type == "Div" and op.node.input[0] == name)
+    ):
+        return None
+    value = float(values.reshape(-1)[0])
+    return value if op.node.op_type == "Mul" else 1 / value
 
 
 def _affine(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from armlet.compile.kernels.epilogue import FloatClamp, to_int8
+from armlet.compile.kernels.epilogue import FloatClamp, Requantize, finished, to_int8
 from armlet.compile.kernels.loops import (
     Buffer,
     Expr,
@@ -19,6 +19,7 @@ from armlet.compile.kernels.loops import (
     load,
     loop,
     prim_func,
+    registers,
     store,
     tiles,
 )
@@ -62,6 +63,38 @@ class Sum:
     zero: int
     low: int
     high: int
+
+
+@dataclass(frozen=True, slots=True)
+class SumConstant:
+    """int8 to int8: clamp(zero + floor((multiplier × x + constant + offset) / 2^shift)).
+
+    Attributes:
+        offset: 2^(shift - 1) less the multiplier times the operand's zero point.
+    """
+
+    size: int
+    multiplier: int
+    offset: int
+    shift: int
+    zero: int
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """int8 operands to int8: requantize((a - zero) × (b - zero)).
+
+    Attributes:
+        repeats: how often b is repeated, one after the other, to have as many elements as a: `size` / those of b.
+        zeros: zero points of the operands.
+        multiplier: of the epilogue.
+    """
+
+    size: int
+    repeats: int
+    zeros: tuple[int, int]
+    epilogue: Requantize
+    multiplier: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +173,43 @@ def build_sum(spec: Sum, vector: Vector) -> tvm.tirx.PrimFunc:
 
     operands = ("int8",) * len(spec.multipliers)
     return _flat(spec.size, operands, "int8", vector.lanes("int16"), value)
+
+
+def build_sum_constant(spec: SumConstant, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, constants, y). Everything fits in int32 (`quantized.arithmetic.constant_addition`)."""
+    lanes = lanes_for(spec.size, vector.lanes("int16"))
+
+    def body(x: Buffer, constants: Buffer, y: Buffer) -> None:
+        with tiles(spec.size, lanes) as (_, at):
+            scaled = load(x, at, lanes, "int32") * constant(spec.multiplier, "int32", lanes)
+            total = scaled + load(constants, at, lanes) + constant(spec.offset, "int32", lanes)
+            shifted = total >> constant(spec.shift, "int32", lanes)
+            store(y, at, lanes, to_int8(shifted, spec.zero, (-128, 127), lanes))
+
+    parameters = [("x", "int8"), ("constants", "int32"), ("y", "int8")]
+    return prim_func([Parameter(name, spec.size, dtype) for name, dtype in parameters], body)
+
+
+def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (a, b, y)."""
+    each = spec.size // spec.repeats
+    lanes = lanes_for(each, vector.lanes("int16"))
+
+    def body(a: Buffer, b: Buffer, y: Buffer) -> None:
+        products = registers(lanes, "int32")
+
+        def shifted(buffer: Buffer, at: Expr, zero: int) -> Expr:
+            return load(buffer, at, lanes, "int32") - constant(zero, "int32", lanes)
+
+        with loop(spec.repeats) as number, tiles(each, lanes) as (_, at):
+            place = number * each + at
+            product = shifted(a, place, spec.zeros[0]) * shifted(b, at, spec.zeros[1])
+            store(products, 0, lanes, product)
+            multipliers = lambda _, n: constant(spec.multiplier, "int32", n)  # noqa: E731
+            store(y, place, lanes, finished(spec.epilogue, (products, 0), lanes, multipliers, vector))
+
+    parameters = [Parameter("a", spec.size, "int8"), Parameter("b", each, "int8")]
+    return prim_func([*parameters, Parameter("y", spec.size, "int8")], body)
 
 
 def build_float_sum(spec: FloatSum, vector: Vector) -> tvm.tirx.PrimFunc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, constant, load
@@ -98,6 +98,24 @@ def finished(
         for i in range(0, lanes, 4)
     ]
     return to_int8(_combined(parts), epilogue.zero, limits, lanes)
+
+
+def high_product(a: Expr, b: Expr, lanes: int, vector: Vector) -> Expr:
+    """Return floor(a × b / 2^31) of at most four int32 lanes; not both are -2^31."""
+    from tvm.script.ir_builder import tirx as t
+
+    if vector.high_product and lanes == 4:
+        return t.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", a, b)
+    return shifted_product(a, b, 31, lanes, replace(vector, high_product=False))
+
+
+def shifted_product(a: Expr, b: Expr, shift: int, lanes: int, vector: Vector) -> Expr:
+    """Return floor(a × b / 2^shift) of at most four int32 lanes, which must fit in int32."""
+    if vector.high_product and lanes == 4 and shift >= 31:
+        high = high_product(a, b, lanes, vector)
+        return high >> constant(min(shift - 31, 31), "int32", lanes)
+    wide = cast(a, "int64", lanes) * cast(b, "int64", lanes)
+    return cast(wide >> constant(shift, "int64", lanes), "int32", lanes)
 
 
 def _high_product(acc: Expr, multiplier: Expr, shift: int) -> Expr:

@@ -123,6 +123,20 @@ def tiles(extent: int, size: int) -> Iterator[tuple[Expr, Expr]]:
         yield number, minimum(number * size, extent - size) if extent % size else number * size
 
 
+def total(result: Buffer, extent: int, lanes: int, dtype: str, value: Callable[[Expr, int], Expr]) -> None:
+    """Write to result[0] the sum of value(at, lanes) over `extent`; no tile is moved back: each element counts once."""
+    whole = extent // lanes * lanes
+    sums = registers(lanes, dtype)
+    store(sums, 0, lanes, constant(0, dtype, lanes))
+    with loop(whole // lanes) as number:
+        store(sums, 0, lanes, load(sums, 0, lanes) + value(number * lanes, lanes))
+    store(result, 0, 1, sums[0])
+    for lane in range(1, lanes):
+        store(result, 0, 1, result[0] + sums[lane])
+    for at in range(whole, extent):
+        store(result, 0, 1, result[0] + value(at, 1))
+
+
 def minimum(a: Expr, b: Expr) -> Expr:
     """Return the smaller of two scalars."""
     from tvm import tirx

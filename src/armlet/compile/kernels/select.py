@@ -16,6 +16,7 @@ from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool, r
 from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
+from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
 from armlet.compile.layout.order import Order, after_reshape, channels_last, keeps_order, permuted_columns
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
@@ -381,6 +382,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Table: _table,
         g.Spread: _spread,
         g.Enlarge: _enlarge,
+        **ATTENTION,
     }
 )
 """What emits each operator; generic ones are emitted by the island."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import numpy as np
 
 from armlet.artifacts import Fallback
 from armlet.compile.frontend.graph import (
     Add,
+    AddConstant,
     Clamp,
     Concat,
     Constant,
@@ -26,14 +28,20 @@ from armlet.compile.frontend.graph import (
     Graph,
     Integer,
     Layer,
+    LayerNorm,
     Limit,
     Lookup,
+    MatMul,
+    Multiply,
+    Op,
     Part,
     Pool,
     Quantize,
     QuantizedTensor,
     Recurrent,
     Reshape,
+    RowMean,
+    Softmax,
     Spread,
     Table,
     Tensor,
@@ -41,6 +49,7 @@ from armlet.compile.frontend.graph import (
     without_dead_layers,
 )
 from armlet.compile.quantized.arithmetic import addition, requantization
+from armlet.compile.quantized.attention import check_attention
 from armlet.compile.quantized.tables import Formula, formula_of, table_of
 
 ACCUMULATOR_LIMIT = 2**30
@@ -167,7 +176,7 @@ def _output_quantization(layer: Layer, state: _Rewriter) -> QuantizedTensor:
 
 
 def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
-    op = layer.op
+    op = _integer_form(layer, state)
     if isinstance(op, Generic | Recurrent):
         raise _StaysFloatError(f"{layer.kind} has no integer form")
     if any(name not in state.twins for name in layer.inputs):
@@ -185,9 +194,26 @@ def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
         return
     elif isinstance(op, Pool):
         _check_mean(op, inputs[0], output)
+    elif isinstance(op, MatMul | Softmax | LayerNorm | Multiply | AddConstant | RowMean):
+        check_attention(op, state.tensors[layer.inputs[0]].shape, inputs, output)
     elif isinstance(op, Add | Limit):
         addition(np.array([i.scale / output.scale for i in inputs]))
     _emit(replace(layer, op=op, inputs=tuple(t[0] for t in twins)), inputs, output, state)
+
+
+def _integer_form(layer: Layer, state: _Rewriter) -> Op:
+    """Return what a layer without a kernel of its own is in integers: a product, or the sum with a constant."""
+    op, shapes = layer.op, [state.tensors[name].shape for name in layer.inputs]
+    if not isinstance(op, Generic):
+        return op
+    if op.node.op_type == "Mul" and len(shapes) == 2:
+        by_channel = len(shapes[0]) == 4 and shapes[1] == (*shapes[0][:2], 1, 1)
+        return Multiply() if shapes[0] == shapes[1] or by_channel else op
+    if op.node.op_type == "Add" and len(shapes) == len(op.constants) == 1:
+        values = next(iter(op.constants.values()))
+        whole = values.shape == shapes[0][len(shapes[0]) - values.ndim :] and values.size == prod(shapes[0])
+        return AddConstant(values) if whole else op
+    return op
 
 
 def _concat(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -26,6 +27,25 @@ class FixedPoint:
 
     multipliers: Array
     shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """The numbers of a layer normalisation over n columns, with L = ⌈log2 n⌉.
+
+    Attributes:
+        epsilon: what is added to 2^root_shift × n² times the variance in steps of the input, at least 1.
+        input_shift: 22 - L, so that n times a difference fits in 31 bits.
+        root_shift: 46 - 2 L, so that the root, with half as many bits more, fits in 31 bits.
+        reciprocal_shift: what one is divided by the root as.
+        unit: log2 of what stands for one.
+    """
+
+    epsilon: int
+    input_shift: int
+    root_shift: int
+    reciprocal_shift: int
+    unit: int
 
 
 def quantize(x: Array | np.float32, to: QuantizedTensor) -> Array:
@@ -85,6 +105,13 @@ def add(operands: list[Array], factor: FixedPoint, zero: int, limits: tuple[int,
     return limited.astype(np.int8)
 
 
+def add_constant(x: Array, constants: Array, factor: FixedPoint, zero: int) -> Array:
+    """Return int8: clamp(zero + floor((multiplier × x + constant) / 2^shift + 1/2)); x has its zero point taken off."""
+    total = factor.multipliers.astype(np.int64) * x + constants
+    limited: Array = np.clip(((total + (1 << (factor.shift - 1))) >> factor.shift) + zero, -128, 127)
+    return limited.astype(np.int8)
+
+
 def table(function: Callable[[Array], Array], origin: QuantizedTensor, to: QuantizedTensor) -> Array:
     """Return int8 [256]: what a function of real numbers gives for -128, -127, ..., 127, quantized."""
     return quantize(function(dequantize(np.arange(-128, 128), origin)), to)
@@ -106,3 +133,42 @@ def max_pool(x: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Arra
     """Return the maxima over windows of x [C, H, W] (padded with the smallest value)."""
     best: Array = _windows(x, kernel, stride).max(axis=(3, 4))
     return best
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return int64 accumulators [batches, M, N] of a [batches, M, K] and b [batches, K, N] (zero points taken off)."""
+    acc: Array = a.astype(np.int64) @ b.astype(np.int64)
+    return acc
+
+
+def softmax(x: Array, exponentials: Array) -> Array:
+    """Return int64 [rows, n], shares of a row in units of 2^-29.
+
+    Args:
+        x: int8 [rows, n].
+        exponentials: int32 [256], exp of 0, -1, ..., -255 steps of x in units of 2^-30 (`arithmetic.exponentials`).
+    """
+    wide = x.astype(np.int64)
+    terms = exponentials.astype(np.int64)[wide.max(axis=1, keepdims=True) - wide]
+    reciprocal = 2**60 // terms.sum(axis=1, keepdims=True)
+    shares: Array = (terms * reciprocal) >> 31
+    return shares
+
+
+def normalize(x: Array, by: Normalization) -> Array:
+    """Return int64 [rows, n], (x - mean) / √(variance + epsilon) of each row of x int8 [rows, n], 2^`by.unit` a one."""
+    n, wide = x.shape[1], x.astype(np.int64)
+    totals = wide.sum(axis=1)
+    spread = n * (wide * wide).sum(axis=1) - totals * totals
+    roots = [isqrt((int(s) << by.root_shift) + by.epsilon) for s in spread]
+    reciprocal = np.array([min((1 << by.reciprocal_shift) // root, 2**31 - 1) for root in roots], np.int64)
+    centred = (n * wide - totals[:, None]) << by.input_shift
+    normal: Array = (centred * reciprocal[:, None]) >> 31
+    return normal
+
+
+def affine(normal: Array, gain: FixedPoint, bias: Array, zero: int) -> Array:
+    """Return int8 [rows, n] of `normalize`'s numbers: gains and biases are by column, in 64ths of a step."""
+    scaled = (normal * gain.multipliers.astype(np.int64)) >> gain.shift
+    limited: Array = np.clip(((scaled + bias + 32) >> 6) + zero, -128, 127)
+    return limited.astype(np.int8)

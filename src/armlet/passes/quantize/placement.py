@@ -1,12 +1,15 @@
 """Where a graph is quantised: which values carry a scale, which share one, and what stays float.
 
-1. Convolutions, transposed ones too, linear layers, additions of two values, averages over the picture and average
-   pooling compute on integers: their inputs and their output are quantised.
+1. Convolutions, transposed ones too, linear layers, additions of two values or of one and a constant, averages over the
+   picture or over tokens, average pooling, products of two matrices and layer normalisations compute on integers: their
+   inputs and their output are quantised.
 2. A clamp (relu, relu6) that alone uses the value of such a node belongs to it: the clamp's value is quantised instead.
+   So does a number that alone a product of matrices is multiplied with.
 3. Pooling by maximum, reshapes, permutations and concatenation compute on the integers as they are: their inputs and
    their output share one scale.
-4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...) are tables of 256 entries, where what they take is
-   quantised anyway: a layer in float keeps its exact activation, and the network's answers are float numbers.
+4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...), which are tables of 256 entries, softmax and products
+   of two values, element by element, are integers where what they take is quantised anyway: a layer in float keeps its
+   exact activation. The network's answers are float numbers.
 5. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
 """
 
@@ -59,6 +62,8 @@ TABLES = (
     aten.mish.default,
     aten.softplus.default,
 )
+MATRIX_PRODUCTS = (aten.matmul.default, aten.bmm.default)
+PRODUCTS = (aten.mul.Tensor, aten.mul_.Tensor)
 SHARING = (
     aten.max_pool2d.default,
     aten.upsample_nearest2d.vec,
@@ -125,7 +130,7 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
         if reason := _why_float(node, traced, exclude, needed):
             notes.append(f"{layer_name(node)} stays float: {reason}")
             continue
-        result = _clamp_of(node, exclude) or node
+        result = _clamp_of(node, exclude) or _scaled(node, exclude) or node
         fused.add(result)
         needed |= {result, *_inputs(node, traced)}
         if node.target in WEIGHTED:
@@ -147,46 +152,103 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str], quantized: se
     if _excluded(node, exclude):
         return "excluded"
     match node.target:
-        case aten.conv2d.default | aten.conv2d.padding | aten.linear.default | aten.conv_transpose2d.input:
-            parameters = traced.program.graph_signature.inputs_to_parameters
-            weights = [n for n in arguments(node)[1:3] if n is not None]
-            if any(not isinstance(n, Node) or n.name not in parameters for n in weights):
-                return "its weight is computed"
-            if any(len(n.users) > 1 for n in weights if isinstance(n, Node)):
-                return "its weight is shared with another layer"
-            if node.target is aten.conv_transpose2d.input and _groups(node) > 1:
-                return "a transposed convolution in groups has no integer form"
-            return ""
+        case target if target in WEIGHTED:
+            return _why_no_weights(node, traced)
         case aten.add.Tensor | aten.add_.Tensor:
-            operands = _inputs(node, traced)
-            same = len(operands) == 2 and shape_of(operands[0]) == shape_of(operands[1])
-            return "" if same and not node.kwargs else "only two values of one shape are added as integers"
+            return _why_no_sum(node, traced)
         case aten.mean.dim:
             rank = len(shape_of(arguments(node)[0]))
             over = sorted(d % rank for d in arguments(node)[1])
-            return (
-                "" if rank == 4 and over == [2, 3] else "only the average over a picture is taken on integers"
-            )
+            known = (rank, over) in ((4, [2, 3]), (3, [1]))
+            return "" if known else "only averages over a picture or over tokens are taken on integers"
         case aten.adaptive_avg_pool2d.default:
             return "" if list(arguments(node)[1]) in ([1, 1], [1]) else "its windows differ in size"
         case aten.avg_pool2d.default:
             return "" if len(arguments(node)) <= 4 else "it counts its padding in an unusual way"
         case target if target in TABLES:
-            return _why_no_table(node, traced, quantized)
+            return _why_not_followed(node, traced, quantized)
+    return _why_no_attention(node, traced, quantized)
+
+
+def _why_no_weights(node: Node, traced: Traced) -> str:
+    """Return why a convolution or linear layer has no integer weights, empty if it has."""
+    parameters = traced.program.graph_signature.inputs_to_parameters
+    weights = [n for n in arguments(node)[1:3] if n is not None]
+    if any(not isinstance(n, Node) or n.name not in parameters for n in weights):
+        return "its weight is computed"
+    if any(len(n.users) > 1 for n in weights if isinstance(n, Node)):
+        return "its weight is shared with another layer"
+    if node.target is aten.conv_transpose2d.input and _groups(node) > 1:
+        return "a transposed convolution in groups has no integer form"
+    return ""
+
+
+def _why_no_sum(node: Node, traced: Traced) -> str:
+    """Return why an addition is not one of integers, empty if it is: of two values, or of one and its constant."""
+    operands, shapes = _inputs(node, traced), [shape_of(operand) for operand in node.all_input_nodes]
+    same = len(shapes) == 2 and shapes[0][1:] == shapes[1][1:] and not node.kwargs
+    if same and (len(operands) == 1 or (operands and shapes[0] == shapes[1])):
+        return ""
+    return "only values of one shape are added as integers"
+
+
+def _why_no_attention(node: Node, traced: Traced, quantized: set[Node]) -> str:
+    """Return why a part of attention, or what is like one, does not compute on integers, empty if it does."""
+    match node.target:
+        case target if target in MATRIX_PRODUCTS:
+            shapes = [shape_of(operand) for operand in _inputs(node, traced)]
+            same = len(shapes) == 2 and shapes[0][:-2] == shapes[1][:-2] and min(map(len, shapes)) > 1
+            return (
+                "" if same else "only products of two computed values, of as many matrices each, are integers"
+            )
+        case aten.layer_norm.default:
+            weights = node.all_input_nodes[1:]
+            if len(arguments(node)[1]) > 1 or any(traced.tensor_name(n) is None for n in weights):
+                return "only a normalisation over the last dimension is computed on integers"
+            return "it gives the network's answer" if _answers(node, traced) else ""
+        case aten.softmax.int if arguments(node)[1] not in (-1, len(shape_of(node)) - 1):
+            return "only a softmax over the last dimension is computed on integers"
+        case aten.softmax.int:
+            return _why_not_followed(node, traced, quantized)
+        case target if target in PRODUCTS and len(_inputs(node, traced)) == len(node.all_input_nodes) == 2:
+            return _why_no_product(node, traced, quantized)
     return f"{operator_name(node)} has no integer form"
 
 
-def _why_no_table(node: Node, traced: Traced, quantized: set[Node]) -> str:
-    """Return why a function of one number is no table, empty if it is one (rule 4)."""
-    source = node.all_input_nodes[0]
-    while source.target in SHARING and source not in quantized:
-        source = source.all_input_nodes[0]
-    if source not in quantized:
-        return "what it takes is float"
-    last = node
-    while len(last.users) == 1 and next(iter(last.users)).target in SHARING:
-        last = next(iter(last.users))
-    return "it gives the network's answer" if last in traced.outputs else ""
+def _why_no_product(node: Node, traced: Traced, quantized: set[Node]) -> str:
+    """Return why an elementwise product of two values is not one of integers, empty if it is."""
+    first, second = (shape_of(operand) for operand in _inputs(node, traced))
+    by_channel = len(first) == 4 and second == (*first[:2], 1, 1)
+    if first != second and not by_channel:
+        return "only two values of one shape, or a number for each channel, are multiplied as integers"
+    return _why_not_followed(node, traced, quantized)
+
+
+def _why_not_followed(node: Node, traced: Traced, quantized: set[Node]) -> str:
+    """Return why a node does not go on with integers that are there anyway, empty if it does (rule 4)."""
+    for source in _inputs(node, traced):
+        while source.target in SHARING and source not in quantized:
+            source = source.all_input_nodes[0]
+        if source not in quantized:
+            return "what it takes is float"
+    return "it gives the network's answer" if _answers(node, traced) else ""
+
+
+def _answers(node: Node, traced: Traced) -> bool:
+    """Whether a node's value, moved at most, is what the network gives."""
+    while len(node.users) == 1 and next(iter(node.users)).target in SHARING:
+        node = next(iter(node.users))
+    return node in traced.outputs
+
+
+def _scaled(node: Node, exclude: Sequence[str]) -> Node | None:
+    """Return the multiplication with a number that alone uses a product of matrices (rule 2)."""
+    users = tuple(node.users)
+    if node.target not in MATRIX_PRODUCTS or len(users) != 1 or _excluded(users[0], exclude):
+        return None
+    number = arguments(users[0])[-1]
+    known = users[0].target in (*PRODUCTS, aten.div.Tensor) and isinstance(number, int | float) and number > 0
+    return users[0] if known else None
 
 
 def _clamp_of(node: Node, exclude: Sequence[str]) -> Node | None:

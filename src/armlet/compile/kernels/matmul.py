@@ -1,0 +1,105 @@
+"""Products of two values, matrix by matrix: what attention multiplies queries with keys, and shares with values by.
+
+A tile of a few rows and one or two vectors of columns stays in registers while the loop runs over what is summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.loops import (
+    Buffer,
+    Expr,
+    Parameter,
+    Vector,
+    cast,
+    constant,
+    lanes_for,
+    load,
+    loop,
+    prim_func,
+    registers,
+    splat,
+    store,
+    tiles,
+)
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True, slots=True)
+class MatMul:
+    """[batches, rows, inner] × [batches, inner, columns], times a factor.
+
+    Attributes:
+        epilogue: what becomes of an accumulator; int8 operands have an int8 result.
+        zeros: zero points of both operands.
+        multiplier: of the requantization, or the factor of a float32 product.
+    """
+
+    batches: int
+    rows: int
+    inner: int
+    columns: int
+    epilogue: ep.Epilogue
+    zeros: tuple[int, int] = (0, 0)
+    multiplier: float = 1.0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.batches * self.rows * self.inner * self.columns
+
+
+def build(spec: MatMul, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (a, b, y)."""
+    element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
+    lanes = lanes_for(spec.columns, 2 * vector.lanes(acc_type))
+    step = min(lanes, vector.lanes(acc_type))
+    height = min(spec.rows, max(vector.n_registers // 2 * step // lanes, 1), 4)
+
+    def value(read: Expr, zero: int, n: int) -> Expr:
+        """Return an operand less its zero point; int16 times int16 is what widening multiplications take."""
+        if element == "float32":
+            return read
+        return cast(cast(read, "int16", n) - constant(zero, "int16", n), "int32", n)
+
+    def body(a: Buffer, b: Buffer, y: Buffer) -> None:
+        acc = registers(height * lanes, acc_type)
+        with (
+            loop(spec.batches) as batch,
+            tiles(spec.rows, height) as (_, row),
+            tiles(spec.columns, lanes) as (_, column),
+        ):
+            first = batch * spec.rows + row
+            for i in range(height):
+                store(acc, i * lanes, lanes, constant(0, acc_type, lanes))
+            with loop(spec.inner) as k:
+                place = (batch * spec.inner + k) * spec.columns + column
+                for i in range(height):
+                    left = splat(value(a[(first + i) * spec.inner + k], spec.zeros[0], 1), lanes)
+                    product = left * value(load(b, place, lanes), spec.zeros[1], lanes)
+                    store(acc, i * lanes, lanes, load(acc, i * lanes, lanes) + product)
+            for i in range(height):
+                store(
+                    y,
+                    (first + i) * spec.columns + column,
+                    lanes,
+                    _finished(spec, acc, i * lanes, lanes, vector),
+                )
+
+    sizes = (spec.rows * spec.inner, spec.inner * spec.columns, spec.rows * spec.columns)
+    names = zip("aby", sizes, strict=True)
+    return prim_func([Parameter(name, spec.batches * size, element) for name, size in names], body)
+
+
+def _finished(spec: MatMul, acc: Buffer, at: int, lanes: int, vector: Vector) -> Expr:
+    if isinstance(spec.epilogue, ep.FloatClamp):
+        total = load(acc, at, lanes)
+        return total if spec.multiplier == 1 else total * constant(spec.multiplier, "float32", lanes)
+    return ep.finished(
+        spec.epilogue, (acc, at), lanes, lambda _, n: constant(int(spec.multiplier), "int32", n), vector
+    )

@@ -1,0 +1,139 @@
+"""Chooses the kernels of what attention and normalisation are made of; `select` does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from armlet.compile.frontend import graph as g
+from armlet.compile.kernels import elementwise, layer_norm, matmul, pool, softmax
+from armlet.compile.kernels.epilogue import FloatClamp, Requantize
+from armlet.compile.layout.program import Kernel, ProgramBuilder
+from armlet.compile.quantized.arithmetic import (
+    constant_addition,
+    exponentials,
+    gains,
+    normalization,
+    requantization,
+)
+
+
+def _requantize(factor: float, output: g.QuantizedTensor) -> tuple[Requantize, int]:
+    """Return what becomes of accumulators that a factor brings to an output, and its multiplier."""
+    fixed = requantization(np.array([factor]))
+    return Requantize(fixed.shift, output.zero, -128, 127), int(fixed.multipliers[0])
+
+
+def _matmul(layer: g.Layer, op: g.MatMul, builder: ProgramBuilder) -> None:
+    left, right = (builder.row_major(name) for name in layer.inputs)
+    *leading, rows, inner = left.tensor.shape
+    sizes = prod(leading), rows, inner, right.tensor.shape[-1]
+    spec = matmul.MatMul(*sizes, FloatClamp(None, None), multiplier=op.factor)
+    if layer.integer:
+        a, b = layer.integer.inputs
+        factor = op.factor * a.scale * b.scale / layer.integer.output.scale
+        spec = matmul.MatMul(*sizes, *_with_zeros((a, b), *_requantize(factor, layer.integer.output)))
+    kernel = Kernel("matmul", "tiles", spec, matmul.build, spec.macs)
+    _call(layer, kernel, [left.var, right.var], builder)
+
+
+def _with_zeros(
+    inputs: tuple[g.QuantizedTensor, ...], epilogue: Requantize, multiplier: int
+) -> tuple[Requantize, tuple[int, int], int]:
+    return epilogue, (inputs[0].zero, inputs[1].zero), multiplier
+
+
+def _softmax(layer: g.Layer, op: g.Softmax, builder: ProgramBuilder) -> None:
+    del op
+    value = builder.row_major(layer.inputs[0])
+    *leading, columns = value.tensor.shape
+    if layer.integer is None:
+        kernel = Kernel("softmax", "rows", softmax.Softmax(prod(leading), columns), softmax.build)
+        _call(layer, kernel, [value.var], builder)
+        return
+    epilogue, multiplier = _requantize(2.0**-29 / layer.integer.output.scale, layer.integer.output)
+    spec = softmax.IntegerSoftmax(prod(leading), columns, epilogue, multiplier)
+    kernel = Kernel("softmax", "rows", spec, softmax.build_integer)
+    _call(layer, kernel, [value.var, exponentials(layer.integer.inputs[0].scale)], builder)
+
+
+def _layer_norm(layer: g.Layer, op: g.LayerNorm, builder: ProgramBuilder) -> None:
+    value = builder.row_major(layer.inputs[0])
+    *leading, columns = value.tensor.shape
+    if layer.integer is None:
+        spec = layer_norm.LayerNorm(prod(leading), columns, op.epsilon)
+        kernel = Kernel("layer_norm", "rows", spec, layer_norm.build)
+        _call(layer, kernel, [value.var, op.gain, op.bias], builder)
+        return
+    output = layer.integer.output
+    by = normalization(columns, layer.integer.inputs[0].scale, op.epsilon)
+    gain, bias = gains(op, by.unit, output)
+    integer = layer_norm.IntegerLayerNorm(prod(leading), columns, by, gain.shift, output.zero)
+    kernel = Kernel("layer_norm", "rows", integer, layer_norm.build_integer)
+    _call(layer, kernel, [value.var, gain.multipliers, bias], builder)
+
+
+def _row_mean(layer: g.Layer, op: g.RowMean, builder: ProgramBuilder) -> None:
+    del op
+    value = builder.row_major(layer.inputs[0])
+    _, rows, columns = value.tensor.shape
+    spec = pool.Mean(rows, 1, columns, (rows, 1), (1, 1), FloatClamp(None, None))
+    if layer.integer:
+        origin, output = layer.integer.inputs[0], layer.integer.output
+        epilogue, multiplier = _requantize(origin.scale / (output.scale * rows), output)
+        spec = pool.Mean(rows, 1, columns, (rows, 1), (1, 1), epilogue, -rows * origin.zero, multiplier)
+    _call(layer, Kernel("mean", "vector", spec, pool.build_mean), [value.var], builder)
+
+
+def _add_constant(layer: g.Layer, op: g.AddConstant, builder: ProgramBuilder) -> None:
+    assert layer.integer is not None  # noqa: S101 - in float it is generic
+    value, origin, output = builder.row_major(layer.inputs[0]), layer.integer.inputs[0], layer.integer.output
+    fixed, constants = constant_addition(op, origin, output)
+    multiplier = int(fixed.multipliers[0])
+    offset = (1 << (fixed.shift - 1)) - multiplier * origin.zero
+    spec = elementwise.SumConstant(value.tensor.size, multiplier, offset, fixed.shift, output.zero)
+    _call(
+        layer, Kernel("add", "vector", spec, elementwise.build_sum_constant), [value.var, constants], builder
+    )
+
+
+def _multiply(layer: g.Layer, op: g.Multiply, builder: ProgramBuilder) -> None:
+    del op
+    assert layer.integer is not None  # noqa: S101 - products in float are generic
+    left, right = (builder.value(name) for name in layer.inputs)
+    spatial = len(left.tensor.shape) == 4
+    if left.order != right.order or left.tensor.shape != right.tensor.shape:
+        left, right = (
+            builder.channels_last(name) if spatial else builder.row_major(name) for name in layer.inputs
+        )
+    a, b = layer.integer.inputs
+    epilogue, multiplier = _requantize(a.scale * b.scale / layer.integer.output.scale, layer.integer.output)
+    size = left.tensor.size
+    spec = elementwise.Product(size, size // right.tensor.size, (a.zero, b.zero), epilogue, multiplier)
+    kernel = Kernel("multiply", "vector", spec, elementwise.build_product)
+    var = builder.call(layer.name, kernel, [left.var, right.var], size, "int8")
+    builder.define(layer.output, var, left.order)
+
+
+def _call(layer: g.Layer, kernel: Kernel, arguments: list[Any], builder: ProgramBuilder) -> None:
+    """Call a kernel whose result lies in row-major order."""
+    dtype = "int8" if layer.integer else "float32"
+    var = builder.call(layer.name, kernel, arguments, builder.graph.tensors[layer.output].size, dtype)
+    builder.define(layer.output, var, None)
+
+
+EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = MappingProxyType(
+    {
+        g.MatMul: _matmul,
+        g.Softmax: _softmax,
+        g.LayerNorm: _layer_norm,
+        g.RowMean: _row_mean,
+        g.Multiply: _multiply,
+        g.AddConstant: _add_constant,
+    }
+)
+"""What emits each operator."""

@@ -1,0 +1,58 @@
+"""Attention in integers gives the same bits on this machine and on emulated boards, with and without dot products."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tests.compile.front.test_attention import attention
+from tests.compile.front.test_integer_patterns import Qdq
+
+from armlet.compile.pipeline import compile_onnx
+from armlet.devices.host import HostProgram
+from armlet.spec.load import load_target
+from armlet.spec.target import Target
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    net = Qdq(1, 10, 12)
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    onnx.save(net.model(attention(net)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def samples() -> np.ndarray:
+    """Ordinary values, tokens that are all alike, and values far outside the range."""
+    generator = np.random.default_rng(31)
+    ordinary = generator.normal(0, 1, (40, 10, 12))
+    alike = np.broadcast_to(generator.normal(0, 1, (10, 1, 12)), (10, 10, 12))
+    extreme = generator.choice([-1e30, -np.inf, 0, np.inf, 1e30], (10, 10, 12))
+    return np.concatenate([ordinary, alike, extreme]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def on_host(model: Path, samples: np.ndarray, host: Target, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("host-attention")
+    return HostProgram.load(folder, compile_onnx(model, host, "net", folder)).run_many(samples)
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+def test_a_board_computes_the_same_bits(
+    name: str, model: Path, samples: np.ndarray, on_host, board: Target, tmp_path: Path
+):
+    target = load_target(name)
+    compiled = compile_onnx(model, target, "net", tmp_path)
+    samples.tofile(tmp_path / "inputs")
+    command = ["qemu-aarch64", "-cpu", target.emulator.cpu, str(tmp_path / "bin" / "run")]
+    subprocess.run(
+        [*command, str(tmp_path / "inputs"), str(tmp_path / "outputs"), str(len(samples))], check=True
+    )
+    outputs = np.fromfile(tmp_path / "outputs", np.float32).reshape(on_host.shape)
+    np.testing.assert_array_equal(outputs.view(np.uint32), on_host.view(np.uint32))
+    assert len(np.unique(outputs)) > 100
+    assert compiled.integer_only
