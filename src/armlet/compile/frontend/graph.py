@@ -241,6 +241,8 @@ class Recurrent:
         recurrent_bias: [D, gates × H], what is added to the recurrent product.
         given: which further inputs there are: "length" [1] int32, "h" and "c" [D, 1, H].
         parts: what is computed, one after the other: "y" [T, D, 1, H], "h" and "c" [D, 1, H].
+        quantized: `weight` and `recurrent` as the int8 numbers that the file has, a scale for each row of a direction;
+            None where it has others.
     """
 
     cell: str
@@ -251,6 +253,7 @@ class Recurrent:
     recurrent_bias: Array
     given: tuple[str, ...]
     parts: tuple[str, ...]
+    quantized: tuple[Constant, Constant] | None = None
 
 
 @dataclass(frozen=True, slots=True)

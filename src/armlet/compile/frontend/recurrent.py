@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array, Layer, Part, Recurrent, Reshape, Tensor
+from armlet.compile.frontend.graph import Array, Constant, Layer, Part, Recurrent, Reshape, Tensor
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def convert_recurrent(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         recurrent_bias=recurrent_bias,
         given=tuple(word for word, _ in further),
         parts=tuple(part for part, _ in outputs),
+        quantized=_quantized(node, reader),
     )
     inputs = (node.input[0], *(value for _, value in further))
     _append(node, name, op, inputs, [value for _, value in outputs], reader)
@@ -128,6 +129,20 @@ def _recurrent(node: onnx.NodeProto, reader: Reader) -> tuple[Array, ...]:
         if left.ndim == right.ndim == 3 and left.size + right.size < weight.size:
             return left, right
     return (weight,)
+
+
+def _quantized(node: onnx.NodeProto, reader: Reader) -> tuple[Constant, Constant] | None:
+    """Return both weights as int8 numbers with a scale for each row, None where they have another form."""
+    found = []
+    for position in (1, 2):
+        constant = reader.constant(node, position)
+        if constant is None or constant.scale is None or constant.values.dtype != np.int8:
+            return None
+        by_row = constant.scale.size == 1 or (constant.axis == 1 and constant.values.ndim == 3)
+        if not by_row or np.any(constant.zero):
+            return None
+        found.append(constant)
+    return found[0], found[1]
 
 
 def _biases(node: onnx.NodeProto, weight: Array, reader: Reader, cell: str) -> tuple[Array, Array]:

@@ -175,7 +175,7 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
             for pixel in range(tile.pixels):
                 for at in range(0, tile.channels, tile.lanes):
                     store(acc, pixel * tile.channels + at, tile.lanes, load(bias, first + at, tile.lanes))
-            _reduce(spec, tile, (x, weight, acc), (group, channel, row, column))
+            reduce(spec, tile, (x, weight, acc), (group, channel, row, column))
             out = (row * spec.out_width + column) * spec.outputs + first
             for at in range(0, tile.channels, tile.lanes):
                 for pixel in range(tile.pixels):
@@ -195,7 +195,7 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
             ),
             Parameter("bias", spec.outputs, acc_type),
             *([Parameter("multipliers", spec.outputs, factors)] if factors else []),
-            Parameter("y", spec.out_height * spec.out_width * spec.outputs, element),
+            Parameter("y", spec.out_height * spec.out_width * spec.outputs, ep.result(spec.epilogue)),
         ],
         body,
     )
@@ -206,7 +206,7 @@ def multipliers(channel: Expr, rest: Sequence[Buffer]) -> ep.Multipliers:
     return lambda first, lanes: load(rest[0], channel + first, lanes)
 
 
-def _reduce(
+def reduce(
     spec: Conv2d, tile: Tile, buffers: tuple[Buffer, Buffer, Buffer], place: tuple[Expr, Expr, Expr, Expr]
 ) -> None:
     """Write the reduction loops of one tile."""

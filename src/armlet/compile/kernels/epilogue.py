@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, constant, load
 
@@ -14,12 +14,17 @@ Multipliers: TypeAlias = Callable[[int, int], Expr]
 
 @dataclass(frozen=True, slots=True)
 class Requantize:
-    """int32 accumulator to int8: clamp(zero + floor(acc × multiplier / 2^shift + 1/2)), the multiplier by channel."""
+    """int32 accumulator to int8: clamp(zero + floor(acc × multiplier / 2^shift + 1/2)), the multiplier by channel.
+
+    Attributes:
+        result: "int8", or "int16" for what is no layer's output.
+    """
 
     shift: int
     zero: int
     low: int
     high: int
+    result: Literal["int8", "int16"] = "int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,13 @@ def accumulator(epilogue: Epilogue) -> str:
 
 
 def element(epilogue: Epilogue) -> str:
-    """Return the type of the input and output of a kernel with this epilogue."""
+    """Return the type of the input of a kernel with this epilogue."""
     return "int8" if isinstance(epilogue, Requantize) else "float32"
+
+
+def result(epilogue: Epilogue) -> str:
+    """Return the type of the output of a kernel with this epilogue."""
+    return epilogue.result if isinstance(epilogue, Requantize) else "float32"
 
 
 def weight_element(epilogue: Epilogue) -> str:
@@ -87,17 +97,26 @@ def finished(
     if isinstance(epilogue, WeightScale):
         scaled = load(buffer, start, lanes) * multipliers(0, lanes)
         return clamped(scaled, epilogue.low, epilogue.high, "float32", lanes)
-    limits = (epilogue.low, epilogue.high)
+    value = rescaled(epilogue, acc, lanes, multipliers, vector)
+    if epilogue.result == "int16":
+        return cast(clamped(value, epilogue.low, epilogue.high, "int32", lanes), "int16", lanes)
+    return to_int8(value, epilogue.zero, (epilogue.low, epilogue.high), lanes)
+
+
+def rescaled(
+    epilogue: Requantize, acc: tuple[Buffer, int], lanes: int, multipliers: Multipliers, vector: Vector
+) -> Expr:
+    """Return floor(acc × multiplier / 2^shift + 1/2) of `lanes` accumulators, int32, its zero point not added yet."""
+    buffer, start = acc
     if not vector.high_product or lanes % 4 or epilogue.shift < 32:
         wide = load(buffer, start, lanes, "int64") * cast(multipliers(0, lanes), "int64", lanes)
         wide = wide + constant(1 << (epilogue.shift - 1), "int64", lanes)
-        scaled = cast(wide >> constant(epilogue.shift, "int64", lanes), "int32", lanes)
-        return to_int8(scaled, epilogue.zero, limits, lanes)
+        return cast(wide >> constant(epilogue.shift, "int64", lanes), "int32", lanes)
     parts = [
         _high_product(load(buffer, start + i, 4), multipliers(i, 4), epilogue.shift)
         for i in range(0, lanes, 4)
     ]
-    return to_int8(_combined(parts), epilogue.zero, limits, lanes)
+    return _combined(parts)
 
 
 def high_product(a: Expr, b: Expr, lanes: int, vector: Vector) -> Expr:

@@ -17,6 +17,7 @@ from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, We
 from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
 from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
+from armlet.compile.kernels.select_recurrent import emit_integer
 from armlet.compile.layout.order import Order, after_reshape, channels_last, keeps_order, permuted_columns
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
@@ -270,6 +271,9 @@ def _concat(layer: g.Layer, op: g.Concat, builder: ProgramBuilder) -> None:
 
 def _recurrent(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None:
     """Call the kernel that computes the input's share of all gates of all steps, and the loop over time."""
+    if layer.integer is not None:
+        emit_integer(layer, op, builder)
+        return
     vector, (steps, _, inputs) = builder.vector, builder.graph.tensors[layer.inputs[0]].shape
     gates = recurrent.GATES[op.cell]
     hidden = op.weight.shape[1] // gates

@@ -149,7 +149,7 @@ class ProgramBuilder:
         """Append the call of a kernel for a layer; return its flat result of `size` elements."""
         if kernel.spec not in self._kernels:
             self._kernels[kernel.spec] = self.add_kernel(kernel.op, kernel.build(kernel.spec, self.vector))
-        precision = "int8" if dtype == "int8" else "float32"
+        precision = "float32" if dtype == "float32" else "int8"
         info = CallInfo(layer, kernel.op, kernel.schedule, precision, kernel.macs)
         return self.call_tir(info, self._kernels[kernel.spec], arguments, (size,), dtype)
 

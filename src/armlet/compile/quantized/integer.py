@@ -50,6 +50,7 @@ from armlet.compile.frontend.graph import (
 )
 from armlet.compile.quantized.arithmetic import addition, requantization
 from armlet.compile.quantized.attention import check_attention
+from armlet.compile.quantized.recurrent import constants_of
 from armlet.compile.quantized.tables import Formula, formula_of, table_of
 
 ACCUMULATOR_LIMIT = 2**30
@@ -65,7 +66,7 @@ class _StaysFloatError(Exception):
 class _Rewriter:
     graph: Graph
     uses: dict[str, int]
-    readers: dict[str, Layer]
+    readers: dict[str, list[Layer]]
     tensors: dict[str, Tensor]
     layers: list[Layer] = field(default_factory=list)
     twins: dict[str, tuple[str, QuantizedTensor]] = field(default_factory=dict)
@@ -81,7 +82,10 @@ class _Rewriter:
 
 def to_integer(graph: Graph) -> tuple[Graph, tuple[Fallback, ...]]:
     """Return the graph with integer layers where quantization allows, and what stays float in a quantized network."""
-    readers = {name: layer for layer in graph.layers for name in layer.inputs}
+    readers: dict[str, list[Layer]] = {}
+    for layer in graph.layers:
+        for name in layer.inputs:
+            readers.setdefault(name, []).append(layer)
     state = _Rewriter(graph, graph.uses(), readers, dict(graph.tensors))
     for layer in graph.layers:
         _rewrite(layer, state)
@@ -105,9 +109,9 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
         _rewrite_quantize(layer, op, state)
     elif isinstance(op, Pool) and op.kind == "max_pool2d" and layer.inputs[0] in state.twins:
         _pass_through(layer, state)
-    elif isinstance(op, Part | Convert | Lookup):
+    elif isinstance(op, Convert | Lookup):
         state.layers.append(layer)
-    elif isinstance(op, Reshape | Transpose | Spread | Enlarge):
+    elif isinstance(op, Reshape | Transpose | Spread | Enlarge | Part):
         if layer.inputs[0] in state.twins:
             _pass_through(layer, state)
         else:
@@ -162,22 +166,32 @@ def _emit(
     state.twins[layer.output] = (twin, output)
 
 
-def _output_quantization(layer: Layer, state: _Rewriter) -> QuantizedTensor:
-    """Return how the layer's output is quantized, if that is all that is ever done with it."""
-    value = layer.output
-    while state.uses[value] == 1 and value in state.readers:
-        reader = state.readers[value]
+def _output_quantization(value: str, state: _Rewriter) -> QuantizedTensor:
+    """Return how a value is quantized, if that is all that is ever done with it, moved or in parts."""
+    readers = state.readers.get(value, [])
+    found = set()
+    if len(readers) < state.uses[value]:  # it is an answer, too
+        raise _StaysFloatError("its output is not quantized")
+    for reader in readers:
         if isinstance(reader.op, Quantize):
-            return reader.op.to
-        if not isinstance(reader.op, Reshape | Transpose):
-            break
-        value = reader.output
-    raise _StaysFloatError("its output is not quantized")
+            found.add(reader.op.to)
+        elif isinstance(reader.op, Reshape | Transpose | Part):
+            found.add(_output_quantization(reader.output, state))
+        else:
+            raise _StaysFloatError("its output is not quantized")
+    if len(found) > 1:
+        raise _StaysFloatError("its output is quantized in two ways")
+    if not found:
+        raise _StaysFloatError("its output is not quantized")
+    return found.pop()
 
 
 def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
     op = _integer_form(layer, state)
-    if isinstance(op, Generic | Recurrent):
+    if isinstance(op, Recurrent):
+        _recurrent(layer, op, state)
+        return
+    if isinstance(op, Generic):
         raise _StaysFloatError(f"{layer.kind} has no integer form")
     if any(name not in state.twins for name in layer.inputs):
         raise _StaysFloatError("an input is not quantized")
@@ -186,7 +200,7 @@ def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
     if isinstance(op, Concat) and len(set(inputs)) == 1:
         _pass_through(layer, state)
         return
-    output = _output_quantization(layer, state)
+    output = _output_quantization(layer.output, state)
     if isinstance(op, Conv2d | Dense):
         op = _integer_weights(op, inputs[0], output)
     elif isinstance(op, Concat):
@@ -214,6 +228,19 @@ def _integer_form(layer: Layer, state: _Rewriter) -> Op:
         whole = values.shape == shapes[0][len(shapes[0]) - values.ndim :] and values.size == prod(shapes[0])
         return AddConstant(values) if whole else op
     return op
+
+
+def _recurrent(layer: Layer, op: Recurrent, state: _Rewriter) -> None:
+    """Run a layer on integers; a length, the only other input that it may have, is one already."""
+    if set(op.given) - {"length"} or "c" in op.parts:
+        raise _StaysFloatError("it begins or ends with a state in float")
+    if len(op.recurrent) > 1:
+        raise _StaysFloatError("its recurrent weight has two factors")
+    if layer.inputs[0] not in state.twins:
+        raise _StaysFloatError("an input is not quantized")
+    (twin, origin), output = state.twins[layer.inputs[0]], _output_quantization(layer.output, state)
+    constants_of(op, origin, output)
+    _emit(replace(layer, inputs=(twin, *layer.inputs[1:])), (origin,), output, state)
 
 
 def _concat(

@@ -100,6 +100,8 @@ def quantization_of(
         for layer in placement.layers
         for p in _layer(traced.program.state_dict, layer, scale_of[layer.input], numbers)
     ]
+    recurrent = [name for r in placement.recurrent for name in (r.weight, r.recurrent_weight)]
+    parameters += [_by_row(traced.program.state_dict[name], name, numbers.of(name)) for name in recurrent]
     return Quantization(tuple(activations), tuple(parameters))
 
 
@@ -130,6 +132,12 @@ def _layer(
         return (quantized,)
     bias_scales = np.float32(input_scale) * scales
     return quantized, ParameterQuantization(layer.bias, tuple(bias_scales.tolist()), "int32")
+
+
+def _by_row(weight: torch.Tensor, name: str, numbers: NumberFormat) -> ParameterQuantization:
+    """Return the quantisation of a recurrent layer's weight [D, rows, columns]: directions share the scale of a row."""
+    scales = weight_scales(np.moveaxis(weight.detach().numpy(), 1, 0), None, 1.0, numbers)
+    return ParameterQuantization(name, tuple(scales.tolist()), "int8", 1, numbers.weight_bits)
 
 
 def weight_scales(

@@ -10,11 +10,14 @@
 4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...), which are tables of 256 entries, softmax and products
    of two values, element by element, are integers where what they take is quantised anyway: a layer in float keeps its
    exact activation. The network's answers are float numbers.
-5. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
+5. Recurrent layers take int8 values and give int8 outputs and states, which share one scale; their gates and states in
+   between are integers, too.
+6. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +33,7 @@ from armlet.analysis.graph import (
     shape_of,
     value_name,
 )
+from armlet.models.recurrent import OPERATOR
 from armlet.passes.base import is_named
 
 WEIGHTED = (
@@ -99,18 +103,38 @@ class WeightedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class RecurrentWeights:
+    """The weights of a recurrent layer that computes on integers, [D, gates × H, ...] with a scale for each row.
+
+    Attributes:
+        weight: name of the input's weight.
+        recurrent_weight: name of the other.
+    """
+
+    weight: str
+    recurrent_weight: str
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """What of a graph is quantised.
 
     Attributes:
         shared: names of the nodes whose values are quantised, in sets of one scale each, in graph order.
-        layers: the layers whose weights are quantised.
+        layers: convolutions and linear layers whose weights are quantised.
+        recurrent: recurrent layers whose weights are.
         notes: what stays float, and why.
     """
 
     shared: tuple[tuple[str, ...], ...]
     layers: tuple[WeightedLayer, ...]
+    recurrent: tuple[RecurrentWeights, ...]
     notes: tuple[str, ...]
+
+    @property
+    def n_layers(self) -> int:
+        """Layers with integer weights."""
+        return len(self.layers) + len(self.recurrent)
 
 
 def place(traced: Traced, exclude: Sequence[str]) -> Placement:
@@ -123,19 +147,26 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     needed: set[Node] = set()
     fused: set[Node] = set()
     layers: list[WeightedLayer] = []
+    recurrent: dict[Node, RecurrentWeights] = {}
     notes: list[str] = []
     for node in traced.nodes:
         if node in fused or node.target in SHARING or not _computes(node):
             continue
-        if reason := _why_float(node, traced, exclude, needed):
-            notes.append(f"{layer_name(node)} stays float: {reason}")
+        whole = _recurrence(node) or node  # which of its values a node takes of a recurrent layer is no layer
+        if reason := _why_float(whole, traced, exclude, needed):
+            notes.append(f"{layer_name(whole)} stays float: {reason}")
+            continue
+        if whole is not node:
+            needed |= {node, arguments(whole)[0]}
+            recurrent[whole] = _recurrent_weights(whole, traced)
             continue
         result = _clamp_of(node, exclude) or _scaled(node, exclude) or node
         fused.add(result)
         needed |= {result, *_inputs(node, traced)}
         if node.target in WEIGHTED:
             layers.append(_layer(node, traced))
-    return Placement(_shared(traced, needed), tuple(layers), tuple(notes))
+    kept = tuple(dict.fromkeys(notes))
+    return Placement(_shared(traced, needed), tuple(layers), tuple(recurrent.values()), kept)
 
 
 def _computes(node: Node) -> bool:
@@ -167,6 +198,8 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str], quantized: se
             return "" if len(arguments(node)) <= 4 else "it counts its padding in an unusual way"
         case target if target in TABLES:
             return _why_not_followed(node, traced, quantized)
+        case target if target is OPERATOR.default:
+            return _why_no_recurrence(node, traced)
     return _why_no_attention(node, traced, quantized)
 
 
@@ -181,6 +214,16 @@ def _why_no_weights(node: Node, traced: Traced) -> str:
     if node.target is aten.conv_transpose2d.input and _groups(node) > 1:
         return "a transposed convolution in groups has no integer form"
     return ""
+
+
+def _why_no_recurrence(node: Node, traced: Traced) -> str:
+    """Return why a recurrent layer does not compute on integers, empty if it does."""
+    if arguments(node)[5] is not None:
+        return "a projection, or a recurrent weight in two factors, has no integer form"
+    weights = arguments(node)[2:4]
+    if any(traced.tensor_name(n) is None for n in weights):
+        return "its weight is computed"
+    return "its weight is shared with another layer" if any(len(n.users) > 1 for n in weights) else ""
 
 
 def _why_no_sum(node: Node, traced: Traced) -> str:
@@ -241,6 +284,17 @@ def _answers(node: Node, traced: Traced) -> bool:
     return node in traced.outputs
 
 
+def _recurrence(node: Node) -> Node | None:
+    """Return the recurrent layer that a node takes one of the results of."""
+    source = arguments(node)[0] if node.target is operator.getitem else None
+    return source if isinstance(source, Node) and source.target is OPERATOR.default else None
+
+
+def _recurrent_weights(node: Node, traced: Traced) -> RecurrentWeights:
+    weight, recurrent_weight = (traced.tensor_name(n) or "" for n in arguments(node)[2:4])
+    return RecurrentWeights(weight, recurrent_weight)
+
+
 def _scaled(node: Node, exclude: Sequence[str]) -> Node | None:
     """Return the multiplication with a number that alone uses a product of matrices (rule 2)."""
     users = tuple(node.users)
@@ -279,8 +333,10 @@ def _shared(traced: Traced, needed: set[Node]) -> tuple[tuple[str, ...], ...]:
     nodes = [*traced.inputs, *traced.nodes]
     leader = {node: node for node in nodes}
     for node in traced.nodes:
-        if node.target in SHARING:
-            joined = {leader[n] for n in [node, *_inputs(node, traced)]}
+        whole = _recurrence(node)
+        if node.target in SHARING or whole is not None:
+            together = [*whole.users] if whole is not None else [node, *_inputs(node, traced)]
+            joined = {leader[n] for n in together}
             first = min(joined, key=nodes.index)
             leader = {n: first if old in joined else old for n, old in leader.items()}
     chosen = {leader[node] for node in needed}

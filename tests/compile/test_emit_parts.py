@@ -1,4 +1,4 @@
-"""Attention in integers gives the same bits on this machine and on emulated boards, with and without dot products."""
+"""Attention and recurrent layers in integers: the same bits on this machine and on boards with and without sdot."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx
 import pytest
 from tests.compile.front.test_attention import attention
 from tests.compile.front.test_integer_patterns import Qdq
+from tests.compile.front.test_integer_recurrent import CELLS, layer_model
 
 from armlet.compile.pipeline import compile_onnx
 from armlet.devices.host import HostProgram
@@ -17,11 +18,21 @@ from armlet.spec.load import load_target
 from armlet.spec.target import Target
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def attention_model() -> onnx.ModelProto:
     net = Qdq(1, 10, 12)
+    return net.model(attention(net))
+
+
+MODELS = {"attention": attention_model} | {
+    cell: lambda cell=cell: layer_model(cell, (10, 12, 21), "bidirectional", parts="y", batch_first=True)
+    for cell in CELLS
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.onnx"
-    onnx.save(net.model(attention(net)), path)
+    onnx.save(MODELS[request.param](), path)
     return path
 
 
@@ -37,7 +48,7 @@ def samples() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def on_host(model: Path, samples: np.ndarray, host: Target, tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("host-attention")
+    folder = tmp_path_factory.mktemp("host-parts")
     return HostProgram.load(folder, compile_onnx(model, host, "net", folder)).run_many(samples)
 
 
