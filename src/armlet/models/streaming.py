@@ -8,6 +8,7 @@ Limits: recurrent networks of one direction, and causal transformers.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from armlet.artifacts import InputSpec
 from armlet.errors import UnsupportedOperator, UsageError
 from armlet.models.network import Network
 from armlet.models.quantization import Quantization
+from armlet.models.recurrent import STEP_OPERATOR
 
 STATE = "state"
 _PREFIX = "network."
@@ -164,9 +166,15 @@ def _keys(traced: Traced, prefix: str) -> Iterator[tuple[_Key, Node]]:
             yield (own.removeprefix(prefix), "from", 0), node
         elif into := next(filter(None, readers), ""):
             yield (into.removeprefix(prefix), "into", 0), node
-        elif place[0] or node.op == "placeholder":
+        elif (place[0] or node.op == "placeholder") and not _is_state(node):
             yield (*place, counts[place]), node
         counts[place] += 1
+
+
+def _is_state(node: Node) -> bool:
+    """Whether a value is the state behind a recurrent layer's step, which goes on in float."""
+    source = arguments(node)[0] if node.target is operator.getitem and arguments(node)[1] == 1 else None
+    return isinstance(source, Node) and source.target is STEP_OPERATOR.default
 
 
 def _weight(node: Node, traced: Traced) -> str:

@@ -1,15 +1,15 @@
 """Where a graph is quantised: which values carry a scale, which share one, and what stays float.
 
-1. Convolutions, transposed ones too, linear layers, additions of two values or of one and a constant, averages over the
-   picture or over tokens, average pooling, products of two matrices and layer normalisations compute on integers: their
-   inputs and their output are quantised.
+1. Convolutions, transposed ones too, linear layers, additions of two values or of one and a constant, averages over a
+   picture, average pooling, products of two matrices and layer normalisations compute on integers: their inputs and
+   their output are quantised.
 2. A clamp (relu, relu6) that alone uses the value of such a node belongs to it: the clamp's value is quantised instead.
    So does a number that alone a product of matrices is multiplied with.
 3. Pooling by maximum, reshapes, permutations and concatenation compute on the integers as they are: their inputs and
    their output share one scale.
-4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...), which are tables of 256 entries, softmax and products
-   of two values, element by element, are integers where what they take is quantised anyway: a layer in float keeps its
-   exact activation. The network's answers are float numbers.
+4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...), which are tables of 256 entries, softmax, averages
+   over tokens and products of two values, element by element, are integers where what they take is quantised anyway: a
+   layer in float keeps its exact activation. The network's answers are float numbers.
 5. Recurrent layers take int8 values and give int8 outputs and states, which share one scale; their gates and states in
    between are integers, too.
 6. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
@@ -150,7 +150,7 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     recurrent: dict[Node, RecurrentWeights] = {}
     notes: list[str] = []
     for node in traced.nodes:
-        if node in fused or node.target in SHARING or not _computes(node):
+        if node in fused or node.target in SHARING or not _computes(node) or not _is_read(node, traced):
             continue
         whole = _recurrence(node) or node  # which of its values a node takes of a recurrent layer is no layer
         if reason := _why_float(whole, traced, exclude, needed):
@@ -174,6 +174,10 @@ def _computes(node: Node) -> bool:
     return hasattr(node.meta.get("val"), "shape")
 
 
+def _is_read(node: Node, traced: Traced) -> bool:
+    return bool(node.users) or node in traced.outputs
+
+
 def _inputs(node: Node, traced: Traced) -> list[Node]:
     return [n for n in node.all_input_nodes if traced.tensor_name(n) is None and _computes(n)]
 
@@ -190,7 +194,9 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str], quantized: se
         case aten.mean.dim:
             rank = len(shape_of(arguments(node)[0]))
             over = sorted(d % rank for d in arguments(node)[1])
-            known = (rank, over) in ((4, [2, 3]), (3, [1]))
+            if (rank, over) == (3, [1]):
+                return _why_not_followed(node, traced, quantized)
+            known = (rank, over) == (4, [2, 3])
             return "" if known else "only averages over a picture or over tokens are taken on integers"
         case aten.adaptive_avg_pool2d.default:
             return "" if list(arguments(node)[1]) in ([1, 1], [1]) else "its windows differ in size"
@@ -335,7 +341,8 @@ def _shared(traced: Traced, needed: set[Node]) -> tuple[tuple[str, ...], ...]:
     for node in traced.nodes:
         whole = _recurrence(node)
         if node.target in SHARING or whole is not None:
-            together = [*whole.users] if whole is not None else [node, *_inputs(node, traced)]
+            results = [n for n in whole.users if _is_read(n, traced)] if whole is not None else []
+            together = results or [node, *_inputs(node, traced)]
             joined = {leader[n] for n in together}
             first = min(joined, key=nodes.index)
             leader = {n: first if old in joined else old for n, old in leader.items()}
