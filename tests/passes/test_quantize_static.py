@@ -15,8 +15,9 @@ from torch import nn
 from armlet.analysis.graph import trace
 from armlet.artifacts import InputSpec
 from armlet.compile.pipeline import lower
+from armlet.data.splits import Samples
 from armlet.export import export_onnx
-from armlet.models.network import executable
+from armlet.models.network import Network, executable
 from armlet.models.quantization import (
     ActivationQuantization,
     ParameterQuantization,
@@ -253,3 +254,50 @@ def test_calibration_samples_come_from_the_training_split_by_seed(splits):
     known = {picture.tobytes() for picture in splits.train.inputs[0]}
     assert all(picture.numpy().tobytes() in known for picture in first)
     assert len(calibration_samples(splits.train, 10_000, seed=3)[0]) == len(splits.train)
+
+
+class Text(nn.Module):
+    """Tokens [N, 5] to the mean of their embeddings, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(300, 8)
+        self.output = nn.Linear(8, 4)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.output(self.embed(tokens).mean(dim=1))
+
+
+@pytest.mark.parametrize("mode", ["static", "weight_only"])
+def test_an_embedding_has_int8_rows(mode, context, splits, tiny_network, tmp_path):
+    rng = np.random.default_rng(0)
+    inputs = (InputSpec("tokens", (5,), "int32", 300),)
+    tokens = rng.integers(0, 300, (64, 5)).astype(np.int32)
+    some = Samples((tokens,), np.zeros(64, np.int64), np.zeros(64, np.int64))
+    torch.manual_seed(0)
+    network = tiny_network("fnn")
+    architecture = replace(network.architecture, inputs=inputs)
+    network = Network(Text().eval(), architecture)
+    own = replace(
+        context(network), splits=replace(splits, train=some, validation=some, test=some, inputs=inputs)
+    )
+    spec = QuantizeStatic(kind="quantize_static", mode=mode, calibration_samples=32)
+    quantized, record = run_pass(spec, network, own)
+    (table,) = [p for p in quantized.quantization.parameters if p.parameter == "embed.weight"]
+    assert len(table.scales) == 300
+    assert len(set(table.scales)) == (1 if mode == "static" else 300)
+    assert record.after.weight_bytes < 0.3 * record.before.weight_bytes
+    with torch.no_grad():
+        expected, found = (
+            m(torch.from_numpy(tokens)).numpy() for m in (network.module, executable(quantized))
+        )
+    assert 0 < np.abs(found - expected).max() < 0.03 * np.ptp(expected)
+    export_onnx(quantized, some, tmp_path)
+    program = lower(tmp_path / "model.onnx", load_target("raspberry-pi-4"))
+    assert program.fallbacks == ()
+    assert program.calls[0].op == "lookup"
+    assert {c.precision for c in program.calls[:-1]} == ({"int8"} if mode == "static" else {"float32"})
+    excluded = QuantizeStatic(kind="quantize_static", mode=mode, calibration_samples=32, exclude=["embed"])
+    quantized, record = run_pass(excluded, network, own)
+    assert "embed.weight" not in [p.parameter for p in quantized.quantization.parameters]
+    assert "embed (embedding) stays float: excluded" in record.notes

@@ -136,6 +136,10 @@ def _name(graph: ir.Graph, leaves: Set[str]) -> None:
         leaves: names of the modules that have no modules in them.
     """
     taken = {name for value in graph.initializers for name in (value, value.removesuffix(".quantized"))}
+    answers = [
+        OUTPUT_NAME if len(graph.outputs) == 1 else f"{OUTPUT_NAME}_{i}" for i in range(len(graph.outputs))
+    ]
+    taken |= {*answers, *(value.name or "" for value in graph.inputs)}
     # A layer's name is that of the node that has its weight, not of one that moves values for it.
     owners = {owner for node in graph if (owner := _owner(node))}
     for node in graph:
@@ -146,8 +150,8 @@ def _name(graph: ir.Graph, leaves: Set[str]) -> None:
         name = name if name not in taken else f"{name}.{result.name}"
         taken.add(name)
         node.name = result.name = name
-    for position, value in enumerate(graph.outputs):
-        value.name = OUTPUT_NAME if len(graph.outputs) == 1 else f"{OUTPUT_NAME}_{position}"
+    for value, answer in zip(graph.outputs, answers, strict=True):
+        value.name = answer
 
 
 def _readable(node: ir.Node, leaves: Set[str]) -> str:

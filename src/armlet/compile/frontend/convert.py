@@ -316,7 +316,7 @@ def _gather(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         raise RefusedNode("only rows of a constant table are gathered")
     if reader.tensor(node.input[1]).dtype != "int32":
         raise RefusedNode(f"its indices are {reader.tensor(node.input[1]).dtype}, not int32")
-    _append(reader, node, name, Lookup(table.real().astype(np.float32)), (node.input[1],))
+    _append(reader, node, name, Lookup(table), (node.input[1],))
 
 
 def _transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:

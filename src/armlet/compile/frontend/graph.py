@@ -277,9 +277,9 @@ class Enlarge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lookup:
-    """Rows of a constant table [n, width] float32, one for each integer of the input; those out of range give row 0."""
+    """Rows of a constant table [n, width], one for each integer of the input; those out of range give row 0."""
 
-    table: Array
+    table: Constant
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,11 +14,15 @@ from armlet.compile.kernels.loops import (
     Expr,
     Parameter,
     Vector,
+    cast,
     constant,
+    lanes_for,
     load,
     loop,
     prim_func,
+    splat,
     store,
+    tiles,
 )
 
 if TYPE_CHECKING:
@@ -151,30 +155,43 @@ def build_enlarge(spec: Enlarge, vector: Vector) -> tvm.tirx.PrimFunc:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Rows of `width` float32 of a table of `rows`, one for each of `size` integers; out of range is row 0."""
+    """Rows of `width` of a table of `rows`, one for each of `size` integers; out of range is row 0.
+
+    Attributes:
+        dtype: of the table.
+        scaled: whether int8 rows become float32, each times its scale.
+    """
 
     rows: int
     width: int
     size: int
+    dtype: str = "float32"
+    scaled: bool = False
 
 
 def build_lookup(spec: Lookup, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (index, table, y)."""
+    """Return the kernel (index, table, [scales], y)."""
     from tvm import tirx
 
-    del vector
+    lanes = lanes_for(spec.width, vector.lanes("float32" if spec.scaled else spec.dtype))
 
-    def body(index: Buffer, table: Buffer, y: Buffer) -> None:
+    def body(index: Buffer, table: Buffer, *rest: Buffer) -> None:
         with loop(spec.size) as number:
             known = tirx.all(index[number] >= 0, index[number] < spec.rows)
             row = tirx.Select(known, index[number], tirx.const(0, "int32"))
-            _copy(y, number * spec.width, table, row * spec.width, spec.width)
+            with tiles(spec.width, lanes) as (_, at):
+                value = load(table, row * spec.width + at, lanes)
+                if spec.scaled:
+                    value = cast(value, "float32", lanes) * splat(rest[0][row], lanes)
+                store(rest[-1], number * spec.width + at, lanes, value)
 
+    result = "float32" if spec.scaled else spec.dtype
     return prim_func(
         [
             Parameter("index", spec.size, "int32"),
-            Parameter("table", spec.rows * spec.width, "float32"),
-            Parameter("y", spec.size * spec.width, "float32"),
+            Parameter("table", spec.rows * spec.width, spec.dtype),
+            *([Parameter("scales", spec.rows, "float32")] if spec.scaled else []),
+            Parameter("y", spec.size * spec.width, result),
         ],
         body,
     )

@@ -335,11 +335,17 @@ def _enlarge(layer: g.Layer, op: g.Enlarge, builder: ProgramBuilder) -> None:
 
 def _lookup(layer: g.Layer, op: g.Lookup, builder: ProgramBuilder) -> None:
     index = builder.row_major(layer.inputs[0])
-    rows, width = op.table.shape
-    spec = move.Lookup(rows, width, index.tensor.size)
+    rows, width = op.table.values.shape
+    scales = None if layer.integer else _scales_by_channel(op.table)
+    if layer.integer is None and scales is None:
+        constants, dtype = [op.table.real().astype(np.float32).reshape(-1)], "float32"
+    else:
+        constants, dtype = [op.table.values.reshape(-1)], "int8"
+        constants += [] if scales is None else [scales.astype(np.float32)]
+    spec = move.Lookup(rows, width, index.tensor.size, dtype, scaled=scales is not None)
     kernel = Kernel("lookup", "copy", spec, move.build_lookup)
-    size = spec.size * spec.width
-    var = builder.call(layer.name, kernel, [index.var, op.table.reshape(-1)], size, "float32")
+    result = "int8" if layer.integer else "float32"
+    var = builder.call(layer.name, kernel, [index.var, *constants], spec.size * spec.width, result)
     builder.define(layer.output, var, None)
 
 

@@ -48,6 +48,7 @@ from armlet.compile.frontend.graph import (
     Transpose,
     without_dead_layers,
 )
+from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import addition, requantization
 from armlet.compile.quantized.attention import check_attention
 from armlet.compile.quantized.recurrent import constants_of
@@ -109,8 +110,10 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
         _rewrite_quantize(layer, op, state)
     elif isinstance(op, Pool) and op.kind == "max_pool2d" and layer.inputs[0] in state.twins:
         _pass_through(layer, state)
-    elif isinstance(op, Convert | Lookup):
+    elif isinstance(op, Convert):
         state.layers.append(layer)
+    elif isinstance(op, Lookup):
+        _look_rows_up(layer, op, state)
     elif isinstance(op, Reshape | Transpose | Spread | Enlarge | Part):
         if layer.inputs[0] in state.twins:
             _pass_through(layer, state)
@@ -147,6 +150,17 @@ def _look_up(layer: Layer, op: Quantize, formula: Formula, state: _Rewriter) -> 
     twin, origin = state.twins[formula.source]
     last, table = formula.layers[-1], Table(table_of(formula, origin, op.to))
     return Layer(last.name, last.kind, table, (twin,), layer.output, Integer((origin,), op.to))
+
+
+def _look_rows_up(layer: Layer, op: Lookup, state: _Rewriter) -> None:
+    """Quantize the table instead of its rows, where nothing else is ever done with them."""
+    try:
+        output = _output_quantization(layer.output, state)
+    except _StaysFloatError:
+        state.layers.append(layer)
+        return
+    table = Constant(reference.quantize(op.table.real().astype(np.float32), output))
+    _emit(replace(layer, op=Lookup(table)), (), output, state)
 
 
 def _pass_through(layer: Layer, state: _Rewriter) -> None:

@@ -89,19 +89,26 @@ def quantization_of(
     traced: Traced, placement: Placement, ranges: Mapping[str, Range], numbers: NumberFormat
 ) -> Quantization:
     """Return the quantisation that follows from the range of each quantised value, by the name of its node."""
-    activations = []
+    activations, state = [], traced.program.state_dict
+    tables = {t.node: state[t.weight].detach().numpy() for t in placement.tables}
     for names in placement.shared:
         low, high = min(ranges[n][0] for n in names), max(ranges[n][1] for n in names)
-        scale, zero_point = activation_scale(low, high, symmetric=numbers.symmetric)
+        if looked_up := [tables[n] for n in names if n in tables]:
+            high = max(-low, high, *(float(np.abs(table).max()) for table in looked_up))
+            scale, zero_point = float(np.float32(high / weight_limit(8) or 1.0)), 0
+        else:
+            scale, zero_point = activation_scale(low, high, symmetric=numbers.symmetric)
         activations += [ActivationQuantization(name, scale, zero_point) for name in names]
     scale_of = {a.node: a.scale for a in activations}
     parameters = [
-        p
-        for layer in placement.layers
-        for p in _layer(traced.program.state_dict, layer, scale_of[layer.input], numbers)
+        p for layer in placement.layers for p in _layer(state, layer, scale_of[layer.input], numbers)
+    ]
+    parameters += [
+        ParameterQuantization(t.weight, (scale_of[t.node],) * len(tables[t.node]), "int8")
+        for t in placement.tables
     ]
     recurrent = [name for r in placement.recurrent for name in (r.weight, r.recurrent_weight)]
-    parameters += [_by_row(traced.program.state_dict[name], name, numbers.of(name)) for name in recurrent]
+    parameters += [_by_row(state[name], name, numbers.of(name)) for name in recurrent]
     return Quantization(tuple(activations), tuple(parameters))
 
 
@@ -115,6 +122,12 @@ def weights_alone(traced: Traced, placement: Placement, numbers: NumberFormat) -
         weight = np.moveaxis(traced.program.state_dict[layer.weight].detach().numpy(), layer.axis, 0)
         scales = tuple(weight_scales(weight, None, 1.0, own).tolist())
         parameters.append(ParameterQuantization(layer.weight, scales, "int8", layer.axis, own.weight_bits))
+    for table in placement.tables:
+        own = replace(numbers.of(table.weight), weight_bits=8)
+        scales = tuple(
+            weight_scales(traced.program.state_dict[table.weight].detach().numpy(), None, 1.0, own).tolist()
+        )
+        parameters.append(ParameterQuantization(table.weight, scales, "int8"))
     return Quantization((), tuple(parameters))
 
 

@@ -119,7 +119,7 @@ def _quantize(
 ) -> tuple[Placement, Quantization, tuple[str, ...]]:
     """Place and calibrate, with these modules left float."""
     placement = place(evidence.traced, exclude)
-    if not placement.shared or (scheme.mode == "weight_only" and not placement.layers):
+    if not placement.shared or (scheme.mode == "weight_only" and not (placement.layers or placement.tables)):
         reasons = "; ".join(placement.notes) or "no layers"
         raise PreconditionFailed(f"quantize_static: nothing can be quantised; {reasons}")
     quantization = _scaled(evidence, scheme, placement)

@@ -12,7 +12,8 @@
    layer in float keeps its exact activation. The network's answers are float numbers.
 5. Recurrent layers take int8 values and give int8 outputs and states, which share one scale; their gates and states in
    between are integers, too.
-6. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
+6. Embeddings give int8 rows: the table's own integers.
+7. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch.fx import Node
 
@@ -116,6 +118,19 @@ class RecurrentWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class LookupTable:
+    """An embedding whose rows are integers.
+
+    Attributes:
+        node: name of the node that gives them; their scale is that of the weight, with the zero point 0.
+        weight: name of its weight, [n, width].
+    """
+
+    node: str
+    weight: str
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """What of a graph is quantised.
 
@@ -123,18 +138,20 @@ class Placement:
         shared: names of the nodes whose values are quantised, in sets of one scale each, in graph order.
         layers: convolutions and linear layers whose weights are quantised.
         recurrent: recurrent layers whose weights are.
+        tables: embeddings whose weights are.
         notes: what stays float, and why.
     """
 
     shared: tuple[tuple[str, ...], ...]
     layers: tuple[WeightedLayer, ...]
     recurrent: tuple[RecurrentWeights, ...]
+    tables: tuple[LookupTable, ...]
     notes: tuple[str, ...]
 
     @property
     def n_layers(self) -> int:
         """Layers with integer weights."""
-        return len(self.layers) + len(self.recurrent)
+        return len(self.layers) + len(self.recurrent) + len(self.tables)
 
 
 def place(traced: Traced, exclude: Sequence[str]) -> Placement:
@@ -148,6 +165,7 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     fused: set[Node] = set()
     layers: list[WeightedLayer] = []
     recurrent: dict[Node, RecurrentWeights] = {}
+    tables: list[LookupTable] = []
     notes: list[str] = []
     for node in traced.nodes:
         if node in fused or node.target in SHARING or not _computes(node) or not _is_read(node, traced):
@@ -160,13 +178,17 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
             needed |= {node, arguments(whole)[0]}
             recurrent[whole] = _recurrent_weights(whole, traced)
             continue
+        if node.target is aten.embedding.default:
+            needed.add(node)
+            tables.append(LookupTable(value_name(node), traced.tensor_name(arguments(node)[0]) or ""))
+            continue
         result = _clamp_of(node, exclude) or _scaled(node, exclude) or node
         fused.add(result)
         needed |= {result, *_inputs(node, traced)}
         if node.target in WEIGHTED:
             layers.append(_layer(node, traced))
     kept = tuple(dict.fromkeys(notes))
-    return Placement(_shared(traced, needed), tuple(layers), tuple(recurrent.values()), kept)
+    return Placement(_shared(traced, needed), tuple(layers), tuple(recurrent.values()), tuple(tables), kept)
 
 
 def _computes(node: Node) -> bool:
@@ -188,7 +210,9 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str], quantized: se
         return "excluded"
     match node.target:
         case target if target in WEIGHTED:
-            return _why_no_weights(node, traced)
+            return _why_no_weights(node, traced, arguments(node)[1:3])
+        case aten.embedding.default:
+            return _why_no_weights(node, traced, arguments(node)[:1])
         case aten.add.Tensor | aten.add_.Tensor:
             return _why_no_sum(node, traced)
         case aten.mean.dim:
@@ -209,10 +233,10 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str], quantized: se
     return _why_no_attention(node, traced, quantized)
 
 
-def _why_no_weights(node: Node, traced: Traced) -> str:
-    """Return why a convolution or linear layer has no integer weights, empty if it has."""
+def _why_no_weights(node: Node, traced: Traced, weights: Sequence[Any]) -> str:
+    """Return why a layer has no integer weights, empty if it has."""
     parameters = traced.program.graph_signature.inputs_to_parameters
-    weights = [n for n in arguments(node)[1:3] if n is not None]
+    weights = [n for n in weights if n is not None]
     if any(not isinstance(n, Node) or n.name not in parameters for n in weights):
         return "its weight is computed"
     if any(len(n.users) > 1 for n in weights if isinstance(n, Node)):
@@ -226,10 +250,7 @@ def _why_no_recurrence(node: Node, traced: Traced) -> str:
     """Return why a recurrent layer does not compute on integers, empty if it does."""
     if arguments(node)[5] is not None:
         return "a projection, or a recurrent weight in two factors, has no integer form"
-    weights = arguments(node)[2:4]
-    if any(traced.tensor_name(n) is None for n in weights):
-        return "its weight is computed"
-    return "its weight is shared with another layer" if any(len(n.users) > 1 for n in weights) else ""
+    return _why_no_weights(node, traced, arguments(node)[2:4])
 
 
 def _why_no_sum(node: Node, traced: Traced) -> str:

@@ -138,7 +138,7 @@ class StaticQuantization:
 
     def _what_computes(self, placement: Placement) -> str:
         if self.scheme.mode == "weight_only":
-            return f"{len(placement.layers)} layers have integer weights and compute in float"
+            return f"{len(placement.layers) + len(placement.tables)} layers have integer weights and compute in float"
         return f"{placement.n_layers} layers compute on integers"
 
     def ensures(self, before: Network, after: Network) -> tuple[str, ...]:
