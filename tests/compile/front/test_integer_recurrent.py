@@ -85,10 +85,10 @@ def read(model: onnx.ModelProto, folder) -> tuple[object, recurrent.RecurrentCon
 
 def expected(op, constants, x: np.ndarray, length: int | None = None) -> dict[str, np.ndarray]:
     q, output = definition.quantize(x[:, 0], INPUT), output_of(op.cell)
-    outputs, last = recurrent.run(op, q, constants, output, length)
+    found = recurrent.run(op, q, constants, output, length)
     return {
-        "y": definition.dequantize(outputs, output)[:, :, None],
-        "h": definition.dequantize(last, output)[:, None],
+        "y": definition.dequantize(found.outputs, output)[:, :, None],
+        "h": definition.dequantize(found.last, output)[:, None],
     }
 
 
@@ -184,3 +184,61 @@ def test_states_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(OverflowError, match="16 bits"):
         recurrent.constants_of(op, INPUT, QuantizedTensor(0.2, 0))
     assert lower(tmp_path / "read.onnx", load_target("raspberry-pi-4")).fallbacks == ()
+
+
+def step_model(cell: str, sizes: tuple[int, int, int]) -> onnx.ModelProto:
+    """The layer of `layer_model` over some frames, with states in float that come in and go out."""
+    model = layer_model(cell, sizes, parts="y")
+    (node,) = [n for n in model.graph.node if n.name == "layer"]
+    parts = "hc" if cell == "lstm" else "h"
+    node.input.extend(["", *(f"initial_{part}" for part in parts)])
+    node.output[:] = ["layer_y", *(f"layer_{part}" for part in parts)]
+    for part in parts:
+        shape = (1, 1, sizes[2])
+        model.graph.input.append(helper.make_tensor_value_info(f"initial_{part}", TensorProto.FLOAT, shape))
+        model.graph.output.append(helper.make_tensor_value_info(f"layer_{part}", TensorProto.FLOAT, shape))
+    return model
+
+
+@pytest.mark.parametrize("hidden", [5, 16])
+@pytest.mark.parametrize("cell", CELLS)
+def test_steps_with_states_give_the_bits_of_the_whole(cell, hidden, lowered, tmp_path):
+    sizes = (9, 4, hidden)
+    op, constants = read(layer_model(cell, sizes), tmp_path)
+    x = np.random.default_rng(7).normal(0, 1.2, (9, 1, 4)).astype(np.float32)
+    whole = recurrent.run(op, definition.quantize(x[:, 0], INPUT), constants, output_of(cell))
+    model = step_model(cell, (3, 4, hidden))
+    program, run = lowered(model)
+    assert program.fallbacks == ()
+    assert [c.precision for c in program.calls if c.op == cell] == ["int8"]
+    states = [np.zeros((1, 1, hidden), np.float32)] * (2 if cell == "lstm" else 1)
+    found = []
+    for start in range(0, 9, 3):
+        y, *states = run(x[start : start + 3], *states)
+        found.append(y)
+    wanted = definition.dequantize(whole.outputs, output_of(cell))[:, :, None]
+    np.testing.assert_array_equal(np.concatenate(found), wanted)
+    for state, last in zip(states, (whole.hidden, whole.memory), strict=False):
+        np.testing.assert_array_equal(state[:, 0], last)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_any_state_may_come_in(cell, lowered, tmp_path):
+    op, constants = read(layer_model(cell, (2, 4, 8)), tmp_path)
+    _, run = lowered(step_model(cell, (2, 4, 8)))
+    rng = np.random.default_rng(8)
+    x = rng.normal(0, 1.2, (2, 1, 4)).astype(np.float32)
+    for scale in (0.3, 1e6):
+        states = [rng.normal(0, scale, (1, 1, 8)).astype(np.float32) for _ in range(2)]
+        wanted = recurrent.run(
+            op,
+            definition.quantize(x[:, 0], INPUT),
+            constants,
+            output_of(cell),
+            start=(states[0][:, 0], states[1][:, 0]),
+        )
+        found = run(x, *states[: 2 if cell == "lstm" else 1])
+        outputs = definition.dequantize(wanted.outputs, output_of(cell))[:, :, None]
+        np.testing.assert_array_equal(found[0], outputs)
+        for state, last in zip(found[1:], (wanted.hidden, wanted.memory), strict=False):
+            np.testing.assert_array_equal(state[:, 0], last)

@@ -29,7 +29,7 @@ from armlet.compile.kernels.loops import (
     tiles,
 )
 from armlet.compile.kernels.recurrent import GATES, Cell, Direction
-from armlet.compile.quantized.recurrent import CELL_BITS, STATE_BITS, TABLE_STEP
+from armlet.compile.quantized.recurrent import CELL_BITS, STATE_BITS, TABLE_STEP, state_bits
 
 if TYPE_CHECKING:
     import tvm
@@ -46,7 +46,9 @@ class IntegerRecurrence:
         steps: frames of the input, the most that are computed.
         hidden: units of one direction.
         has_length: whether a parameter says how many of the frames count.
-        parts: what is written, one after the other: "y" all steps [T, D, H], "h" the last states [D, H].
+        initial: which states are given, in float32; they start at zero where they are not.
+        parts: what is written, one after the other: "y" all steps [T, D, H], "h" and "c" the last states [D, H].
+        scale: of the outputs where all parts are written in float32, as states that go on must be; None for int8.
         product: from recurrent accumulators to gates.
         result: from hidden states to int8.
         multiplier: of `result`.
@@ -58,7 +60,9 @@ class IntegerRecurrence:
     steps: int
     hidden: int
     has_length: bool
+    initial: tuple[str, ...]
     parts: tuple[str, ...]
+    scale: float | None
     product: ep.Requantize
     result: ep.Requantize
     multiplier: int
@@ -86,13 +90,17 @@ class IntegerRecurrence:
         """Multiply-accumulates of all steps."""
         return self.steps * self.directions * self.rows * self.hidden
 
+    def bits(self, part: str) -> int:
+        """Return the fraction bits of a state."""
+        return CELL_BITS if part == "c" else state_bits(self.cell)
+
     def size(self, part: str) -> int:
         """Return the elements of one part."""
         return (self.steps if part == "y" else 1) * self.directions * self.hidden
 
 
 def build(spec: IntegerRecurrence, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (share, weight, bias, multipliers, table, [length], result).
+    """Return the kernel (share, weight, bias, multipliers, table, [length], [h], [c], result).
 
     `share` is int16 [T, D, rows]; weight is packed as that of `spec.convolution`.
     """
@@ -103,7 +111,9 @@ def build(spec: IntegerRecurrence, vector: Vector) -> tvm.tirx.PrimFunc:
     parameters.append(Parameter("table", TABLE_SIZE, "int16"))
     if spec.has_length:
         parameters.append(Parameter("length", 1, "int32"))
-    parameters.append(Parameter("result", sum(map(spec.size, spec.parts)), "int8"))
+    parameters += [Parameter(f"initial_{part}", spec.size(part), "float32") for part in spec.initial]
+    kind = "int8" if spec.scale is None else "float32"
+    parameters.append(Parameter("result", sum(map(spec.size, spec.parts)), kind))
 
     def body(*buffers: Buffer) -> None:
         _Writer(spec, vector, dict(zip((p.name for p in parameters), buffers, strict=True))).write()
@@ -127,35 +137,68 @@ class _Writer:
         from tvm import tirx
         from tvm.script.ir_builder import tirx as t
 
-        spec, zero = self.spec, self.spec.result.zero
+        spec = self.spec
         n: Expr = spec.steps
         if spec.has_length:
             given = self.buffers["length"][0]
             n = tirx.max(tirx.min(given, tirx.const(spec.steps, "int32")), tirx.const(0, "int32"))
         with loop(spec.directions) as d:
-            self._fill(self.h, d * spec.hidden, zero, "int8")
-            self._fill(self.state, 0, 0, "int16")
-            if self.memory is not None:
-                self._fill(self.memory, 0, 0, "int16")
+            self._start(d)
             with t.serial(0, n) as step:
                 self._step(d, step, n)
-            if "h" in spec.parts:
-                place = (spec.size("y") if spec.parts[0] == "y" else 0) + d * spec.hidden
-                self._copy_out(place, d)
+            for part in set(spec.parts) - {"y"}:
+                before = spec.parts[: spec.parts.index(part)]
+                self._copy_out(part, sum(map(spec.size, before)) + d * spec.hidden, d)
         if spec.has_length and "y" in spec.parts:
             row = spec.directions * spec.hidden
+            nothing = (
+                constant(spec.result.zero, "int8", 1) if spec.scale is None else constant(0.0, "float32", 1)
+            )
             with t.serial(0, (tirx.const(spec.steps, "int32") - n) * row) as at:
-                store(self.buffers["result"], n * row + at, 1, constant(zero, "int8", 1))
+                store(self.buffers["result"], n * row + at, 1, nothing)
 
-    def _fill(self, buffer: Buffer, start: Expr, value: int, dtype: str) -> None:
-        lanes = lanes_for(self.spec.hidden, self.vector.lanes(dtype))
-        with tiles(self.spec.hidden, lanes) as (_, at):
-            store(buffer, start + at, lanes, constant(value, dtype, lanes))
+    def _start(self, d: Expr) -> None:
+        """Write the states before the first frame."""
+        from tvm import tirx
 
-    def _copy_out(self, place: Expr, d: Expr) -> None:
-        lanes = lanes_for(self.spec.hidden, self.vector.lanes("int8"))
-        with tiles(self.spec.hidden, lanes) as (_, at):
-            store(self.buffers["result"], place + at, lanes, load(self.h, d * self.spec.hidden + at, lanes))
+        spec, lanes = self.spec, lanes_for(self.spec.hidden, self.vector.lanes("float32"))
+        for part, state in (("h", self.state), ("c", self.memory)):
+            if state is None:
+                continue
+            given = self.buffers.get(f"initial_{part}")
+            with tiles(spec.hidden, lanes) as (_, at):
+                value = constant(0, "int16", lanes)
+                if given is not None:
+                    unit = constant(2.0 ** spec.bits(part), "float32", lanes)
+                    scaled = tirx.nearbyint(load(given, d * spec.hidden + at, lanes) * unit)
+                    value = cast(clamped(scaled, _LEAST, _MOST, "float32", lanes), "int16", lanes)
+                store(state, at, lanes, value)
+        self._requantize(d)
+
+    def _requantize(self, d: Expr) -> None:
+        """Write the int8 form of the hidden state."""
+        spec, lanes = self.spec, lanes_for(self.spec.hidden, self.vector.lanes("int16"))
+        wide = registers(lanes, "int32")
+        with tiles(spec.hidden, lanes) as (_, at):
+            store(wide, 0, lanes, load(self.state, at, lanes, "int32"))
+            multipliers = lambda _, k: constant(spec.multiplier, "int32", k)  # noqa: E731
+            value = ep.finished(spec.result, (wide, 0), lanes, multipliers, self.vector)
+            store(self.h, d * spec.hidden + at, lanes, value)
+
+    def _copy_out(self, part: str, place: Expr, d: Expr) -> None:
+        """Write a state, or the outputs of a step, to the result."""
+        spec, zero = self.spec, self.spec.result.zero
+        lanes = lanes_for(spec.hidden, self.vector.lanes("int8" if spec.scale is None else "float32"))
+        with tiles(spec.hidden, lanes) as (_, at):
+            if spec.scale is None:
+                value = load(self.h, d * spec.hidden + at, lanes)
+            elif part == "y":
+                shifted = load(self.h, d * spec.hidden + at, lanes, "int32") - constant(zero, "int32", lanes)
+                value = cast(shifted, "float32", lanes) * constant(spec.scale, "float32", lanes)
+            else:
+                state = load(self.memory if part == "c" else self.state, at, lanes, "float32")
+                value = state * constant(2.0 ** -spec.bits(part), "float32", lanes)
+            store(self.buffers["result"], place + at, lanes, value)
 
     def _step(self, d: Expr, step: Expr, n: Expr) -> None:
         spec = self.spec
@@ -171,15 +214,9 @@ class _Writer:
         self._add_shares(row * spec.rows)
         with loop(spec.hidden) as unit:
             store(self.state, unit, 1, cast(self._cell(row * spec.rows, unit), "int16", 1))
-        lanes = lanes_for(spec.hidden, self.vector.lanes("int16"))
-        wide = registers(lanes, "int32")
-        with tiles(spec.hidden, lanes) as (_, at):
-            store(wide, 0, lanes, load(self.state, at, lanes, "int32"))
-            multipliers = lambda _, k: constant(spec.multiplier, "int32", k)  # noqa: E731
-            value = ep.finished(spec.result, (wide, 0), lanes, multipliers, self.vector)
-            store(self.h, d * spec.hidden + at, lanes, value)
+        self._requantize(d)
         if "y" in spec.parts:
-            self._copy_out(row * spec.hidden, d)
+            self._copy_out("y", row * spec.hidden, d)
 
     def _product(self, d: Expr) -> None:
         """Write the recurrent product's part of all gates."""

@@ -11,10 +11,10 @@ from armlet.compile.quantized.recurrent import constants_of, tanh_table
 
 
 def emit_integer(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None:
-    """Call both kernels of a layer from int8 to int8."""
+    """Call both kernels of a layer that takes int8 values; where its states go on, all that it gives is in float32."""
     assert layer.integer is not None  # noqa: S101 - the caller has looked
     vector, (steps, _, inputs) = builder.vector, builder.graph.tensors[layer.inputs[0]].shape
-    output = layer.integer.output
+    output, result = layer.integer.output, builder.graph.tensors[layer.output].dtype
     constants = constants_of(op, layer.integer.inputs[0], output)
     rows = len(constants.weight)
     to_gates = Requantize(constants.share.shift, 0, -(2**15), 2**15 - 1, "int16")
@@ -31,7 +31,9 @@ def emit_integer(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> No
         steps=steps,
         hidden=constants.recurrent.shape[1],
         has_length="length" in op.given,
+        initial=tuple(word for word in op.given if word != "length"),
         parts=op.parts,
+        scale=output.scale if result == "float32" else None,
         product=Requantize(constants.product.shift, 0, -(2**15), 2**15 - 1, "int16"),
         result=Requantize(constants.result.shift, output.zero, -128, 127),
         multiplier=int(constants.result.multipliers[0]),
@@ -43,6 +45,6 @@ def emit_integer(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> No
     )
     arguments = [share, packed, constants.recurrent_bias, constants.product.multipliers, tanh_table()]
     arguments += [builder.row_major(name).var for name in layer.inputs[1:]]
-    loop = Kernel(op.cell, "loop over time", spec, integer_recurrent.build, spec.macs)
+    loop = Kernel(op.cell, "loop over time", spec, integer_recurrent.build, spec.macs, "int8")
     size = sum(map(spec.size, spec.parts))
-    builder.define(layer.output, builder.call(layer.name, loop, arguments, size, "int8"), None)
+    builder.define(layer.output, builder.call(layer.name, loop, arguments, size, result), None)

@@ -30,6 +30,7 @@ class Kernel:
         spec: everything that its code depends on, a frozen dataclass of its own for each op.
         build: makes the PrimFunc of the spec.
         macs: multiply-accumulates that the layer asks for.
+        precision: "int8" or "float32"; that of the result where it is None.
     """
 
     op: str
@@ -37,6 +38,7 @@ class Kernel:
     spec: Any
     build: Callable[[Any, Vector], tvm.tirx.PrimFunc]
     macs: int = 0
+    precision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class ProgramBuilder:
         """Append the call of a kernel for a layer; return its flat result of `size` elements."""
         if kernel.spec not in self._kernels:
             self._kernels[kernel.spec] = self.add_kernel(kernel.op, kernel.build(kernel.spec, self.vector))
-        precision = "float32" if dtype == "float32" else "int8"
+        precision = kernel.precision or ("float32" if dtype == "float32" else "int8")
         info = CallInfo(layer, kernel.op, kernel.schedule, precision, kernel.macs)
         return self.call_tir(info, self._kernels[kernel.spec], arguments, (size,), dtype)
 

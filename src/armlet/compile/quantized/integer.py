@@ -245,16 +245,24 @@ def _integer_form(layer: Layer, state: _Rewriter) -> Op:
 
 
 def _recurrent(layer: Layer, op: Recurrent, state: _Rewriter) -> None:
-    """Run a layer on integers; a length, the only other input that it may have, is one already."""
-    if set(op.given) - {"length"} or "c" in op.parts:
-        raise _StaysFloatError("it begins or ends with a state in float")
+    """Run a layer on integers; where its states go on in float, it gives its outputs in float, too."""
     if len(op.recurrent) > 1:
         raise _StaysFloatError("its recurrent weight has two factors")
     if layer.inputs[0] not in state.twins:
         raise _StaysFloatError("an input is not quantized")
-    (twin, origin), output = state.twins[layer.inputs[0]], _output_quantization(layer.output, state)
+    goes_on = bool(set(op.given) - {"length"} or "c" in op.parts)
+    outputs = layer.output
+    if goes_on and len(op.parts) > 1:
+        if op.parts[0] != "y":
+            raise _StaysFloatError("its output is not quantized")
+        outputs = next(r.output for r in state.readers[layer.output] if r.op == Part(0))
+    (twin, origin), output = state.twins[layer.inputs[0]], _output_quantization(outputs, state)
     constants_of(op, origin, output)
-    _emit(replace(layer, inputs=(twin, *layer.inputs[1:])), (origin,), output, state)
+    changed = replace(layer, inputs=(twin, *layer.inputs[1:]))
+    if goes_on:
+        state.layers.append(replace(changed, integer=Integer((origin,), output)))
+    else:
+        _emit(changed, (origin,), output, state)
 
 
 def _concat(

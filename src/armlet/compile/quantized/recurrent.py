@@ -69,9 +69,13 @@ def constants_of(op: Recurrent, origin: QuantizedTensor, output: QuantizedTensor
         folded.append((values, start.astype(np.int32), _to_gates(scales)))
     if op.cell == "rnn_relu" and 255 * output.scale >= 32:
         raise OverflowError("its states do not fit in 16 bits")
-    unit = GATE_BITS if op.cell == "rnn_relu" else STATE_BITS
-    result = requantization(np.array([2.0**-unit / output.scale]))
+    result = requantization(np.array([2.0 ** -state_bits(op.cell) / output.scale]))
     return RecurrentConstants(*folded[0], *folded[1], result)
+
+
+def state_bits(cell: str) -> int:
+    """Return the fraction bits of a cell's hidden state."""
+    return GATE_BITS if cell == "rnn_relu" else STATE_BITS
 
 
 def _to_gates(scales: Array) -> FixedPoint:
@@ -104,10 +108,30 @@ def sigmoid(x: Array) -> Array:
     return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """What a layer gives; hidden and cell states are the numbers that go on, as float32 [D, H].
+
+    Attributes:
+        outputs: int8 [T, D, H].
+        last: int8 [D, H], the hidden state behind the last frame.
+    """
+
+    outputs: Array
+    last: Array
+    hidden: Array
+    memory: Array
+
+
 def run(
-    op: Recurrent, x: Array, constants: RecurrentConstants, output: QuantizedTensor, length: int | None = None
-) -> tuple[Array, Array]:
-    """Return int8 outputs [T, D, H] and last states [D, H] of a layer that starts at zero.
+    op: Recurrent,
+    x: Array,
+    constants: RecurrentConstants,
+    output: QuantizedTensor,
+    length: int | None = None,
+    start: tuple[Array, Array] | None = None,
+) -> Run:
+    """Run a layer.
 
     Args:
         op: the layer.
@@ -115,26 +139,37 @@ def run(
         constants: of the layer.
         output: how the outputs are quantized.
         length: how many frames count, all where it is None.
+        start: hidden and cell states before the first frame, float32 [D, H]; zero where it is None.
     """
     steps, directions = len(x), len(op.weight)
     hidden = constants.recurrent.shape[1]
     rows = constants.recurrent.shape[0] // directions
     n = steps if length is None else min(max(length, 0), steps)
     outputs = np.full((steps, directions, hidden), output.zero, np.int8)
-    last = np.full((directions, hidden), output.zero, np.int8)
+    units = state_bits(op.cell), CELL_BITS
+    given = (np.zeros((directions, hidden)),) * 2 if start is None else start
+    states = [
+        _int16(np.rint(np.ldexp(s, bits))).astype(np.int64) for s, bits in zip(given, units, strict=True)
+    ]
+    last = reference.requantize(states[0], _for_each(constants.result, directions), output.zero, (-128, 127))
     for d in range(directions):
         part = slice(d * rows, (d + 1) * rows)
         backwards = op.direction == "reverse" or d == 1
         accumulators = x.astype(np.int64) @ constants.weight[part].astype(np.int64).T + constants.bias[part]
         share = _rescaled(accumulators.T, constants.share, part).T
-        state = memory = np.zeros(hidden, np.int64)
         for t in range(n)[:: -1 if backwards else 1]:
             product = constants.recurrent[part].astype(np.int64) @ last[d] + constants.recurrent_bias[part]
             gates = _rescaled(product[:, None], constants.product, part)[:, 0]
-            state, memory = cell(op.cell, share[t], gates, state, memory)
-            last[d] = reference.requantize(state[None], constants.result, output.zero, (-128, 127))[0]
+            states[0][d], states[1][d] = cell(op.cell, share[t], gates, states[0][d], states[1][d])
+            last[d] = reference.requantize(states[0][None, d], constants.result, output.zero, (-128, 127))[0]
             outputs[t, d] = last[d]
-    return outputs, last
+    return Run(
+        outputs, last, *(np.ldexp(s.astype(np.float32), -b) for s, b in zip(states, units, strict=True))
+    )
+
+
+def _for_each(factor: FixedPoint, n: int) -> FixedPoint:
+    return FixedPoint(np.repeat(factor.multipliers, n), factor.shift)
 
 
 def cell(kind: str, share: Array, product: Array, state: Array, memory: Array) -> tuple[Array, Array]:
