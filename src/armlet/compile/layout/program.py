@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Kernel:
         spec: everything that its code depends on, a frozen dataclass of its own for each op.
         build: makes the PrimFunc of the spec.
         macs: multiply-accumulates that the layer asks for.
+        precision: what it multiplies; None for that of its result.
     """
 
     op: str
@@ -37,6 +38,7 @@ class Kernel:
     spec: Any
     build: Callable[[Any, Vector], tvm.tirx.PrimFunc]
     macs: int = 0
+    precision: Literal["int8", "float32"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class ProgramBuilder:
         """Append the call of a kernel for a layer; return its flat result of `size` elements."""
         if kernel.spec not in self._kernels:
             self._kernels[kernel.spec] = self.add_kernel(kernel.op, kernel.build(kernel.spec, self.vector))
-        precision = "float32" if dtype == "float32" else "int8"
+        precision = kernel.precision or ("float32" if dtype == "float32" else "int8")
         info = CallInfo(layer, kernel.op, kernel.schedule, precision, kernel.macs)
         return self.call_tir(info, self._kernels[kernel.spec], arguments, (size,), dtype)
 
