@@ -3,7 +3,8 @@
 Input -> Output: torch graph -> ONNX, in these steps:
 1. torch's exporter translates the graph, in which quantised activations already stand between quantize and
    dequantize operators;
-2. quantised weights and biases become integer initializers behind a DequantizeLinear each, found by their name;
+2. quantised weights and biases become integer initializers behind a DequantizeLinear each, found by their name; layers
+   whose input is quantised while the program runs become integer operators;
 3. nodes and values are named after the layers, and what depends on the machine is removed, so that the same network
    gives the same bytes.
 """
@@ -16,6 +17,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Set
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ import torch
 
 from armlet.analysis.graph import example_inputs
 from armlet.errors import UnsupportedOperator
+from armlet.export.dynamic import initializer, store_dynamic
 from armlet.export.recurrent import keep_factors, translations
 from armlet.models.network import Network, executable
 from armlet.models.quantization import ParameterQuantization, dequantized_values, quantized_values
@@ -39,7 +42,7 @@ def to_onnx(network: Network) -> ir.Model:
     Raises:
         UnsupportedOperator: the exporter has no translation, or a quantised parameter did not survive it.
     """
-    module = executable(network)
+    module = executable(_without_dynamic(network))
     example = example_inputs(network.architecture.inputs, 1)
     with _quiet(), torch.no_grad():
         try:
@@ -61,6 +64,8 @@ def to_onnx(network: Network) -> ir.Model:
         for parameter in network.quantization.parameters:
             values = network.module.get_parameter(parameter.parameter).detach().numpy()
             _store_as_integers(model.graph, parameter, values)
+            if parameter.dynamic_input:
+                store_dynamic(model.graph, parameter, quantized_values(values, parameter))
     keep_factors(model.graph, network.module)
     for value, spec in zip(model.graph.inputs, network.architecture.inputs, strict=True):
         value.name = spec.name
@@ -73,6 +78,14 @@ def write_onnx(model: ir.Model, path: Path) -> None:
     """Write a model with its weights inside; the same model gives the same bytes."""
     proto = ir.to_proto(model)
     path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _without_dynamic(network: Network) -> Network:
+    """Return the network whose activations stay float: what quantises them is put into its graph afterwards."""
+    if network.quantization is None:
+        return network
+    parameters = tuple(replace(p, dynamic_input=False) for p in network.quantization.parameters)
+    return replace(network, quantization=replace(network.quantization, parameters=parameters))
 
 
 def _store_as_integers(graph: ir.Graph, parameter: ParameterQuantization, values: np.ndarray) -> None:
@@ -93,9 +106,9 @@ def _store_as_integers(graph: ir.Graph, parameter: ParameterQuantization, values
     if not np.array_equal(value.const_value.numpy(), expected):
         raise UnsupportedOperator(f"the exporter changed the values of {name}")
     inputs = [
-        _initializer(graph, f"{name}.quantized", np.ascontiguousarray(integers)),
-        _initializer(graph, f"{name}.scale", np.array(parameter.scales, np.float32)),
-        _initializer(graph, f"{name}.zero_point", np.zeros(len(parameter.scales), integers.dtype)),
+        initializer(graph, f"{name}.quantized", np.ascontiguousarray(integers)),
+        initializer(graph, f"{name}.scale", np.array(parameter.scales, np.float32)),
+        initializer(graph, f"{name}.zero_point", np.zeros(len(parameter.scales), integers.dtype)),
     ]
     node = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{name}.dequantize")
     result = node.outputs[0]
@@ -119,13 +132,6 @@ def _holding(graph: ir.Graph, values: np.ndarray) -> ir.Value | None:
         ):
             return value
     return None
-
-
-def _initializer(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(values, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _name(graph: ir.Graph, leaves: Set[str]) -> None:
@@ -156,7 +162,7 @@ def _name(graph: ir.Graph, leaves: Set[str]) -> None:
 
 def _readable(node: ir.Node, leaves: Set[str]) -> str:
     source = node.inputs[0].name if node.inputs and node.inputs[0] is not None else ""
-    if node.op_type == "QuantizeLinear":
+    if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
         return f"{source}.quantize"
     if node.op_type == "DequantizeLinear":
         return f"{(source or '').removesuffix('.quantize')}.dequantize"

@@ -71,6 +71,11 @@ def tolerance_of(network: Network, expected: FloatArray) -> tuple[float, str]:
     n_layers = max(1, sum(parameter.dim() > 1 for parameter in network.module.parameters()))
     # Differences of random sign add up as the square root of their number.
     float_tolerance = _RELATIVE_OF_A_LAYER * math.sqrt(n_layers) * max(largest, 1.0)
+    if network.quantization is not None and any(p.dynamic_input for p in network.quantization.parameters):
+        # A float sum that differs in its last bit can move a range, or round a value, to another step.
+        return 0.05 * max(
+            largest, 1.0
+        ), "5 % of the largest output; inputs of layers are rounded while it runs"
     if network.quantization is None or not network.quantization.activations:
         return (
             float_tolerance,

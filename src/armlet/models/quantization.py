@@ -21,6 +21,7 @@ import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_dec
 
 from armlet.analysis.graph import Traced, nodes_by_name, trace
 from armlet.artifacts import InputSpec
+from armlet.models.dynamic import quantize_inputs
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 
@@ -52,6 +53,7 @@ class ParameterQuantization:
         dtype: int8 for weights, int32 for biases.
         axis: dimension of the output channels: 0, but 1 for the weight of a transposed convolution.
         bits: that an integer of a weight needs.
+        dynamic_input: whether the layer's input is quantised while the program runs.
     """
 
     parameter: str
@@ -59,6 +61,7 @@ class ParameterQuantization:
     dtype: Literal["int8", "int32"]
     axis: int = 0
     bits: Literal[8, 4] = 8
+    dynamic_input: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,9 @@ def quantized_graph(traced: Traced, quantization: Quantization) -> torch.fx.Grap
         )
     for activation in quantization.activations:
         _insert(nodes[activation.node], activation)
+    names = {node.target: node for node in graph_module.graph.nodes if node.op == "get_attr"}
+    dynamic = [p.parameter for p in quantization.parameters if p.dynamic_input]
+    quantize_inputs(graph_module.graph, [names[name] for name in dynamic])
     graph_module.recompile()
     return graph_module
 

@@ -116,11 +116,16 @@ class Conv2d:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense:
-    """Matrix product with a constant: weight [outputs, inputs], bias [outputs]."""
+    """Matrix product with a constant: weight [outputs, inputs], bias [outputs].
+
+    Attributes:
+        dynamic: whether the input is quantised while the program runs; the weight is int8 then.
+    """
 
     weight: Constant
     bias: Constant
     clamp: Clamp = Clamp()
+    dynamic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,16 @@ class Dequantize:
     """ONNX DequantizeLinear from int8, one scale for the tensor."""
 
     origin: QuantizedTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Scale and zero point of the range of a value, [2] float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeBy:
+    """float32 to int8, with the scale and the zero point that a `Range` found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +347,8 @@ Op: TypeAlias = (
     | Pool
     | Quantize
     | Dequantize
+    | Range
+    | QuantizeBy
     | Reshape
     | Transpose
     | Concat

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from armlet.compile.frontend.convert import CONVERTERS, ELEMENTWISE, OTHER, convert_generic
+from armlet.compile.frontend.dynamic import read_dynamic
 from armlet.compile.frontend.evaluate import evaluate
 from armlet.compile.frontend.graph import Array, Constant, Graph, Tensor
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
@@ -37,6 +38,9 @@ def read_onnx(file: Path) -> Graph:
             _read_node(node, name, reader)
         except RefusedNode as reason:
             refused.append(f"{name} ({node.op_type}): {reason}")
+    refused += [
+        f"{o.name}: an answer is a part of a layer" for o in model.graph.output if o.name in reader.pending
+    ]
     if refused:
         raise UnsupportedOperator(f"{file.name} has nodes that can't be compiled:\n  " + "\n  ".join(refused))
     inputs = tuple(i.name for i in model.graph.input if i.name not in reader.constants)
@@ -46,7 +50,7 @@ def read_onnx(file: Path) -> Graph:
 def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     if node.domain not in ("", "ai.onnx"):
         raise RefusedNode(f"its domain is {node.domain}")
-    if _fold(node, reader):
+    if _fold(node, reader) or read_dynamic(node, name, reader):
         return
     if node.op_type in CONVERTERS:
         CONVERTERS[node.op_type](node, name, reader)

@@ -10,6 +10,8 @@ from armlet.compile.frontend.graph import Constant, Layer, Tensor
 if TYPE_CHECKING:
     import onnx
 
+    from armlet.compile.frontend.dynamic import Pending
+
 
 class RefusedNode(Exception):
     """One node can't be read; the message says why. Never leaves this package: `read_onnx` gathers them."""
@@ -25,6 +27,7 @@ class Reader:
         layers: what has been read.
         opset: version of the ONNX operators.
         used: values that a node or the caller reads.
+        pending: values of layers that are not whole yet (`frontend.dynamic`).
         factors: the two constants of each constant that is their matrix product.
     """
 
@@ -32,6 +35,7 @@ class Reader:
     tensors: dict[str, Tensor]
     opset: int
     used: frozenset[str] = frozenset()
+    pending: dict[str, Pending] = field(default_factory=dict)
     factors: dict[str, tuple[Constant, Constant]] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
 

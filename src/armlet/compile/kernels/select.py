@@ -17,6 +17,8 @@ from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, We
 from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
 from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
+from armlet.compile.kernels.select_dynamic import EMITTERS as DYNAMIC
+from armlet.compile.kernels.select_dynamic import emit_dense
 from armlet.compile.kernels.select_recurrent import emit_integer
 from armlet.compile.layout.order import Order, after_reshape, channels_last, keeps_order, permuted_columns
 from armlet.compile.layout.packing import pack_conv2d
@@ -138,6 +140,9 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
 
 
 def _dense(layer: g.Layer, op: g.Dense, builder: ProgramBuilder) -> None:
+    if op.dynamic:
+        emit_dense(layer, op, builder)
+        return
     rows = prod(builder.graph.tensors[layer.inputs[0]].shape[:-1])
     source = builder.value(layer.inputs[0]) if rows == 1 else builder.row_major(layer.inputs[0])
     if len(source.tensor.shape) == 4:
@@ -393,6 +398,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Spread: _spread,
         g.Enlarge: _enlarge,
         **ATTENTION,
+        **DYNAMIC,
     }
 )
 """What emits each operator; generic ones are emitted by the island."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Kernel:
         spec: everything that its code depends on, a frozen dataclass of its own for each op.
         build: makes the PrimFunc of the spec.
         macs: multiply-accumulates that the layer asks for.
-        precision: "int8" or "float32"; that of the result where it is None.
+        precision: what it multiplies; None for that of its result.
     """
 
     op: str
@@ -38,7 +38,7 @@ class Kernel:
     spec: Any
     build: Callable[[Any, Vector], tvm.tirx.PrimFunc]
     macs: int = 0
-    precision: str | None = None
+    precision: Literal["int8", "float32"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ from armlet.compile.frontend.graph import (
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import addition, requantization
 from armlet.compile.quantized.attention import check_attention
+from armlet.compile.quantized.dynamic import expand
 from armlet.compile.quantized.recurrent import constants_of
 from armlet.compile.quantized.tables import Formula, formula_of, table_of
 
@@ -110,6 +111,8 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
         _rewrite_quantize(layer, op, state)
     elif isinstance(op, Pool) and op.kind == "max_pool2d" and layer.inputs[0] in state.twins:
         _pass_through(layer, state)
+    elif isinstance(op, Dense) and op.dynamic:
+        state.layers.extend(expand(layer, state.tensors))
     elif isinstance(op, Convert):
         state.layers.append(layer)
     elif isinstance(op, Lookup):

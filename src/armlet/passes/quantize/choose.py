@@ -16,6 +16,7 @@ from armlet.passes.quantize.bits import choose_four_bits
 from armlet.passes.quantize.calibrate import NumberFormat, calibrate, quantization_of, weights_alone
 from armlet.passes.quantize.common import four_bit_bytes, of_types
 from armlet.passes.quantize.data_free import Distribution
+from armlet.passes.quantize.dynamic import with_dynamic_inputs
 from armlet.passes.quantize.observers import ObserverOptions
 from armlet.passes.quantize.placement import Placement, place
 from armlet.passes.quantize.sensitivity import sensitivities
@@ -45,13 +46,14 @@ class Scheme:
     """How scales are found, and of what.
 
     Attributes:
-        mode: "static" computes on integers, "weight_only" with integer weights in float.
+        mode: "static" computes on integers, "weight_only" with integer weights in float, "dynamic" so but for linear
+            layers, which quantise their input while the program runs.
         observer: how ranges of activations come from samples.
         numbers: what the integers are like.
         weight_budget: most bytes of all parameters, weights of 4 bits packed; None for no limit.
     """
 
-    mode: Literal["static", "weight_only"] = "static"
+    mode: Literal["static", "weight_only", "dynamic"] = "static"
     observer: ObserverOptions = field(default_factory=ObserverOptions)
     numbers: NumberFormat = field(default_factory=NumberFormat)
     weight_budget: int | None = None
@@ -119,7 +121,7 @@ def _quantize(
 ) -> tuple[Placement, Quantization, tuple[str, ...]]:
     """Place and calibrate, with these modules left float."""
     placement = place(evidence.traced, exclude)
-    if not placement.shared or (scheme.mode == "weight_only" and not (placement.layers or placement.tables)):
+    if not placement.shared or (scheme.mode != "static" and not (placement.layers or placement.tables)):
         reasons = "; ".join(placement.notes) or "no layers"
         raise PreconditionFailed(f"quantize_static: nothing can be quantised; {reasons}")
     quantization = _scaled(evidence, scheme, placement)
@@ -136,8 +138,9 @@ def _quantize(
 
 
 def _scaled(evidence: Evidence, scheme: Scheme, placement: Placement) -> Quantization:
-    if scheme.mode == "weight_only":
-        return weights_alone(evidence.traced, placement, scheme.numbers)
+    if scheme.mode != "static":
+        found = weights_alone(evidence.traced, placement, scheme.numbers)
+        return found if scheme.mode == "weight_only" else with_dynamic_inputs(evidence.traced, found)
     if evidence.known is not None:
         ranges = {name: d.range for name, d in evidence.known.items()}
         return quantization_of(evidence.traced, placement, ranges, scheme.numbers)

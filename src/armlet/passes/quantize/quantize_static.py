@@ -12,6 +12,7 @@ from torch import Tensor
 
 from armlet.analysis.graph import trace
 from armlet.models.network import Network
+from armlet.models.quantization import Quantization
 from armlet.passes.base import (
     PASSES,
     CostName,
@@ -31,6 +32,7 @@ from armlet.passes.quantize.common import (
     unmatched_types,
 )
 from armlet.passes.quantize.data_free import distributions
+from armlet.passes.quantize.dynamic import what_computes
 from armlet.passes.quantize.fold_batch_norm import fold_batch_norm
 from armlet.passes.quantize.observers import ObserverOptions
 from armlet.passes.quantize.placement import Placement
@@ -82,7 +84,7 @@ class StaticQuantization:
             *unmatched(self.stay_float.names, network.module),
             *unmatched_types(self.stay_float.types, network.module),
         ]
-        if self.data_free is None:
+        if self._needs_samples:
             samples = calibration_samples(context.splits.train, self.n_samples, context.seed)
             problems += sample_problems([x.numpy() for x in samples], network.architecture.inputs)
         if self.stay_float.max_drop is not None and len(context.splits.validation) == 0:
@@ -102,7 +104,7 @@ class StaticQuantization:
         folded = fold_batch_norm(network.module, network.architecture.inputs)
         traced = trace(folded.module, network.architecture.inputs)
         samples: tuple[Tensor, ...] = ()
-        if self.data_free is None:
+        if self._needs_samples:
             samples = calibration_samples(context.splits.train, self.n_samples, context.seed)
         moments, rescaled = rescale(traced, folded.moments, samples, self.refinement)
         known = None
@@ -115,12 +117,8 @@ class StaticQuantization:
         refined = refine(traced, placement, quantization, means, self.refinement, context.seed)
         quantized = replace(network, module=folded.module, quantization=quantization)
         notes = (
-            f"{len(folded.layers)} batch normalisations folded; {self._what_computes(placement)}; "
-            + (
-                f"calibrated on {len(samples[0])} training samples"
-                if samples
-                else f"calibrated without data, on {len(moments)} batch normalisations"
-            ),
+            f"{len(folded.layers)} batch normalisations folded; {self._what_computes(placement, quantization)}; "
+            + self._calibration(samples, len(moments)),
             *rescaled,
             *refined,
             *packing_note(quantized),
@@ -136,7 +134,20 @@ class StaticQuantization:
             return placement.notes
         return tuple(note for note in placement.notes if not note.endswith("has no integer form"))
 
-    def _what_computes(self, placement: Placement) -> str:
+    @property
+    def _needs_samples(self) -> bool:
+        return self.data_free is None and self.scheme.mode != "dynamic"
+
+    def _calibration(self, samples: tuple[Tensor, ...], n_moments: int) -> str:
+        if samples:
+            return f"calibrated on {len(samples[0])} training samples"
+        if self.scheme.mode == "dynamic":
+            return "no samples needed"
+        return f"calibrated without data, on {n_moments} batch normalisations"
+
+    def _what_computes(self, placement: Placement, quantization: Quantization) -> str:
+        if self.scheme.mode == "dynamic":
+            return what_computes(quantization)
         if self.scheme.mode == "weight_only":
             return f"{len(placement.layers) + len(placement.tables)} layers have integer weights and compute in float"
         return f"{placement.n_layers} layers compute on integers"
@@ -154,7 +165,7 @@ def build(options: QuantizeStatic) -> Pass:
         n_samples=options.calibration_samples,
         data_free=None if options.input_range is None else DataFree(options.input_range, options.deviations),
         scheme=Scheme(
-            mode="weight_only" if options.mode == "weight_only" else "static",
+            mode=options.mode,
             observer=ObserverOptions(options.observer, options.percentile, options.averaging, symmetric),
             numbers=NumberFormat(
                 symmetric, options.weights == "per_channel", options.weight_range, options.weight_bits

@@ -10,6 +10,25 @@ from armlet.spec.base import Bytes, Fraction, ListOf
 from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.train import TrainSpec
 
+_OF_RANGES = (
+    "calibration",
+    "calibration_samples",
+    "input_range",
+    "deviations",
+    "observer",
+    "percentile",
+    "averaging",
+    "activations",
+    "smooth",
+    "rounding",
+    "rounding_steps",
+    "bias_correction",
+    "keep_float",
+    "max_drop",
+    "weight_budget",
+)
+"""Options of `quantize_static` that need samples, or say how fixed ranges are found."""
+
 Range = Annotated[tuple[float, float], Field(strict=False)]
 
 
@@ -21,7 +40,7 @@ class QuantizeStatic(PassOptions):
         "static",
         description=(
             "static: activations and weights are integers; weight_only: weights alone are, and the arithmetic is"
-            " float; dynamic: refused, no kernel finds scales while it runs."
+            " float; dynamic: as weight_only, but linear layers quantise their input while the program runs."
         ),
     )
     calibration: Literal["data", "batch_norm"] = Field(
@@ -98,10 +117,7 @@ class QuantizeStatic(PassOptions):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.mode == "dynamic":
-            raise ValueError(
-                "mode: dynamic is not built: no kernel finds the scale of an activation while it runs;"
-                " use static, or weight_only where no range fits all inputs"
-            )
+            self._check_dynamic()
         if self.mode == "weight_only" and self.calibration == "batch_norm":
             raise ValueError("mode: weight_only has no ranges to calibrate: leave calibration out")
         if self.calibration == "batch_norm":
@@ -127,6 +143,14 @@ class QuantizeStatic(PassOptions):
         if self.keep_float and self.max_drop is not None:
             raise ValueError("keep_float and max_drop exclude each other: both say which layers stay float")
         return self
+
+    def _check_dynamic(self) -> None:
+        """Refuse what needs samples or fixed ranges, neither of which this mode has."""
+        defaults = type(self).model_fields
+        if given := [name for name in _OF_RANGES if getattr(self, name) != defaults[name].default]:
+            raise ValueError(
+                f"mode: dynamic finds ranges while the program runs and takes no samples: leave out {', '.join(given)}"
+            )
 
 
 class QuantizeAware(PassOptions):

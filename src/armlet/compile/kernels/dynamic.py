@@ -1,0 +1,158 @@
+"""Kernels that quantise a tensor while the program runs, and the matrix product of what they give.
+
+Scale and zero point lie in a buffer of two float32 numbers. The arithmetic is that of `quantized.dynamic`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from armlet.compile.kernels import conv2d
+from armlet.compile.kernels.epilogue import FloatClamp, Requantize
+from armlet.compile.kernels.loops import (
+    Buffer,
+    Expr,
+    Parameter,
+    Vector,
+    cast,
+    clamped,
+    constant,
+    lanes_for,
+    load,
+    prim_func,
+    registers,
+    splat,
+    store,
+    tiles,
+)
+from armlet.compile.quantized.dynamic import LARGEST, LEAST, LOWEST
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """float32 to the scale and the zero point of its range."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeBy:
+    """float32 to int8: clamp(round(x / scale) + zero), round half to even, NaN to -128."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """int8 [rows, inputs] to float32 [rows, outputs]: clamp(Σ (x - zero) × weight × (scale × weight scale) + bias)."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    clamp: FloatClamp
+    weights_reach_minus_128: bool
+
+    @property
+    def products(self) -> conv2d.Conv2d:
+        """The integer product, whose accumulators no epilogue of its own finishes."""
+        integers = Requantize(shift=1, zero=0, low=-128, high=127)
+        one = (1, 1)
+        reach = self.weights_reach_minus_128
+        return conv2d.Conv2d(1, self.rows, self.inputs, self.outputs, one, one, 1, integers, reach)
+
+
+def build_range(spec: Range, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, range). A comparison with NaN is false, which leaves it out."""
+    from tvm import tirx
+
+    lanes = lanes_for(spec.size, 2 * vector.lanes("float32"))  # two chains, neither of which waits for the other
+
+    def body(x: Buffer, found: Buffer) -> None:
+        low, high, ends = registers(lanes, "float32"), registers(lanes, "float32"), registers(2, "float32")
+        store(low, 0, lanes, constant(0.0, "float32", lanes))
+        store(high, 0, lanes, constant(0.0, "float32", lanes))
+        with tiles(spec.size, lanes) as (_, at):
+            value = load(x, at, lanes)
+            store(low, 0, lanes, tirx.min(value, load(low, 0, lanes)))
+            store(high, 0, lanes, tirx.max(value, load(high, 0, lanes)))
+        store(ends, 0, 1, tirx.const(-LARGEST, "float32"))
+        store(ends, 1, 1, tirx.const(LARGEST, "float32"))
+        least, most = low[0], high[0]
+        for lane in range(1, lanes):
+            least, most = tirx.min(least, low[lane]), tirx.max(most, high[lane])
+        store(ends, 0, 1, tirx.max(least, ends[0]))
+        store(ends, 1, 1, tirx.min(most, ends[1]))
+        spread = ends[1] - ends[0]
+        none = spread < tirx.const(LEAST, "float32")
+        store(
+            found, 0, 1, tirx.Select(none, tirx.const(1.0, "float32"), spread / tirx.const(255.0, "float32"))
+        )
+        zero = tirx.nearbyint((tirx.const(0.0, "float32") - ends[0]) / found[0])
+        store(found, 1, 1, tirx.min(zero, tirx.const(255.0, "float32")) - tirx.const(128.0, "float32"))
+
+    return prim_func([Parameter("x", spec.size, "float32"), Parameter("range", 2, "float32")], body)
+
+
+def build_quantize_by(spec: QuantizeBy, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, range, q). The division is IEEE float32 division, not a product with 1 / scale."""
+    from tvm import tirx
+
+    lanes = lanes_for(spec.size, 2 * vector.lanes("float32"))
+
+    def body(x: Buffer, found: Buffer, q: Buffer) -> None:
+        def all_lanes(value: Expr) -> Expr:
+            return splat(value, lanes)
+
+        zero = found[1]
+        with tiles(spec.size, lanes) as (_, at):
+            scaled = tirx.nearbyint(load(x, at, lanes) / all_lanes(found[0]))
+            limited = tirx.max(scaled, all_lanes(tirx.const(-128.0, "float32") - zero))
+            limited = tirx.min(limited, all_lanes(tirx.const(127.0, "float32") - zero))
+            integer = cast(limited, "int32", lanes) + all_lanes(cast(zero, "int32", 1))
+            store(q, at, lanes, cast(integer, "int8", lanes))
+
+    parameters = [Parameter("x", spec.size, "float32"), Parameter("range", 2, "float32")]
+    return prim_func([*parameters, Parameter("q", spec.size, "int8")], body)
+
+
+def build_dense(spec: Dense, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (q, range, weight, minus, scales, bias, y); `minus` is -Σ of the weights of each output."""
+    from tvm import tirx
+
+    products = spec.products
+    tile = conv2d.tile_of(products, vector)
+    lanes = tile.lanes
+
+    def body(q: Buffer, found: Buffer, weight: Buffer, minus: Buffer, *rest: Buffer) -> None:
+        scales, bias, y = rest
+        acc = registers(tile.pixels * tile.channels, "int32")
+
+        def finished(place: int, channel: Expr) -> Expr:
+            scale = splat(found[0], lanes) * load(scales, channel, lanes)
+            product = load(acc, place, lanes, "float32") * scale
+            # Between product and sum stands a limit: no compiler can make one fused instruction of the two.
+            product = tirx.max(product, constant(LOWEST, "float32", lanes))
+            total = product + load(bias, channel, lanes)
+            return clamped(total, spec.clamp.low, spec.clamp.high, "float32", lanes)
+
+        with tiles(spec.outputs, tile.channels) as (_, channel), tiles(spec.rows, tile.pixels) as (_, row):
+            zero = splat(cast(found[1], "int32", 1), lanes)
+            for at in range(0, tile.channels, lanes):
+                start = load(minus, channel + at, lanes) * zero
+                for pixel in range(tile.pixels):
+                    store(acc, pixel * tile.channels + at, lanes, start)
+            conv2d.reduce(products, tile, (q, weight, acc), (0, channel, 0, row))
+            for at in range(0, tile.channels, lanes):
+                for pixel in range(tile.pixels):
+                    value = finished(pixel * tile.channels + at, channel + at)
+                    store(y, (row + pixel) * spec.outputs + channel + at, lanes, value)
+
+    packed = spec.outputs * products.runs * tile.steps(products) * tile.unit
+    parameters = [Parameter("q", spec.rows * spec.inputs, "int8"), Parameter("range", 2, "float32")]
+    parameters += [Parameter("weight", packed, "int8"), Parameter("minus", spec.outputs, "int32")]
+    parameters += [Parameter(name, spec.outputs, "float32") for name in ("scales", "bias")]
+    return prim_func([*parameters, Parameter("y", spec.rows * spec.outputs, "float32")], body)
