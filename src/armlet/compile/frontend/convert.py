@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from armlet.compile.frontend.generic import append, convert_generic
 from armlet.compile.frontend.graph import (
     Add,
     Clamp,
@@ -19,13 +20,11 @@ from armlet.compile.frontend.graph import (
     Dense,
     Dequantize,
     Enlarge,
-    Generic,
     Layer,
     LayerNorm,
     Limit,
     Lookup,
     MatMul,
-    Op,
     Part,
     Pool,
     Quantize,
@@ -42,55 +41,6 @@ from armlet.compile.frontend.recurrent import convert_recurrent
 
 if TYPE_CHECKING:
     import onnx
-
-ELEMENTWISE = frozenset(
-    {
-        "Sigmoid",
-        "Tanh",
-        "HardSigmoid",
-        "HardSwish",
-        "Elu",
-        "LeakyRelu",
-        "Softplus",
-        "Mish",
-        "PRelu",
-        "Erf",
-        "Gelu",
-        "Exp",
-        "Log",
-    }
-    | {"Sqrt", "Neg", "Abs", "Reciprocal", "Add", "Sub", "Mul", "Div", "Pow", "Min", "Max"}
-)
-"""Operators without a layer type of their own that work element by element."""
-
-OTHER = frozenset({"Softmax", "LogSoftmax", "ReduceMean", "ReduceSum", "ReduceMax", "MatMul"}) | frozenset(
-    {"BatchNormalization", "LayerNormalization"}
-)
-"""Other operators without a layer type of their own."""
-
-
-def convert_generic(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    """Keep the node as it is, for the generic kernels."""
-    values = [n for n in node.input if n]
-    for value in [*(v for v in values if v not in reader.constants), node.output[0]]:
-        if reader.tensor(value).dtype != "float32":
-            raise RefusedNode(f"{value} is {reader.tensor(value).dtype}, not float32")
-    if any(node.output[1:]):
-        raise RefusedNode("it has more than one output")
-    constants = {}
-    for value in values:
-        if value in reader.constants:
-            constant = reader.constants[value]
-            real = constant.values if constant.scale is None else constant.real().astype(np.float32)
-            constants[value] = real
-    op = Generic(node, MappingProxyType(constants), node.op_type in ELEMENTWISE, reader.opset)
-    _append(reader, node, name, op, tuple(v for v in values if v not in constants))
-
-
-def _append(reader: Reader, node: onnx.NodeProto, name: str, op: Op, inputs: tuple[str, ...]) -> None:
-    for value in (*inputs, node.output[0]):
-        reader.tensor(value)
-    reader.layers.append(Layer(name, node.op_type, op, inputs, node.output[0]))
 
 
 def _shape4(reader: Reader, value: str) -> tuple[int, int, int, int]:
@@ -136,7 +86,7 @@ def _conv(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     stride, padding = _window(node, shape, (weight.values.shape[2], weight.values.shape[3]))
     bias = reader.constant(node, 2) or _zero_bias(weight.values.shape[0])
     op = Conv2d(weight, bias, stride, padding, attributes(node).get("group", 1))
-    _append(reader, node, name, op, (node.input[0],))
+    append(reader, node, name, op, (node.input[0],))
 
 
 def _conv_transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -162,7 +112,7 @@ def _conv_transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     width = (shape[3] - 1) * stride[1] + 1 + border[1] + border[3]
     reader.tensors[spread] = Tensor((1, shape[1], height, width), reader.tensor(node.input[0]).dtype)
     reader.layers.append(Layer(name, node.op_type, Spread(stride, border), (node.input[0],), spread))
-    _append(reader, node, name, Conv2d(turned_weight, bias, (1, 1), (0, 0, 0, 0), 1), (spread,))
+    append(reader, node, name, Conv2d(turned_weight, bias, (1, 1), (0, 0, 0, 0), 1), (spread,))
 
 
 def _resize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -177,7 +127,7 @@ def _resize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     ):  # fmt: skip
         raise RefusedNode("it takes other pixels than the nearest")
     factor = (after[2] // shape[2], after[3] // shape[3])
-    _append(reader, node, name, Enlarge(factor), (node.input[0],))
+    append(reader, node, name, Enlarge(factor), (node.input[0],))
 
 
 def _transposed(weight: Constant) -> Constant:
@@ -199,7 +149,7 @@ def _gemm(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     if bias.values.size != outputs:
         bias = Constant(np.full(outputs, bias.real().reshape(-1)[0], np.float32))
     bias = Constant(bias.values.reshape(-1), bias.scale, bias.zero, 0)
-    _append(reader, node, name, Dense(weight, bias), (node.input[0],))
+    append(reader, node, name, Dense(weight, bias), (node.input[0],))
 
 
 def _matmul(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -208,12 +158,12 @@ def _matmul(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         shapes = [reader.tensor(v).shape for v in node.input if v not in reader.constants]
         pairs = len(shapes) == 2 and min(map(len, shapes)) > 1 and shapes[0][:-2] == shapes[1][:-2]
         if pairs:
-            _append(reader, node, name, MatMul(), tuple(node.input))
+            append(reader, node, name, MatMul(), tuple(node.input))
         else:
             convert_generic(node, name, reader)
         return
     op = Dense(_transposed(right), _zero_bias(right.values.shape[1]))
-    _append(reader, node, name, op, (node.input[0],))
+    append(reader, node, name, op, (node.input[0],))
 
 
 def _add(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -221,17 +171,17 @@ def _add(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     if any(v in reader.constants for v in node.input) or len(shapes) > 1:
         convert_generic(node, name, reader)
     else:
-        _append(reader, node, name, Add(), tuple(node.input))
+        append(reader, node, name, Add(), tuple(node.input))
 
 
 def _relu(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    _append(reader, node, name, Limit(Clamp(0.0, None)), (node.input[0],))
+    append(reader, node, name, Limit(Clamp(0.0, None)), (node.input[0],))
 
 
 def _clip(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     limits = [reader.constant(node, position) for position in (1, 2)]
     low, high = (None if c is None else float(c.values.reshape(-1)[0]) for c in limits)
-    _append(reader, node, name, Limit(Clamp(low, high)), (node.input[0],))
+    append(reader, node, name, Limit(Clamp(low, high)), (node.input[0],))
 
 
 def _pool(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -244,13 +194,13 @@ def _pool(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     kind = "max_pool2d" if node.op_type == "MaxPool" else "avg_pool2d"
     if kind == "avg_pool2d" and any(padding) and not given.get("count_include_pad", 0):
         raise RefusedNode("its mean leaves out the padding (count_include_pad = 0)")
-    _append(reader, node, name, Pool(kind, kernel, stride, padding), (node.input[0],))
+    append(reader, node, name, Pool(kind, kernel, stride, padding), (node.input[0],))
 
 
 def _global_pool(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     shape = _shape4(reader, node.input[0])
     kind = "max_pool2d" if node.op_type == "GlobalMaxPool" else "avg_pool2d"
-    _append(reader, node, name, Pool(kind, shape[2:], (1, 1), (0, 0, 0, 0)), (node.input[0],))
+    append(reader, node, name, Pool(kind, shape[2:], (1, 1), (0, 0, 0, 0)), (node.input[0],))
 
 
 def _reduce_mean(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -258,25 +208,25 @@ def _reduce_mean(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     axes = reader.constant(node, 1)
     chosen = attributes(node).get("axes", []) if axes is None else axes.values.reshape(-1).tolist()
     if len(shape) == 3 and shape[0] == 1 and [a % 3 for a in chosen] == [1]:
-        _append(reader, node, name, RowMean(), (node.input[0],))
+        append(reader, node, name, RowMean(), (node.input[0],))
         return
     if len(shape) != 4 or shape[0] != 1 or sorted(a % 4 for a in chosen) != [2, 3]:
         convert_generic(node, name, reader)
         return
     pool = Pool("avg_pool2d", (shape[2], shape[3]), (1, 1), (0, 0, 0, 0))
     if attributes(node).get("keepdims", 1):
-        _append(reader, node, name, pool, (node.input[0],))
+        append(reader, node, name, pool, (node.input[0],))
         return
     pooled = f"{node.output[0]}:pooled"
     reader.tensors[pooled] = Tensor((1, shape[1], 1, 1), reader.tensor(node.input[0]).dtype)
     reader.layers.append(Layer(name, node.op_type, pool, (node.input[0],), pooled))
-    _append(reader, node, name, Reshape(), (pooled,))
+    append(reader, node, name, Reshape(), (pooled,))
 
 
 def _softmax(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     rank = len(reader.tensor(node.input[0]).shape)
     if attributes(node).get("axis", -1) % rank == rank - 1:
-        _append(reader, node, name, Softmax(), (node.input[0],))
+        append(reader, node, name, Softmax(), (node.input[0],))
     else:
         convert_generic(node, name, reader)
 
@@ -293,17 +243,17 @@ def _layer_norm(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         return
     real = [np.zeros(shape[-1]) if c is None else c.real() for c in (gain, bias)]
     gains, biases = (np.broadcast_to(values.astype(np.float32), shape[-1:]) for values in real)
-    _append(reader, node, name, LayerNorm(gains, biases, given.get("epsilon", 1e-5)), (node.input[0],))
+    append(reader, node, name, LayerNorm(gains, biases, given.get("epsilon", 1e-5)), (node.input[0],))
 
 
 def _reshape(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    _append(reader, node, name, Reshape(), (node.input[0],))
+    append(reader, node, name, Reshape(), (node.input[0],))
 
 
 def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     types = reader.tensor(node.input[0]).dtype, reader.tensor(node.output[0]).dtype
     if types == ("int32", "float32"):
-        _append(reader, node, name, Convert(), (node.input[0],))
+        append(reader, node, name, Convert(), (node.input[0],))
     elif types[0] == types[1]:
         _reshape(node, name, reader)
     else:
@@ -316,13 +266,13 @@ def _gather(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         raise RefusedNode("only rows of a constant table are gathered")
     if reader.tensor(node.input[1]).dtype != "int32":
         raise RefusedNode(f"its indices are {reader.tensor(node.input[1]).dtype}, not int32")
-    _append(reader, node, name, Lookup(table), (node.input[1],))
+    append(reader, node, name, Lookup(table), (node.input[1],))
 
 
 def _transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     rank = len(reader.tensor(node.input[0]).shape)
     order = tuple(attributes(node).get("perm", reversed(range(rank))))
-    _append(reader, node, name, Transpose(order), (node.input[0],))
+    append(reader, node, name, Transpose(order), (node.input[0],))
 
 
 def _slice(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -341,14 +291,14 @@ def _slice(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     reader.tensors[flat] = Tensor((after.size,), after.dtype)
     part = Part(start * (prod(shape) // extent))
     reader.layers.append(Layer(name, node.op_type, part, (node.input[0],), flat))
-    _append(reader, node, name, Reshape(), (flat,))
+    append(reader, node, name, Reshape(), (flat,))
 
 
 def _concat(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     if any(v in reader.constants for v in node.input):
         raise RefusedNode("one of its inputs is a constant")
     axis = attributes(node)["axis"] % len(reader.tensor(node.output[0]).shape)
-    _append(reader, node, name, Concat(axis), tuple(node.input))
+    append(reader, node, name, Concat(axis), tuple(node.input))
 
 
 def _quantization(node: onnx.NodeProto, reader: Reader) -> QuantizedTensor:
@@ -363,11 +313,11 @@ def _quantization(node: onnx.NodeProto, reader: Reader) -> QuantizedTensor:
 
 
 def _quantize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    _append(reader, node, name, Quantize(_quantization(node, reader)), (node.input[0],))
+    append(reader, node, name, Quantize(_quantization(node, reader)), (node.input[0],))
 
 
 def _dequantize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    _append(reader, node, name, Dequantize(_quantization(node, reader)), (node.input[0],))
+    append(reader, node, name, Dequantize(_quantization(node, reader)), (node.input[0],))
 
 
 CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = MappingProxyType(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from armlet.compile.frontend.convert import CONVERTERS, ELEMENTWISE, OTHER, convert_generic
+from armlet.compile.frontend.convert import CONVERTERS
 from armlet.compile.frontend.dynamic import read_dynamic
 from armlet.compile.frontend.evaluate import evaluate
+from armlet.compile.frontend.generic import ELEMENTWISE, OTHER, convert_generic
 from armlet.compile.frontend.graph import Array, Constant, Graph, Tensor
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
 from armlet.errors import Problem, UnsupportedOperator, UsageError

@@ -69,7 +69,9 @@ def build_range(spec: Range, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, range). A comparison with NaN is false, which leaves it out."""
     from tvm import tirx
 
-    lanes = lanes_for(spec.size, 2 * vector.lanes("float32"))  # two chains, neither of which waits for the other
+    lanes = lanes_for(
+        spec.size, 2 * vector.lanes("float32")
+    )  # two chains, neither of which waits for the other
 
     def body(x: Buffer, found: Buffer) -> None:
         low, high, ends = registers(lanes, "float32"), registers(lanes, "float32"), registers(2, "float32")

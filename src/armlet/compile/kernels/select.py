@@ -19,8 +19,9 @@ from armlet.compile.kernels.loops import Vector, smallest
 from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
 from armlet.compile.kernels.select_dynamic import EMITTERS as DYNAMIC
 from armlet.compile.kernels.select_dynamic import emit_dense
+from armlet.compile.kernels.select_moves import EMITTERS as MOVES
 from armlet.compile.kernels.select_recurrent import emit_integer
-from armlet.compile.layout.order import Order, after_reshape, channels_last, keeps_order, permuted_columns
+from armlet.compile.layout.order import channels_last, permuted_columns
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.lowered import CallInfo, LoweredProgram
@@ -237,43 +238,6 @@ def _dequantize(layer: g.Layer, op: g.Dequantize, builder: ProgramBuilder) -> No
     builder.define(layer.output, var, value.order)
 
 
-def _reshape(layer: g.Layer, op: g.Reshape, builder: ProgramBuilder) -> None:
-    value = builder.value(layer.inputs[0])
-    order = after_reshape(value.order, builder.graph.tensors[layer.output].shape)
-    if order is None:
-        value = builder.row_major(layer.inputs[0])
-    builder.define(layer.output, value.var, order)
-
-
-def _transpose(layer: g.Layer, op: g.Transpose, builder: ProgramBuilder) -> None:
-    value = builder.row_major(layer.inputs[0])
-    shape = value.tensor.shape
-    if keeps_order(shape, op.order):
-        builder.define(layer.output, value.var, None)
-        return
-    kernel = Kernel(
-        "transpose", "copy", move.Transpose(shape, op.order, value.tensor.dtype), move.build_transpose
-    )
-    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, value.tensor.dtype)
-    builder.define(layer.output, var, None)
-
-
-def _concat(layer: g.Layer, op: g.Concat, builder: ProgramBuilder) -> None:
-    shape = builder.graph.tensors[layer.output].shape
-    order: Order = None
-    if len(shape) == 4 and op.axis == 1 and shape[0] == 1:
-        values = [builder.channels_last(name) for name in layer.inputs]
-        order, rows = channels_last(shape), prod(shape[2:])
-    else:
-        values = [builder.row_major(name) for name in layer.inputs]
-        rows = prod(shape[: op.axis])
-    dtype = values[0].tensor.dtype
-    spec = move.Concat(rows, tuple(v.tensor.size // rows for v in values), dtype)
-    kernel = Kernel("concat", "copy", spec, move.build_concat)
-    var = builder.call(layer.name, kernel, [v.var for v in values], prod(shape), dtype)
-    builder.define(layer.output, var, order)
-
-
 def _recurrent(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None:
     """Call the kernel that computes the input's share of all gates of all steps, and the loop over time."""
     if layer.integer is not None:
@@ -319,25 +283,6 @@ def _recurrent(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None
     builder.define(layer.output, builder.call(layer.name, kernel, arguments, size, "float32"), None)
 
 
-def _spread(layer: g.Layer, op: g.Spread, builder: ProgramBuilder) -> None:
-    source, shape = builder.channels_last(layer.inputs[0]), builder.graph.tensors[layer.output].shape
-    _, channels, height, width = source.tensor.shape
-    zero = layer.integer.inputs[0].zero if layer.integer else 0
-    spec = move.Spread(height, width, channels, op.stride, op.padding, zero, source.tensor.dtype)
-    kernel = Kernel("spread", "copy", spec, move.build_spread)
-    var = builder.call(layer.name, kernel, [source.var], spec.out_size, source.tensor.dtype)
-    builder.define(layer.output, var, channels_last(shape))
-
-
-def _enlarge(layer: g.Layer, op: g.Enlarge, builder: ProgramBuilder) -> None:
-    source, shape = builder.channels_last(layer.inputs[0]), builder.graph.tensors[layer.output].shape
-    _, channels, height, width = source.tensor.shape
-    spec = move.Enlarge(height, width, channels, op.factor, source.tensor.dtype)
-    kernel = Kernel("enlarge", "copy", spec, move.build_enlarge)
-    var = builder.call(layer.name, kernel, [source.var], prod(shape), source.tensor.dtype)
-    builder.define(layer.output, var, channels_last(shape))
-
-
 def _lookup(layer: g.Layer, op: g.Lookup, builder: ProgramBuilder) -> None:
     index = builder.row_major(layer.inputs[0])
     rows, width = op.table.values.shape
@@ -369,14 +314,6 @@ def _table(layer: g.Layer, op: g.Table, builder: ProgramBuilder) -> None:
     builder.define(layer.output, var, value.order)
 
 
-def _part(layer: g.Layer, op: g.Part, builder: ProgramBuilder) -> None:
-    whole, part = builder.row_major(layer.inputs[0]), builder.graph.tensors[layer.output]
-    kernel = Kernel(
-        "part", "copy", move.Part(whole.tensor.size, op.start, part.size, part.dtype), move.build_part
-    )
-    builder.define(layer.output, builder.call(layer.name, kernel, [whole.var], part.size, part.dtype), None)
-
-
 # Each function takes the operator of its own class, which no common type but Any can say.
 _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = MappingProxyType(
     {
@@ -387,17 +324,12 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Limit: _sum,
         g.Quantize: _quantize,
         g.Dequantize: _dequantize,
-        g.Reshape: _reshape,
-        g.Transpose: _transpose,
-        g.Concat: _concat,
         g.Recurrent: _recurrent,
-        g.Part: _part,
         g.Convert: _to_float,
         g.Lookup: _lookup,
         g.Table: _table,
-        g.Spread: _spread,
-        g.Enlarge: _enlarge,
         **ATTENTION,
+        **MOVES,
         **DYNAMIC,
     }
 )

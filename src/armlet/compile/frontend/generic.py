@@ -1,0 +1,62 @@
+"""ONNX operators without a layer type of their own, and how layers are added."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from armlet.compile.frontend.graph import Generic, Layer, Op
+from armlet.compile.frontend.reader import Reader, RefusedNode
+
+if TYPE_CHECKING:
+    import onnx
+
+ELEMENTWISE = frozenset(
+    {
+        "Sigmoid",
+        "Tanh",
+        "HardSigmoid",
+        "HardSwish",
+        "Elu",
+        "LeakyRelu",
+        "Softplus",
+        "Mish",
+        "PRelu",
+        "Erf",
+        "Gelu",
+        "Exp",
+        "Log",
+    }
+    | {"Sqrt", "Neg", "Abs", "Reciprocal", "Add", "Sub", "Mul", "Div", "Pow", "Min", "Max"}
+)
+"""Operators without a layer type of their own that work element by element."""
+
+OTHER = frozenset({"LogSoftmax", "ReduceSum", "ReduceMax", "BatchNormalization"})
+"""Other operators without a layer type of their own."""
+
+
+def convert_generic(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    """Keep the node as it is, for the generic kernels."""
+    values = [n for n in node.input if n]
+    for value in [*(v for v in values if v not in reader.constants), node.output[0]]:
+        if reader.tensor(value).dtype != "float32":
+            raise RefusedNode(f"{value} is {reader.tensor(value).dtype}, not float32")
+    if any(node.output[1:]):
+        raise RefusedNode("it has more than one output")
+    constants = {}
+    for value in values:
+        if value in reader.constants:
+            constant = reader.constants[value]
+            real = constant.values if constant.scale is None else constant.real().astype(np.float32)
+            constants[value] = real
+    op = Generic(node, MappingProxyType(constants), node.op_type in ELEMENTWISE, reader.opset)
+    append(reader, node, name, op, tuple(v for v in values if v not in constants))
+
+
+def append(reader: Reader, node: onnx.NodeProto, name: str, op: Op, inputs: tuple[str, ...]) -> None:
+    """Add a layer for a node with one output, whose shape must be known as those of its inputs."""
+    for value in (*inputs, node.output[0]):
+        reader.tensor(value)
+    reader.layers.append(Layer(name, node.op_type, op, inputs, node.output[0]))
