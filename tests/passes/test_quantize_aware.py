@@ -12,6 +12,7 @@ from torch import nn
 
 from armlet.analysis.graph import trace
 from armlet.artifacts import InputSpec
+from armlet.compile.pipeline import lower
 from armlet.data.splits import Samples, Splits
 from armlet.export import export_onnx
 from armlet.metrics import Scorer
@@ -25,6 +26,7 @@ from armlet.passes.quantize.fake_quantize import FakeQuantize, fake_quantized, l
 from armlet.passes.quantize.fold_batch_norm import fold_batch_norm
 from armlet.passes.quantize.placement import place
 from armlet.progress import Silent
+from armlet.spec.load import load_target
 from armlet.spec.passes import QuantizeAware, QuantizeStatic
 from armlet.train import TrainOptions, train_network
 
@@ -231,15 +233,62 @@ def test_excluded_layers_stay_float_but_are_trained(tiny_network, context):
     assert not torch.equal(before, after)
 
 
-def test_recurrent_layers_are_refused(splits, context):
-    inputs = (InputSpec("input", (6, 3)),)
-    network = build(architecture_of("lstm", {"hidden": [5]}, inputs, (4,)), seed=0)
-    samples = Samples((np.zeros((20, 6, 3), np.float32),), np.zeros(20, np.int64), np.zeros(20, np.int64))
+def sequences(n: int, seed: int) -> Samples:
+    """Frames [8, 3] with a bump in one quarter: the class is which one."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, n)
+    frames = rng.normal(0, 0.4, (n, 8, 3)).astype(np.float32)
+    for sequence, label in zip(frames, labels, strict=True):
+        sequence[2 * label : 2 * label + 2] += 1.0
+    return Samples((frames,), labels, labels)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
+def test_recurrent_layers_are_trained_with_their_integers(cell, splits, context, tmp_path):
+    inputs = (InputSpec("input", (8, 3)),)
+    family, options = ("lstm", {}) if cell == "lstm" else ("rnn", {"cell": cell})
+    network = build(architecture_of(family, options | {"hidden": [12]}, inputs, (4,)), seed=0)
+    network.module.eval()
+    train, test = sequences(256, 0), sequences(64, 1)
+    given = dataclasses.replace(context(network), splits=Splits(train, test, test, inputs, splits.task))
+    spec = QuantizeAware(
+        kind="quantize_aware",
+        weight_bits=4,
+        calibration_samples=64,
+        train={"epochs": 12, "batch_size": 32, "learning_rate": 0.02},
+    )
+    quantized, record = run_pass(spec, network, given)
+    assert record.score_after.value > max(record.score_before.value + 0.2, 0.6)
+    parameters = {p.parameter: p for p in quantized.quantization.parameters}
+    for name in ("layers.0.0.weight", "layers.0.0.recurrent_weight"):
+        weight, before = (n.module.get_parameter(name).detach() for n in (quantized, network))
+        assert not torch.equal(weight, before)
+        assert (parameters[name].axis, parameters[name].bits) == (1, 4)
+        assert len(parameters[name].scales) == weight.shape[1]
+    export_onnx(quantized, test, tmp_path)
+    program = lower(tmp_path / "model.onnx", load_target("raspberry-pi-4"))
+    assert program.fallbacks == ()
+    assert {call.precision for call in program.calls[:-1]} == {"int8"}
+
+
+def test_embeddings_are_trained_with_their_integers(splits, context):
+    inputs = (InputSpec("tokens", (8,), "int32", 40),)
+    options = {"width": 8, "heads": 2, "depth": 1, "dropout": 0.0}
+    network = build(architecture_of("transformer", options, inputs, (4,)), seed=0)
+    network.module.eval()
+    tokens = np.random.default_rng(0).integers(0, 40, (96, 8)).astype(np.int32)
+    labels = (tokens[:, 0] % 4).astype(np.int64)
+    samples = Samples((tokens,), labels, labels)
     given = dataclasses.replace(
         context(network), splits=Splits(samples, samples, samples, inputs, splits.task)
     )
-    with pytest.raises(PreconditionFailed, match="recurrent layers have no gradient in the graph"):
-        run_pass(QuantizeAware(kind="quantize_aware", train=TRAIN), network, given)
+    spec = QuantizeAware(kind="quantize_aware", calibration_samples=64, train={"epochs": 1, "batch_size": 32})
+    quantized, record = run_pass(spec, network, given)
+    (table,) = [p for p in quantized.quantization.parameters if p.parameter == "embedding.embed.weight"]
+    (rows,) = [a for a in quantized.quantization.activations if a.node == "embedding"]
+    assert set(table.scales) == {rows.scale}
+    assert rows.zero_point == 0
+    assert record.after.weight_bytes < 0.4 * record.before.weight_bytes
 
 
 def test_nothing_to_quantise_is_refused(tiny_network, context):

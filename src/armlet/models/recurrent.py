@@ -87,7 +87,7 @@ class Recurrent(nn.Module):
         if state is not None:
             outputs, states = _step_operator(inputs, state, *weights, self.cell, projects)
             return outputs, states
-        run = _run if self.training else _operator
+        run = run_layer if self.training else _operator
         outputs, states = run(inputs, length, *weights, self.cell, self.direction, projects)
         return outputs, states
 
@@ -105,7 +105,7 @@ class Recurrent(nn.Module):
         return f"{self.cell}, {n_inputs}, {rows // GATES[self.cell]}, direction={self.direction}{projection}"
 
 
-def _run(  # noqa: PLR0913 - the operator's schema has no structures
+def run_layer(  # noqa: PLR0913 - the operator's schema has no structures
     inputs: Tensor,
     length: Tensor | None,
     weight: Tensor,
@@ -197,7 +197,7 @@ def _operator(  # noqa: PLR0913 - an operator's schema has no structures
     projects: bool,
 ) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        outputs, states = _run(
+        outputs, states = run_layer(
             inputs, length, weight, recurrent_weight, bias, projection_weight, cell, direction, projects
         )
     return outputs.contiguous(), states.contiguous()

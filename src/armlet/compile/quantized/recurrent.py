@@ -63,10 +63,11 @@ def constants_of(op: Recurrent, origin: QuantizedTensor, output: QuantizedTensor
         scales = scale * np.broadcast_to(constant.scale.astype(np.float64), (directions, rows)).reshape(-1)
         values = constant.values.reshape(-1, columns)
         whole = np.rint(bias.astype(np.float64).reshape(-1) / scales)
-        if np.any(256 * np.abs(values.astype(np.int64)).sum(1) + np.abs(whole) >= _ACCUMULATOR_LIMIT):
+        largest = 256 * np.abs(values.astype(np.int64)).sum(1) + np.abs(whole)
+        if np.any(largest >= _ACCUMULATOR_LIMIT):
             raise OverflowError("its accumulator could overflow 32 bits")
         start = whole.astype(np.int64) - zero * values.astype(np.int64).sum(1)
-        folded.append((values, start.astype(np.int32), _to_gates(scales)))
+        folded.append((values, start.astype(np.int32), _to_gates(scales, largest)))
     if op.cell == "rnn_relu" and 255 * output.scale >= 32:
         raise OverflowError("its states do not fit in 16 bits")
     result = requantization(np.array([2.0 ** -state_bits(op.cell) / output.scale]))
@@ -78,10 +79,10 @@ def state_bits(cell: str) -> int:
     return GATE_BITS if cell == "rnn_relu" else STATE_BITS
 
 
-def _to_gates(scales: Array) -> FixedPoint:
-    """Return the factors from accumulators of these scales to gates; none may take an accumulator out of int32."""
+def _to_gates(scales: Array, largest: Array) -> FixedPoint:
+    """Return the factors from accumulators of these scales, which are at most so large, to gates."""
     factors = scales * 2.0**GATE_BITS
-    if factors.max() >= 1:
+    if np.any(largest * factors + 256 >= 2**31):
         raise OverflowError("its weights are too large for gates of 16 bits")
     return requantization(factors)
 

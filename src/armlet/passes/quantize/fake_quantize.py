@@ -9,7 +9,7 @@ value, so that one learning rate fits scales of every size.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from armlet.analysis.graph import Traced, nodes_by_name, value_name
+from armlet.analysis.graph import Traced, arguments, nodes_by_name, value_name
 from armlet.models.quantization import (
     ACTIVATION_MAX,
     ACTIVATION_MIN,
@@ -27,6 +27,7 @@ from armlet.models.quantization import (
     replace_parameter,
     weight_limit,
 )
+from armlet.models.recurrent import OPERATOR, run_layer
 from armlet.passes.quantize.calibrate import NumberFormat, limited_scales
 from armlet.passes.quantize.placement import SHARING, Placement
 from armlet.passes.quantize.simulation import layers_of
@@ -142,27 +143,47 @@ def fake_quantized(
             sources = [value_name(n) for n in nodes[name].all_input_nodes]
             if nodes[name].target not in SHARING or not set(sources) <= set(names):
                 _insert(nodes[name], quantizer)
-    weights = {}
-    for number, layer in enumerate(layers_of(traced, placement, quantization)):
-        quantizer, weight = f"weight_quantizer_{number}", layer.weight
+    weights, parameters = {}, {p.parameter: p for p in quantization.parameters}
+    for number, (name, source) in enumerate(_weights(traced, placement, quantization, nodes)):
+        quantizer, weight = f"weight_quantizer_{number}", parameters[name]
         limit = weight_limit(weight.bits)
         scales = weight.scales if per_channel else weight.scales[:1]
         module.add_submodule(quantizer, FakeQuantize(scales, 0, (-limit, limit), weight.axis, frozen_after))
-        weights[weight.parameter] = quantizer
-        source = nodes[layer.node.name].args[1]
-        if not isinstance(source, Node):
-            raise TypeError(f"the weight of {layer.name} is no value of the graph")
+        weights[name] = quantizer
         _insert(source, quantizer)
     module.recompile()
     return Trainable(module, activations, weights)
 
 
+def _weights(
+    traced: Traced, placement: Placement, quantization: Quantization, nodes: Mapping[str, Node]
+) -> Iterator[tuple[str, Node]]:
+    """Give each weight that has scales of its own to learn, and the node of its value."""
+    for layer in layers_of(traced, placement, quantization):
+        yield layer.weight.parameter, _argument(nodes[layer.node.name], 1)
+    wanted = {r.weight for r in placement.recurrent}
+    for node in traced.nodes:
+        if node.target is OPERATOR.default and traced.tensor_name(arguments(node)[2]) in wanted:
+            for position in (2, 3):
+                name = traced.tensor_name(arguments(node)[position]) or ""
+                yield name, _argument(nodes[node.name], position)
+
+
+def _argument(node: Node, position: int) -> Node:
+    found = node.args[position]
+    if not isinstance(found, Node):
+        raise TypeError(f"argument {position} of {node.name} is no value of the graph")
+    return found
+
+
 def _plain(traced: Traced) -> GraphModule:
-    """Return a graph as a module that takes and gives tensors, and can be copied like any other."""
+    """Return a graph as a module that takes and gives tensors, can be trained, and copied like any other."""
     source, graph, copies = traced.runnable(), Graph(), dict[Node, Node]()
     graph.graph_copy(source.graph, copies)
     (output,) = traced.outputs
     graph.output(copies[nodes_by_name(source.graph)[value_name(output)]])
+    for node in graph.find_nodes(op="call_function", target=OPERATOR.default):
+        node.target = run_layer  # the operator itself has no gradient
     return GraphModule(source, graph)
 
 
@@ -212,4 +233,10 @@ def learned_quantization(
         if layer.bias is not None:
             bias_scales = np.float32(scale_of[layer.input]) * scales
             parameters.append(ParameterQuantization(layer.bias, tuple(bias_scales.tolist()), "int32"))
+    for name in (name for r in placement.recurrent for name in (r.weight, r.recurrent_weight)):
+        found = np.broadcast_to(trainable.scales(trainable.weights[name]), state[name].shape[1])
+        parameters.append(ParameterQuantization(name, tuple(found.tolist()), "int8", 1, numbers.weight_bits))
+    for table in placement.tables:
+        rows = len(state[table.weight])
+        parameters.append(ParameterQuantization(table.weight, (scale_of[table.node],) * rows, "int8"))
     return Quantization(tuple(activations), tuple(parameters))

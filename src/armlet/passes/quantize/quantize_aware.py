@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from armlet.analysis.graph import Traced, layer_name, trace
+from armlet.analysis.graph import trace
 from armlet.models.network import Network
 from armlet.passes.base import (
     PASSES,
@@ -92,9 +92,8 @@ class AwareQuantization:
         inputs = network.architecture.inputs
         folded = fold_batch_norm(network.module, inputs)
         traced = trace(folded.module, inputs)
-        _require_gradients(traced)
         placement = place(traced, [*self.exclude, *of_types(self.exclude_types, folded.module)])
-        if not placement.layers:
+        if not placement.n_layers:
             reasons = "; ".join(placement.notes) or "no layers"
             raise PreconditionFailed(f"quantize_aware: no layer can be quantised; {reasons}")
         samples = calibration_samples(context.splits.train, self.n_samples, context.seed)
@@ -118,7 +117,7 @@ class AwareQuantization:
         quantization = learned_quantization(trainable, state, start, placement, self.numbers)
         quantized = replace(network, module=folded.module, quantization=quantization)
         notes = (
-            f"{len(folded.layers)} batch normalisations folded, so that they stay as they are; {len(placement.layers)}"
+            f"{len(folded.layers)} batch normalisations folded, so that they stay as they are; {placement.n_layers}"
             f" layers compute on integers; scales began at those of {len(samples[0])} training samples",
             *self._training_notes(network),
             *packing_note(quantized),
@@ -147,20 +146,6 @@ class AwareQuantization:
         if self.train.processes not in ("auto", 1):
             notes.append("trained in one process: the graph with quantised values is not given to others")
         return tuple(notes)
-
-
-def _require_gradients(traced: Traced) -> None:
-    """Refuse operators of armlet's own, which have no gradient.
-
-    Raises:
-        PreconditionFailed: there is one.
-    """
-    own = [layer_name(node) for node in traced.nodes if getattr(node.target, "namespace", "") == "armlet"]
-    if own:
-        raise PreconditionFailed(
-            f"quantize_aware can't train {', '.join(own)}: recurrent layers have no gradient in the graph; "
-            "use quantize_static"
-        )
 
 
 def _take_over(trainable: Trainable, trained: Network, module: torch.nn.Module) -> None:
