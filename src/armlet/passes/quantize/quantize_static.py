@@ -132,7 +132,9 @@ class StaticQuantization:
         """Return why layers stay float; without integer arithmetic, only those that could have integer weights."""
         if self.scheme.mode == "static":
             return placement.notes
-        return tuple(note for note in placement.notes if not note.endswith("has no integer form"))
+        reasons = tuple(n for n in placement.notes if "its weight is" in n or n.endswith("excluded"))
+        n_recurrent = len(placement.recurrent)
+        return (*reasons, f"{n_recurrent} recurrent layers keep float weights") if n_recurrent else reasons
 
     @property
     def _needs_samples(self) -> bool:
