@@ -399,3 +399,23 @@ def test_importing_the_report_loads_none_of_the_heavy_packages():
     code = "import sys, armlet.report; print({'matplotlib', 'jinja2', 'torch', 'tvm', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_what_float_takes_in_an_int8_network_is_said(tmp_path):
+    made = report_input()
+    first, *rest = made.compiled.kernels
+    kernels = (
+        replace(first, op="dense", precision="float32"),
+        *(replace(k, op="dense", precision="int8") for k in rest),
+    )
+    mixed = replace(made, compiled=replace(made.compiled, kernels=kernels, integer_only=False))
+    counts = made.measured.counts
+    (cycles,) = [k.cycles for k in counts.kernels if k.symbol == first.symbol]
+    text = Reader(render(mixed, tmp_path)).text
+    assert f"take {100 * cycles / counts.cycles:.1f} % of the modelled cycles" in text
+    for kept in (
+        replace(mixed, compiled=replace(mixed.compiled, integer_only=True)),
+        replace(mixed, compiled=replace(mixed.compiled, kernels=kernels[:1])),
+        replace(mixed, measured=replace(made.measured, counts=None)),
+    ):
+        assert "of the modelled cycles" not in Reader(render(kept, tmp_path)).text

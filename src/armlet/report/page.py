@@ -121,6 +121,7 @@ def render_report(report: ReportInput, file: Path) -> None:
         headline=headline(report.verdict),
         steps=steps,
         kernels=kernels,
+        float_share=_float_share(report, kernels),
         total_cycles=report.measured.counts.cycles if report.measured.counts else 0.0,
         metric=metric,
         metrics=METRICS,
@@ -296,6 +297,21 @@ def _kernels(report: ReportInput) -> tuple[_KernelRow, ...]:
         )
     rest = (_KernelRow(c.symbol, "", "–", "–", "–", 0, c.instructions, c.cycles) for c in counted.values())
     return (*rows, *rest)
+
+
+def _float_share(report: ReportInput, kernels: tuple[_KernelRow, ...]) -> float | None:
+    """Return the share of the modelled cycles that float takes in an INT8 network, None where that says nothing.
+
+    Changes between float and INT8 count as float: they are its price.
+    """
+    counts = report.measured.counts
+    if report.compiled.integer_only or "int8" not in {row.precision for row in kernels}:
+        return None
+    if counts is None or not counts.cycles:
+        return None
+    changes = ("quantize", "dequantize")
+    cycles = sum(row.cycles or 0.0 for row in kernels if row.precision == "float32" or row.op in changes)
+    return cycles / counts.cycles
 
 
 def _kernel_plot(report: ReportInput, kernels: tuple[_KernelRow, ...]) -> str:

@@ -36,15 +36,10 @@ def _matmul(layer: g.Layer, op: g.MatMul, builder: ProgramBuilder) -> None:
     if layer.integer:
         a, b = layer.integer.inputs
         factor = op.factor * a.scale * b.scale / layer.integer.output.scale
-        spec = matmul.MatMul(*sizes, *_with_zeros((a, b), *_requantize(factor, layer.integer.output)))
+        epilogue, multiplier = _requantize(factor, layer.integer.output)
+        spec = matmul.MatMul(*sizes, epilogue, (a.zero, b.zero), multiplier)
     kernel = Kernel("matmul", "tiles", spec, matmul.build, spec.macs)
     _call(layer, kernel, [left.var, right.var], builder)
-
-
-def _with_zeros(
-    inputs: tuple[g.QuantizedTensor, ...], epilogue: Requantize, multiplier: int
-) -> tuple[Requantize, tuple[int, int], int]:
-    return epilogue, (inputs[0].zero, inputs[1].zero), multiplier
 
 
 def _softmax(layer: g.Layer, op: g.Softmax, builder: ProgramBuilder) -> None:

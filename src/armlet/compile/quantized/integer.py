@@ -186,21 +186,20 @@ def _emit(
 def _output_quantization(value: str, state: _Rewriter) -> QuantizedTensor:
     """Return how a value is quantized, if that is all that is ever done with it, moved or in parts."""
     readers = state.readers.get(value, [])
-    found = set()
-    if len(readers) < state.uses[value]:  # it is an answer, too
-        raise _StaysFloatError("its output is not quantized")
+    found: set[QuantizedTensor | None] = set()
     for reader in readers:
         if isinstance(reader.op, Quantize):
             found.add(reader.op.to)
         elif isinstance(reader.op, Reshape | Transpose | Part):
             found.add(_output_quantization(reader.output, state))
         else:
-            raise _StaysFloatError("its output is not quantized")
+            found.add(None)
+    is_answer = len(readers) < state.uses[value]
+    if is_answer or not found or None in found:
+        raise _StaysFloatError("its output is not quantized")
     if len(found) > 1:
         raise _StaysFloatError("its output is quantized in two ways")
-    if not found:
-        raise _StaysFloatError("its output is not quantized")
-    return found.pop()
+    return found.pop()  # type: ignore[return-value]  # None is not in it
 
 
 def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
