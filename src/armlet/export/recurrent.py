@@ -16,6 +16,7 @@ import onnxscript
 from onnxscript import opset18 as op
 from torch import nn
 
+from armlet.export.dynamic import initializer
 from armlet.models.recurrent import GATES, OPERATOR, STEP_OPERATOR, Recurrent
 
 _ONNX_NAMES = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN", "rnn_relu": "RNN"}
@@ -52,10 +53,7 @@ def keep_factors(graph: ir.Graph, module: nn.Module) -> None:
 def _initializer(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
     if name in graph.initializers:
         return graph.initializers[name]
-    tensor = ir.tensor(values, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return initializer(graph, name, values)
 
 
 def _recurrent(  # noqa: PLR0913 - called with the operator's arguments

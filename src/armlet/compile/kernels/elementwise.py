@@ -177,17 +177,14 @@ def build_sum(spec: Sum, vector: Vector) -> tvm.tirx.PrimFunc:
 
 def build_sum_constant(spec: SumConstant, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, constants, y). Everything fits in int32 (`quantized.arithmetic.constant_addition`)."""
-    lanes = lanes_for(spec.size, vector.lanes("int16"))
 
-    def body(x: Buffer, constants: Buffer, y: Buffer) -> None:
-        with tiles(spec.size, lanes) as (_, at):
-            scaled = load(x, at, lanes, "int32") * constant(spec.multiplier, "int32", lanes)
-            total = scaled + load(constants, at, lanes) + constant(spec.offset, "int32", lanes)
-            shifted = total >> constant(spec.shift, "int32", lanes)
-            store(y, at, lanes, to_int8(shifted, spec.zero, (-128, 127), lanes))
+    def value(lanes: int, x: Expr, constants: Expr) -> Expr:
+        scaled = cast(x, "int32", lanes) * constant(spec.multiplier, "int32", lanes)
+        total = scaled + constants + constant(spec.offset, "int32", lanes)
+        shifted = total >> constant(spec.shift, "int32", lanes)
+        return to_int8(shifted, spec.zero, (-128, 127), lanes)
 
-    parameters = [("x", "int8"), ("constants", "int32"), ("y", "int8")]
-    return prim_func([Parameter(name, spec.size, dtype) for name, dtype in parameters], body)
+    return _flat(spec.size, ("int8", "int32"), "int8", vector.lanes("int16"), value)
 
 
 def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, constant, load
@@ -113,40 +113,35 @@ def rescaled(
         wide = wide + constant(1 << (epilogue.shift - 1), "int64", lanes)
         return cast(wide >> constant(epilogue.shift, "int64", lanes), "int32", lanes)
     parts = [
-        _high_product(load(buffer, start + i, 4), multipliers(i, 4), epilogue.shift)
+        _rounded_product(load(buffer, start + i, 4), multipliers(i, 4), epilogue.shift)
         for i in range(0, lanes, 4)
     ]
     return _combined(parts)
 
 
-def high_product(a: Expr, b: Expr, lanes: int, vector: Vector) -> Expr:
-    """Return floor(a × b / 2^31) of at most four int32 lanes; not both are -2^31."""
-    from tvm.script.ir_builder import tirx as t
-
-    if vector.high_product and lanes == 4:
-        return t.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", a, b)
-    return shifted_product(a, b, 31, lanes, replace(vector, high_product=False))
-
-
 def shifted_product(a: Expr, b: Expr, shift: int, lanes: int, vector: Vector) -> Expr:
-    """Return floor(a × b / 2^shift) of at most four int32 lanes, which must fit in int32."""
+    """Return floor(a × b / 2^shift) of at most four int32 lanes, which must fit in int32; not both are -2^31."""
     if vector.high_product and lanes == 4 and shift >= 31:
-        high = high_product(a, b, lanes, vector)
-        return high >> constant(min(shift - 31, 31), "int32", lanes)
+        return _high_half(a, b) >> constant(min(shift - 31, 31), "int32", lanes)
     wide = cast(a, "int64", lanes) * cast(b, "int64", lanes)
     return cast(wide >> constant(shift, "int64", lanes), "int32", lanes)
 
 
-def _high_product(acc: Expr, multiplier: Expr, shift: int) -> Expr:
+def _rounded_product(acc: Expr, multiplier: Expr, shift: int) -> Expr:
     """Return floor((acc × multiplier + 2^(shift - 1)) / 2^shift) of four lanes without int64.
 
-    sqdmulh gives h = floor(acc × multiplier / 2^31). What it drops is less than one unit of h, and the rounding term
-    is a whole number of them for shift ≥ 32, so that floor((h + 2^(shift - 32)) / 2^(shift - 31)) is the same number.
+    What the high half h drops is less than one unit of it, and the rounding term is a whole number of them for
+    shift ≥ 32, so that floor((h + 2^(shift - 32)) / 2^(shift - 31)) is the same number.
     """
+    rounding = constant(1 << (shift - 32), "int32", 4)
+    return (_high_half(acc, multiplier) + rounding) >> constant(shift - 31, "int32", 4)
+
+
+def _high_half(a: Expr, b: Expr) -> Expr:
+    """Return floor(a × b / 2^31) of four int32 lanes (NEON's sqdmulh)."""
     from tvm.script.ir_builder import tirx as t
 
-    high = t.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", acc, multiplier)
-    return (high + constant(1 << (shift - 32), "int32", 4)) >> constant(shift - 31, "int32", 4)
+    return t.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", a, b)
 
 
 def _combined(parts: list[Expr]) -> Expr:

@@ -28,7 +28,7 @@ from armlet.compile.kernels.loops import (
     store,
     tiles,
 )
-from armlet.compile.kernels.recurrent import GATES, Cell, Direction
+from armlet.compile.kernels.recurrent import GATES, Cell, Direction, Part, frames, offset, time_of
 from armlet.compile.quantized.recurrent import CELL_BITS, STATE_BITS, TABLE_STEP, state_bits
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class IntegerRecurrence:
     steps: int
     hidden: int
     has_length: bool
-    initial: tuple[str, ...]
-    parts: tuple[str, ...]
+    initial: tuple[Part, ...]
+    parts: tuple[Part, ...]
     scale: float | None
     product: ep.Requantize
     result: ep.Requantize
@@ -138,17 +138,14 @@ class _Writer:
         from tvm.script.ir_builder import tirx as t
 
         spec = self.spec
-        n: Expr = spec.steps
-        if spec.has_length:
-            given = self.buffers["length"][0]
-            n = tirx.max(tirx.min(given, tirx.const(spec.steps, "int32")), tirx.const(0, "int32"))
+        n = frames(spec.steps, self.buffers)
         with loop(spec.directions) as d:
             self._start(d)
             with t.serial(0, n) as step:
                 self._step(d, step, n)
-            for part in set(spec.parts) - {"y"}:
-                before = spec.parts[: spec.parts.index(part)]
-                self._copy_out(part, sum(map(spec.size, before)) + d * spec.hidden, d)
+            for part in spec.parts:  # in this order: the same layer gives the same code
+                if part != "y":
+                    self._copy_out(part, offset(spec, part) + d * spec.hidden, d)
         if spec.has_length and "y" in spec.parts:
             row = spec.directions * spec.hidden
             nothing = (
@@ -202,13 +199,7 @@ class _Writer:
 
     def _step(self, d: Expr, step: Expr, n: Expr) -> None:
         spec = self.spec
-        match spec.direction:
-            case "forward":
-                time = step
-            case "reverse":
-                time = n - 1 - step
-            case "bidirectional":  # forward where d is 0, reverse where it is 1
-                time = step + d * (n - 1 - step * 2)
+        time = time_of(spec.direction, d, step, n)
         row = time * spec.directions + d
         self._product(d)
         self._add_shares(row * spec.rows)

@@ -109,7 +109,7 @@ def build_integer(spec: IntegerLayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
                 for i in range(0, lanes, part):
                     wide = load(x, start + at + i, part, "int32") * constant(columns, "int32", part)
                     centred = (wide - splat(sums[0], part)) << constant(by.input_shift, "int32", part)
-                    normal = ep.high_product(centred, splat(reciprocal[0], part), part, vector)
+                    normal = ep.shifted_product(centred, splat(reciprocal[0], part), 31, part, vector)
                     scaled = ep.shifted_product(normal, load(gain, at + i, part), spec.shift, part, vector)
                     rounded = scaled + load(bias, at + i, part) + constant(32, "int32", part)
                     store(done, i, part, rounded >> constant(6, "int32", part))

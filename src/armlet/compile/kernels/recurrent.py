@@ -14,6 +14,7 @@ after the product; the order of the gates is that of the ONNX operators LSTM, GR
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -40,6 +41,8 @@ from armlet.compile.kernels.loops import (
 
 if TYPE_CHECKING:
     import tvm
+
+    from armlet.compile.kernels.integer_recurrent import IntegerRecurrence
 
 Cell = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
 Direction = Literal["forward", "reverse", "bidirectional"]
@@ -144,6 +147,31 @@ def build(spec: Recurrence, vector: Vector) -> tvm.tirx.PrimFunc:
     return prim_func(parameters, body)
 
 
+def frames(steps: int, buffers: Mapping[str, Buffer]) -> Expr:
+    """Return how many frames count: all of them, or as many as a length says, within those that there are."""
+    from tvm import tirx
+
+    if "length" not in buffers:
+        return steps
+    return tirx.max(tirx.min(buffers["length"][0], tirx.const(steps, "int32")), tirx.const(0, "int32"))
+
+
+def time_of(direction: Direction, d: Expr, step: Expr, n: Expr) -> Expr:
+    """Return which of `n` frames direction number `d` of a layer computes in a step."""
+    match direction:
+        case "forward":
+            return step
+        case "reverse":
+            return n - 1 - step
+        case "bidirectional":  # forward where d is 0, reverse where it is 1
+            return step + d * (n - 1 - step * 2)
+
+
+def offset(spec: Recurrence | IntegerRecurrence, part: Part) -> int:
+    """Return where in the result a part begins."""
+    return sum(map(spec.size, spec.parts[: spec.parts.index(part)]))
+
+
 def _tile(outputs: int, vector: Vector) -> int:
     """Return how many outputs of a matrix-vector product are computed together: up to half of the registers."""
     lanes = lanes_for(outputs, vector.lanes("float32"))
@@ -169,10 +197,7 @@ class _Writer:
         from tvm.script.ir_builder import tirx as t
 
         spec = self.spec
-        n: Expr = spec.steps
-        if spec.has_length:
-            given = self.buffers["length"][0]
-            n = tirx.max(tirx.min(given, tirx.const(spec.steps, "int32")), tirx.const(0, "int32"))
+        n = frames(spec.steps, self.buffers)
         with loop(spec.directions) as d:
             self._start(d)
             if isinstance(n, int):
@@ -200,26 +225,16 @@ class _Writer:
     def _finish(self, d: Expr) -> None:
         for part, state in (("h", self.h), ("c", self.c)):
             if part in self.spec.parts:
-                self._copy_out(self._offset(part) + d * self.spec.hidden, state)
+                self._copy_out(offset(self.spec, part) + d * self.spec.hidden, state)
 
     def _copy_out(self, place: Expr, state: Buffer) -> None:
         """Write a state to the result; the last vector may end at the edge, and is then written in part again."""
         with tiles(self.spec.hidden, self.lanes) as (_, at):
             store(self.buffers["result"], place + at, self.lanes, load(state, at, self.lanes))
 
-    def _offset(self, part: str) -> int:
-        before = self.spec.parts[: self.spec.parts.index(part)]
-        return sum(map(self.spec.size, before))
-
     def _step(self, d: Expr, step: Expr, n: Expr) -> None:
         spec = self.spec
-        match spec.direction:
-            case "forward":
-                time = step
-            case "reverse":
-                time = n - 1 - step
-            case "bidirectional":  # forward where d is 0, reverse where it is 1
-                time = step + d * (n - 1 - step * 2)
+        time = time_of(spec.direction, d, step, n)
         source: Buffer = self.h
         if self.factor is not None:
             self._product(0, d, (source, self.factor), None)

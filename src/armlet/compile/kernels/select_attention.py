@@ -20,11 +20,16 @@ from armlet.compile.quantized.arithmetic import (
     normalization,
     requantization,
 )
+from armlet.compile.quantized.attention import factor_of
 
 
-def _requantize(factor: float, output: g.QuantizedTensor) -> tuple[Requantize, int]:
-    """Return what becomes of accumulators that a factor brings to an output, and its multiplier."""
-    fixed = requantization(np.array([factor]))
+def _requantize(
+    layer: g.Layer, op: g.MatMul | g.Softmax | g.Multiply | g.RowMean, builder: ProgramBuilder
+) -> tuple[Requantize, int]:
+    """Return what becomes of an integer layer's accumulators, and the multiplier of all of them."""
+    assert layer.integer is not None  # noqa: S101 - the caller has looked
+    output, shape = layer.integer.output, builder.graph.tensors[layer.inputs[0]].shape
+    fixed = requantization(np.array([factor_of(op, shape, layer.integer.inputs, output)]))
     return Requantize(fixed.shift, output.zero, -128, 127), int(fixed.multipliers[0])
 
 
@@ -35,22 +40,20 @@ def _matmul(layer: g.Layer, op: g.MatMul, builder: ProgramBuilder) -> None:
     spec = matmul.MatMul(*sizes, FloatClamp(None, None), multiplier=op.factor)
     if layer.integer:
         a, b = layer.integer.inputs
-        factor = op.factor * a.scale * b.scale / layer.integer.output.scale
-        epilogue, multiplier = _requantize(factor, layer.integer.output)
+        epilogue, multiplier = _requantize(layer, op, builder)
         spec = matmul.MatMul(*sizes, epilogue, (a.zero, b.zero), multiplier)
     kernel = Kernel("matmul", "tiles", spec, matmul.build, spec.macs)
     _call(layer, kernel, [left.var, right.var], builder)
 
 
 def _softmax(layer: g.Layer, op: g.Softmax, builder: ProgramBuilder) -> None:
-    del op
     value = builder.row_major(layer.inputs[0])
     *leading, columns = value.tensor.shape
     if layer.integer is None:
         kernel = Kernel("softmax", "rows", softmax.Softmax(prod(leading), columns), softmax.build)
         _call(layer, kernel, [value.var], builder)
         return
-    epilogue, multiplier = _requantize(2.0**-29 / layer.integer.output.scale, layer.integer.output)
+    epilogue, multiplier = _requantize(layer, op, builder)
     spec = softmax.IntegerSoftmax(prod(leading), columns, epilogue, multiplier)
     kernel = Kernel("softmax", "rows", spec, softmax.build_integer)
     _call(layer, kernel, [value.var, exponentials(layer.integer.inputs[0].scale)], builder)
@@ -73,14 +76,13 @@ def _layer_norm(layer: g.Layer, op: g.LayerNorm, builder: ProgramBuilder) -> Non
 
 
 def _row_mean(layer: g.Layer, op: g.RowMean, builder: ProgramBuilder) -> None:
-    del op
     value = builder.row_major(layer.inputs[0])
     _, rows, columns = value.tensor.shape
     spec = pool.Mean(rows, 1, columns, (rows, 1), (1, 1), FloatClamp(None, None))
     if layer.integer:
-        origin, output = layer.integer.inputs[0], layer.integer.output
-        epilogue, multiplier = _requantize(origin.scale / (output.scale * rows), output)
-        spec = pool.Mean(rows, 1, columns, (rows, 1), (1, 1), epilogue, -rows * origin.zero, multiplier)
+        epilogue, multiplier = _requantize(layer, op, builder)
+        start = -rows * layer.integer.inputs[0].zero
+        spec = pool.Mean(rows, 1, columns, (rows, 1), (1, 1), epilogue, start, multiplier)
     _call(layer, Kernel("mean", "vector", spec, pool.build_mean), [value.var], builder)
 
 
@@ -97,7 +99,6 @@ def _add_constant(layer: g.Layer, op: g.AddConstant, builder: ProgramBuilder) ->
 
 
 def _multiply(layer: g.Layer, op: g.Multiply, builder: ProgramBuilder) -> None:
-    del op
     assert layer.integer is not None  # noqa: S101 - products in float are generic
     left, right = (builder.value(name) for name in layer.inputs)
     spatial = len(left.tensor.shape) == 4
@@ -106,7 +107,7 @@ def _multiply(layer: g.Layer, op: g.Multiply, builder: ProgramBuilder) -> None:
             builder.channels_last(name) if spatial else builder.row_major(name) for name in layer.inputs
         )
     a, b = layer.integer.inputs
-    epilogue, multiplier = _requantize(a.scale * b.scale / layer.integer.output.scale, layer.integer.output)
+    epilogue, multiplier = _requantize(layer, op, builder)
     size = left.tensor.size
     spec = elementwise.Product(size, size // right.tensor.size, (a.zero, b.zero), epilogue, multiplier)
     kernel = Kernel("multiply", "vector", spec, elementwise.build_product)

@@ -31,8 +31,8 @@ def emit_integer(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> No
         steps=steps,
         hidden=constants.recurrent.shape[1],
         has_length="length" in op.given,
-        initial=tuple(word for word in op.given if word != "length"),
-        parts=op.parts,
+        initial=tuple(word for word in op.given if word != "length"),  # type: ignore[misc]
+        parts=op.parts,  # type: ignore[arg-type]
         scale=output.scale if result == "float32" else None,
         product=Requantize(constants.product.shift, 0, -(2**15), 2**15 - 1, "int16"),
         result=Requantize(constants.result.shift, output.zero, -128, 127),

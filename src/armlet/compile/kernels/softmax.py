@@ -103,7 +103,7 @@ def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
             with tiles(spec.columns, lanes) as (_, at):
                 for i in range(0, lanes, min(lanes, 4)):
                     n = min(lanes, 4)
-                    high = ep.high_product(load(terms, at + i, n), splat(reciprocal[0], n), n, vector)
+                    high = ep.shifted_product(load(terms, at + i, n), splat(reciprocal[0], n), 31, n, vector)
                     store(shares, i, n, high)
                 multiplier = spec.multiplier
                 done = ep.finished(

@@ -13,6 +13,9 @@ ADD_BITS = 21
 LARGEST_SHIFT = 62
 """The accumulator times the multiplier is below 2^62 in magnitude: a larger shift gives 0 or -1 for every input."""
 
+ACCUMULATOR_LIMIT = 2**30
+"""What no accumulator may reach, so that the rounding term of the requantization still fits in int32 beside it."""
+INT32_LIMIT = 2**31
 LONGEST_NORM = 4096
 """Most columns of a layer normalisation, so that the sum of their squares fits in int32."""
 

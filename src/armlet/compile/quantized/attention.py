@@ -13,7 +13,14 @@ from armlet.compile.frontend.graph import (
     RowMean,
     Softmax,
 )
-from armlet.compile.quantized.arithmetic import constant_addition, gains, normalization, requantization
+from armlet.compile.quantized.arithmetic import (
+    ACCUMULATOR_LIMIT,
+    INT32_LIMIT,
+    constant_addition,
+    gains,
+    normalization,
+    requantization,
+)
 
 _LARGEST = 255
 """Of a difference of two int8 numbers."""
@@ -37,8 +44,6 @@ def check_attention(
         OverflowError: an intermediate number could be too large, with the reason.
     """
     match op:
-        case Softmax():
-            largest, factor = 2**29, 2.0**-29 / output.scale
         case LayerNorm():
             by = normalization(shape[-1], inputs[0].scale, op.epsilon)
             gains(op, by.unit, output)
@@ -46,13 +51,33 @@ def check_attention(
         case AddConstant():
             constant_addition(op, inputs[0], output)
             return
+        case Softmax():
+            largest = 2**29
         case RowMean():
-            largest, factor = shape[-2] * _LARGEST, inputs[0].scale / (output.scale * shape[-2])
+            largest = shape[-2] * _LARGEST
         case MatMul():
-            factor = op.factor * inputs[0].scale * inputs[1].scale / output.scale
             largest = shape[-1] * _LARGEST**2
         case Multiply():
-            largest, factor = _LARGEST**2, inputs[0].scale * inputs[1].scale / output.scale
+            largest = _LARGEST**2
+    factor = factor_of(op, shape, inputs, output)
     requantization(np.array([factor]))
-    if largest >= 2**30 or largest * factor + 256 >= 2**31:
+    if largest >= ACCUMULATOR_LIMIT or largest * factor + 256 >= INT32_LIMIT:
         raise OverflowError("its accumulator could overflow 32 bits")
+
+
+def factor_of(
+    op: MatMul | Softmax | Multiply | RowMean,
+    shape: tuple[int, ...],
+    inputs: tuple[QuantizedTensor, ...],
+    output: QuantizedTensor,
+) -> float:
+    """Return the factor from accumulators to the result, for the arguments of `check_attention`."""
+    match op:
+        case Softmax():
+            return 2.0**-29 / output.scale
+        case RowMean():
+            return inputs[0].scale / (output.scale * shape[-2])
+        case MatMul():
+            return op.factor * inputs[0].scale * inputs[1].scale / output.scale
+        case Multiply():
+            return inputs[0].scale * inputs[1].scale / output.scale

@@ -49,15 +49,16 @@ from armlet.compile.frontend.graph import (
     without_dead_layers,
 )
 from armlet.compile.quantized import reference
-from armlet.compile.quantized.arithmetic import addition, requantization
+from armlet.compile.quantized.arithmetic import (
+    ACCUMULATOR_LIMIT,
+    INT32_LIMIT,
+    addition,
+    requantization,
+)
 from armlet.compile.quantized.attention import check_attention
 from armlet.compile.quantized.dynamic import expand
 from armlet.compile.quantized.recurrent import constants_of
 from armlet.compile.quantized.tables import Formula, formula_of, table_of
-
-ACCUMULATOR_LIMIT = 2**30
-"""What no accumulator may reach, so that the rounding term of the requantization still fits in int32 beside it."""
-INT32_LIMIT = 2**31
 
 
 class _StaysFloatError(Exception):

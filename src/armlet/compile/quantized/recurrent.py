@@ -8,7 +8,7 @@ import numpy as np
 
 from armlet.compile.frontend.graph import Array, QuantizedTensor, Recurrent
 from armlet.compile.quantized import reference
-from armlet.compile.quantized.arithmetic import requantization
+from armlet.compile.quantized.arithmetic import ACCUMULATOR_LIMIT, INT32_LIMIT, requantization
 from armlet.compile.quantized.reference import FixedPoint
 
 GATE_BITS = 10
@@ -19,7 +19,6 @@ CELL_BITS = 11
 """Fraction bits of an lstm's cell state: int16 from -16 to 16."""
 TABLE_STEP = 6
 """log2 of the numbers of 11 fraction bits between two entries of the table."""
-_ACCUMULATOR_LIMIT = 2**30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +63,7 @@ def constants_of(op: Recurrent, origin: QuantizedTensor, output: QuantizedTensor
         values = constant.values.reshape(-1, columns)
         whole = np.rint(bias.astype(np.float64).reshape(-1) / scales)
         largest = 256 * np.abs(values.astype(np.int64)).sum(1) + np.abs(whole)
-        if np.any(largest >= _ACCUMULATOR_LIMIT):
+        if np.any(largest >= ACCUMULATOR_LIMIT):
             raise OverflowError("its accumulator could overflow 32 bits")
         start = whole.astype(np.int64) - zero * values.astype(np.int64).sum(1)
         folded.append((values, start.astype(np.int32), _to_gates(scales, largest)))
@@ -82,7 +81,7 @@ def state_bits(cell: str) -> int:
 def _to_gates(scales: Array, largest: Array) -> FixedPoint:
     """Return the factors from accumulators of these scales, which are at most so large, to gates."""
     factors = scales * 2.0**GATE_BITS
-    if np.any(largest * factors + 256 >= 2**31):
+    if np.any(largest * factors + 256 >= INT32_LIMIT):
         raise OverflowError("its weights are too large for gates of 16 bits")
     return requantization(factors)
 
