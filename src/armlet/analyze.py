@@ -109,7 +109,7 @@ def _quantized(network: Network, samples: Samples) -> tuple[LayerError, ...]:
         fold_batch_norm(network.module, network.architecture.inputs).module, network.architecture.inputs
     )
     placement = place(traced, [])
-    if not placement.layers:
+    if not placement.n_layers:
         return ()
     inputs = tuple(map(torch.from_numpy, samples.inputs))
     found = sensitivities(traced, placement, calibrate(traced, placement, inputs), inputs)

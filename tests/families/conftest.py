@@ -27,6 +27,17 @@ from armlet.spec.load import load_target
 from armlet.spec.passes import PassSpec
 
 LENGTH = InputSpec("length", (), "int32", 11)
+OWN_FILE = Path(__file__).parent / "own_net.py"
+
+
+def own(factory: str, **arguments: object) -> dict[str, object]:
+    """Return the options of a user's own module."""
+    code = OWN_FILE.read_text(encoding="utf-8")
+    return {"file": OWN_FILE.name, "factory": factory, "arguments": arguments, "code": code}
+
+
+OWN = own("Net", width=8, n_classes=4)
+
 N = 24
 
 requires_board = pytest.mark.skipif(
@@ -51,7 +62,9 @@ class Case:
 
     def __str__(self) -> str:
         said = "-".join(
-            f"{k}={v}" for k, v in self.options.items() if k not in ("channels", "hidden", "width")
+            f"{k}={v}"
+            for k, v in self.options.items()
+            if k not in ("channels", "hidden", "width", "code", "file")
         )
         shape = "x".join(map(str, self.inputs[0].shape))
         return f"{self.family}-{shape}-{said}".replace(" ", "")

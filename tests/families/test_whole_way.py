@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from tests.families.conftest import (
     LENGTH,
+    OWN,
     Case,
     answers,
     on_board,
     on_host,
+    own,
     program,
     quantized,
     requires_board,
@@ -56,6 +58,11 @@ CASES = [
     Case("autoencoder", {"channels": [4, 8], "code": 6, "variational": True}, PICTURE, (1, 12, 12)),
     Case("autoencoder", {"channels": [4, 8], "code": 0, "shortcuts": True}, PICTURE, (1, 12, 12)),
     Case("gan", {"channels": [8, 4], "critic_channels": [4, 8]}, LATENT, (1, 12, 12)),
+    Case("module", OWN, PICTURE),
+    Case("module", own("Sequences", cell="lstm", n_inputs=3, hidden=6, n_outputs=4), FRAMES),
+    Case(
+        "module", own("Sequences", cell="gru", n_inputs=3, hidden=6, n_outputs=4, bidirectional=True), FRAMES
+    ),
 ]
 FOUR_BITS = {
     "kind": "quantize_static",
@@ -124,7 +131,8 @@ def test_weights_of_four_bits_answer_as_torch_says(options: dict[str, object], t
 
 
 WEIGHTS_ALONE = [
-    next(case for case in CASES if case.family == family) for family in ("fnn", "cnn", "transformer", "lstm")
+    *(next(case for case in CASES if case.family == family) for family in ("fnn", "cnn", "transformer")),
+    *(case for case in CASES if case.family in ("rnn", "lstm")),
 ]
 
 
@@ -148,8 +156,8 @@ def test_integer_weights_in_float_arithmetic_answer_as_torch_says(case: Case, tm
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
 
 
-def test_integer_weights_in_float_arithmetic_lie_in_the_program_as_bytes(tmp_path: Path) -> None:
-    case = Case("fnn", {"hidden": [64, 64]}, ROW)
+@each([Case("fnn", {"hidden": [64, 64]}, ROW), Case("lstm", {"hidden": [32, 32]}, FRAMES)])
+def test_integer_weights_in_float_arithmetic_lie_in_the_program_as_bytes(case: Case, tmp_path: Path) -> None:
     samples = case.samples()
     network = weights_alone(case, samples)
     (tmp_path / "plain").mkdir()
@@ -161,8 +169,8 @@ def test_integer_weights_in_float_arithmetic_lie_in_the_program_as_bytes(tmp_pat
 
 
 @requires_board
-def test_integer_weights_in_float_arithmetic_on_the_emulated_board(tmp_path: Path) -> None:
-    case = WEIGHTS_ALONE[1]
+@each([WEIGHTS_ALONE[1], WEIGHTS_ALONE[-1]])
+def test_integer_weights_in_float_arithmetic_on_the_emulated_board(case: Case, tmp_path: Path) -> None:
     samples = case.samples()
     network = weights_alone(case, samples)
     host, board = (program(network, samples, tmp_path, name) for name in ("host", "raspberry-pi-4"))

@@ -11,6 +11,7 @@ from torch.nn import functional
 from armlet.analysis.graph import trace
 from armlet.analysis.groups import ChannelGroup, channel_groups
 from armlet.artifacts import InputSpec
+from armlet.passes.prune.remove import remove_channels
 
 
 def groups_of(module: nn.Module, input_shape: tuple[int, ...] = (1, 12, 12)):
@@ -202,3 +203,33 @@ def test_a_layer_that_runs_twice_joins_its_inputs_and_outputs():
     (group,) = groups_of(Shared(), (5,)).prunable
     assert group.layers == ("first", "again")
     assert {("again.weight", 0), ("again.weight", 1), ("out.weight", 1)} <= members(group)
+
+
+class Parts(nn.Module):
+    """Two layers whose results are stacked, selected and sliced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.last = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(12, 3)
+
+    def forward(self, x):
+        both = torch.stack([self.one(x), self.two(x)[:, :6]])
+        rows = both[-1:].unsqueeze(2).squeeze(2)
+        return self.last(torch.cat([both[0], rows[0]], dim=1).relu())
+
+
+def test_channels_are_followed_through_stacks_places_and_new_dimensions():
+    module = Parts().eval()
+    traced = trace(module, (InputSpec("input", (5,)),))
+    (group,) = channel_groups(traced).prunable
+    assert group.n_channels == 6
+    before, x = module(torch.randn(4, 5)), torch.randn(4, 5)
+    smaller = remove_channels(module, [(group, (1, 4))])
+    masked = Parts().eval()
+    masked.load_state_dict(module.state_dict())
+    with torch.no_grad():
+        for layer in (masked.one, masked.two):
+            layer.weight[[1, 4]], layer.bias[[1, 4]] = 0.0, 0.0
+    assert before.shape == (4, 3)
+    assert smaller.one.weight.shape == (4, 5)
+    torch.testing.assert_close(smaller(x), masked(x))

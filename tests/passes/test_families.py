@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.families.conftest import Case
+from tests.families.conftest import OWN, Case, own
 from tests.passes.test_conformance import OPTIONS, spec
 
 from armlet.artifacts import InputSpec, Task
@@ -32,6 +32,10 @@ FAMILIES = {
     "transformer": Case("transformer", {"width": 16, "heads": 4, "depth": 1, "patch": 5}, FRAMES),
     "autoencoder": Case("autoencoder", {"channels": [4, 6], "code": 5, "norm": "batch"}, PICTURE, IMAGE),
     "gan": Case("gan", {"channels": [8, 4]}, (InputSpec("input", (8,)),), IMAGE),
+    "module": Case("module", OWN, PICTURE),
+    "recurrent module": Case(
+        "module", own("Sequences", cell="lstm", n_inputs=3, hidden=8, n_outputs=4), FRAMES
+    ),
 }
 UNCHANGED = {
     ("remove_dead_units", family) for family in FAMILIES

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.train import test_generators as generators
 from torch import nn
 
 from armlet.analysis.graph import trace
@@ -18,7 +19,7 @@ from armlet.export import export_onnx
 from armlet.metrics import Scorer
 from armlet.models.network import Network, architecture_of, build, executable
 from armlet.models.quantization import quantized_graph
-from armlet.passes import PreconditionFailed, run_pass
+from armlet.passes import PassContext, PreconditionFailed, run_pass
 from armlet.passes.manager import fingerprint
 from armlet.passes.quantize.calibrate import NumberFormat, calibrate
 from armlet.passes.quantize.common import calibration_samples
@@ -303,3 +304,23 @@ def test_dropout_that_does_nothing_is_noted(context):
     _, record = aware(network, context, train={"epochs": 1, "batch_size": 32})
     assert "dropout does nothing while quantised values are learned" in record.notes
     assert any(isinstance(m, nn.Dropout) for m in network.module.modules())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
+def test_a_generator_learns_at_four_bits_from_a_critic_and_from_itself(alpha, tmp_path):
+    data, (trained, _) = generators.splits(), generators.train(tmp_path / "float")
+    scorer = Scorer(data.task, generators.judge())
+    context = PassContext(data, trained, scorer, 0, tmp_path / "aware", Silent())
+    options = {
+        "epochs": 8,
+        "batch_size": 32,
+        "learning_rate": 5e-4,
+        "optimizer": "adam",
+        "betas": [0.5, 0.99],
+    }
+    aware = QuantizeAware(kind="quantize_aware", weight_bits=4, alpha=alpha, freeze_after=6, train=options)
+    learned, record = run_pass(aware, trained, context)
+    nearest = QuantizeStatic(kind="quantize_static", weight_bits=4, weight_range="mse")
+    _, rounded = run_pass(nearest, trained, context)
+    assert {p.bits for p in learned.quantization.parameters if p.dtype == "int8"} == {4}
+    assert record.score_after.value < rounded.score_after.value

@@ -433,8 +433,7 @@ def test_a_budget_is_met_by_the_layers_that_change_the_answers_least(tiny_networ
     assert set(bits.values()) == {4, 8}
     n_four = sum(b == 4 for b in bits.values())
     assert any(
-        note.startswith(f"{n_four} of 4 layers have weights of 4 bits for the budget: ")
-        for note in record.notes
+        note.startswith(f"{n_four} of 4 weights have 4 bits for the budget: ") for note in record.notes
     )
     found = [noise(expected, answers(executable(n), inputs)) for n in (four, mixed, eight)]
     assert found == sorted(found)

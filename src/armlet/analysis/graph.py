@@ -91,7 +91,7 @@ def example_inputs(
 
 
 def trace(module: torch.nn.Module, inputs: Sequence[InputSpec]) -> Traced:
-    """Export a module with a free batch size; dropout, which does nothing in eval mode, is left out.
+    """Export a module with a free batch size; dropout, which does nothing then, and what nothing reads are left out.
 
     Args:
         module: in eval mode; not changed.
@@ -120,6 +120,7 @@ def trace(module: torch.nn.Module, inputs: Sequence[InputSpec]) -> Traced:
     for node in graph.find_nodes(op="call_function", target=aten.dropout.default):
         node.replace_all_uses_with(node.args[0])
         graph.erase_node(node)
+    graph.eliminate_dead_code()
     for specification, node in zip(program.graph_signature.output_specs, _results(program), strict=True):
         specification.arg.name = node.name
     _name_inputs(program, inputs)

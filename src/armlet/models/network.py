@@ -24,6 +24,7 @@ from armlet.models import (  # noqa: F401 - registers the families
     gan,
     lstm,
     mobilenet,
+    own_module,
     resnet,
     rnn,
     transformer,

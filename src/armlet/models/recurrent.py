@@ -25,7 +25,7 @@ Direction = Literal["forward", "reverse", "bidirectional"]
 
 GATES: dict[str, int] = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 # Position in ONNX's order (lstm: i o f c, gru: z r h) of each gate in torch's (lstm: i f g o, gru: r z n).
-_TORCH_ORDER = {"lstm": (0, 2, 3, 1), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_relu": (0,)}
+TORCH_ORDER = {"lstm": (0, 2, 3, 1), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_relu": (0,)}
 
 
 class Recurrent(nn.Module):
@@ -143,7 +143,7 @@ def _one_direction(
     frames: Tensor, weights: tuple[Tensor, Tensor, Tensor], projection_weight: Tensor | None, cell: str
 ) -> Tensor:
     """Return the outputs of one direction, [N, T, R], the padding computed too."""
-    order = _TORCH_ORDER[cell]
+    order = TORCH_ORDER[cell]
     hidden = weights[0].shape[0] // len(order)
 
     def in_torch_order(values: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from armlet.errors import Problem, UsageError, nearest
 from armlet.spec.budget import Budgets
 from armlet.spec.misfits import misfits
+from armlet.spec.model import Module
 from armlet.spec.passes import order_problems
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
@@ -86,6 +88,8 @@ def load_recipe(path: Path, profile: str = FULL, overrides: Mapping[str, object]
     for name in names:
         merged = data if name == FULL else _merge(data, profiles[name], ("profiles", str(name)), path)
         recipe, found = _validate(Recipe, merged, data, path)
+        if recipe is not None and isinstance(recipe.model, Module) and not recipe.model.code:
+            recipe, found = _with_code(recipe, recipe.model, merged, path)
         if recipe is not None:
             found += [
                 Problem(message, path, _line(merged, ("passes", position)), f"passes.{position}")
@@ -108,6 +112,42 @@ def load_recipe(path: Path, profile: str = FULL, overrides: Mapping[str, object]
     ]:
         raise UsageError(unfit)
     return changed
+
+
+def _with_code(
+    recipe: Recipe, model: Module, data: CommentedMap, path: Path
+) -> tuple[Recipe | None, list[Problem]]:
+    """Return the recipe with the text of its model's file, so that nothing else is needed to build the network."""
+
+    def problem(key: str, message: str, hint: str = "") -> tuple[None, list[Problem]]:
+        return None, [Problem(message, path, _line(data, ("model", key)), f"model.{key}", hint)]
+
+    file = path.parent / model.file
+    try:
+        code = file.read_text(encoding="utf-8")
+        names = list(_names_in(ast.parse(code)))
+    except OSError as error:
+        return problem("file", f"{file} can't be read: {error.strerror}")
+    except SyntaxError as error:
+        return problem("file", f"{file} is not Python: {error.msg} in line {error.lineno}")
+    except ValueError as error:
+        return problem("file", f"{file} is not Python: {error}")
+    if model.factory not in names:
+        message = f"{file} has no function or class {model.factory!r}"
+        return problem("factory", message, nearest(model.factory, names) if names else "")
+    return recipe.model_copy(update={"model": model.model_copy(update={"code": code})}), []
+
+
+def _names_in(tree: ast.Module) -> Iterator[str]:
+    """Give the names that a file defines, imports or sets at its top level."""
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.ImportFrom(names=aliases):
+                yield from (alias.asname or alias.name for alias in aliases)
+            case ast.Assign(targets=targets):
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
 def load_target(name_or_path: str) -> Target:

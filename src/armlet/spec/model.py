@@ -259,8 +259,43 @@ class Gan(_Family):
     )
 
 
+Argument = bool | int | float | str | None
+
+
+class Module(_Family):
+    """A torch module of your own, made by a function or class in a Python file."""
+
+    takes: ClassVar[tuple[Form, ...]] = ("row", "picture", "sequence", "text")
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("classification", "forecast", "anomaly", "denoising")
+
+    kind: Literal["module"] = Field(description="The model family.")
+    file: str = Field(
+        min_length=1,
+        description="The Python file; its path begins at the recipe's folder. What it imports must be installed.",
+    )
+    factory: str = Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Function or class in the file; what it gives takes [N, ...] for each input.",
+    )
+    arguments: dict[str, Argument | ListOf[Argument]] = Field(
+        default_factory=dict, description="What the factory is called with, by name."
+    )
+    code: str = Field("", description="The file's text; left out, it is read from the file.")
+
+
 ModelSpec = Annotated[
-    Fnn | Cnn | Resnet | Mobilenet | EfficientnetLite | DsCnn | Rnn | Lstm | Transformer | Autoencoder | Gan,
+    Fnn
+    | Cnn
+    | Resnet
+    | Mobilenet
+    | EfficientnetLite
+    | DsCnn
+    | Rnn
+    | Lstm
+    | Transformer
+    | Autoencoder
+    | Gan
+    | Module,
     Field(discriminator="kind"),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from torch.fx import Node
@@ -114,6 +115,35 @@ def cat(tracker: Tracker, node: Node) -> bool:
     return True
 
 
+def stack(tracker: Tracker, node: Node) -> bool:
+    """Values of one shape along a new dimension: each channel is one of all of them."""
+    sources = [n for n in arguments(node)[0] if n in tracker.values]
+    if not sources:
+        return True
+    at = (arguments(node)[1] if len(arguments(node)) > 1 else 0) % len(shape_of(node))
+    dims = {tracker.values[n].dim for n in sources}
+    if len(dims) > 1:
+        return False
+    (dim,) = dims
+    first, *others = (tracker.numbers(n, dim) for n in arguments(node)[0])
+    for other in others:
+        tracker.join(first, other)
+    tracker.values[node] = Channels(dim + (at <= dim), first)
+    return True
+
+
+def select(tracker: Tracker, node: Node) -> bool:
+    """One place of another dimension than the channels'."""
+    channels = tracker.values.get(arguments(node)[0])
+    if channels is None:
+        return True
+    dim = arguments(node)[1] % len(shape_of(arguments(node)[0]))
+    if dim == channels.dim:
+        return False
+    tracker.values[node] = Channels(channels.dim - (dim < channels.dim), channels.ids)
+    return True
+
+
 def pool(tracker: Tracker, node: Node) -> bool:
     """Pooling, padding and resizing move within the dimensions behind the channels."""
     channels = tracker.values.get(arguments(node)[0])
@@ -140,7 +170,8 @@ def cut(tracker: Tracker, node: Node) -> bool:
     channels = tracker.values.get(arguments(node)[0])
     if channels is None:
         return True
-    dim, start, end, step = (*arguments(node)[1:], 0, None, None, 1)[:4]
+    given: list[Any] = list(arguments(node)[1:])
+    dim, start, end, step = given + [0, None, None, 1][len(given) :]
     if any(isinstance(limit, Node) for limit in (start, end, step)):
         return False
     whole = dim % len(shape_of(node)) != channels.dim
@@ -201,6 +232,6 @@ def _parts(before: list[int], after: list[int], dim: int) -> int | None:
         if math.prod(after[:start]) != front:
             continue
         for end in range(start + 2, len(after) + 1):
-            if math.prod(after[start:end]) == extent and after[start] < extent:
+            if math.prod(after[start:end]) == extent and 1 < after[start] < extent:
                 return start if math.prod(after[end:]) == math.prod(before[dim + 1 :]) else None
     return None

@@ -23,6 +23,8 @@ _OF_ATEN: tuple[tuple[Rule, str], ...] = (
     (moves.attention, "scaled_dot_product_attention.default"),
     (moves.over_one_dim, "softmax.int log_softmax.int"),
     (moves.cat, "cat.default"),
+    (moves.stack, "stack.default"),
+    (moves.select, "select.int"),
     (
         moves.pool,
         "max_pool1d.default max_pool2d.default avg_pool1d.default avg_pool2d.default adaptive_avg_pool1d.default "

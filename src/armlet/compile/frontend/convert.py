@@ -261,7 +261,12 @@ def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 
 def _gather(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    table = reader.constants.get(node.input[0])
+    table, index = reader.constants.get(node.input[0]), reader.constants.get(node.input[1])
+    shape = reader.tensor(node.input[0]).shape
+    axis = attributes(node).get("axis", 0) % max(len(shape), 1)
+    if table is None and index is not None and index.values.size == 1 and prod(shape[:axis]) == 1:
+        _append_part(node, name, reader, axis, int(index.values.reshape(-1)[0]))
+        return
     if table is None or table.values.ndim != 2 or attributes(node).get("axis", 0) != 0:
         raise RefusedNode("only rows of a constant table are gathered")
     if reader.tensor(node.input[1]).dtype != "int32":
@@ -277,15 +282,20 @@ def _transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 def _slice(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     """Read a slice as a part of memory where its elements lie in a row there, which is so behind axes of 1."""
-    shape, after = reader.tensor(node.input[0]).shape, reader.tensor(node.output[0])
+    shape = reader.tensor(node.input[0]).shape
     starts, axes, steps = (reader.constant(node, position) for position in (1, 3, 4))
     axis = [] if starts is None or axes is None else axes.values.reshape(-1).tolist()
     plain = steps is None or bool((steps.values == 1).all())
     if starts is None or len(axis) != 1 or not plain or prod(shape[: axis[0] % len(shape)]) != 1:
         convert_generic(node, name, reader)
         return
-    extent = shape[axis[0] % len(shape)]
-    start = int(starts.values.reshape(-1)[0])
+    _append_part(node, name, reader, axis[0] % len(shape), int(starts.values.reshape(-1)[0]))
+
+
+def _append_part(node: onnx.NodeProto, name: str, reader: Reader, axis: int, start: int) -> None:
+    """Append the elements from index `start` of an axis on, as many as the result has; all axes before it are 1."""
+    shape, after = reader.tensor(node.input[0]).shape, reader.tensor(node.output[0])
+    extent = shape[axis]
     start = min(start + extent if start < 0 else start, extent)
     flat = f"{node.output[0]}:flat"
     reader.tensors[flat] = Tensor((after.size,), after.dtype)

@@ -64,6 +64,7 @@ class Recurrence:
         has_length: whether a parameter says how many of the frames count.
         initial: which states are given; they start at zero where they are not.
         parts: what is written, one after the other: all steps [T, D, H], the last hidden and cell states [D, H].
+        integer_weights: whether the recurrent weight is int8, with a scale for each row; it has no factors then.
     """
 
     cell: Cell
@@ -75,6 +76,7 @@ class Recurrence:
     has_length: bool
     initial: tuple[Part, ...]
     parts: tuple[Part, ...]
+    integer_weights: bool = False
 
     @property
     def directions(self) -> int:
@@ -124,15 +126,18 @@ def pack_product(weight: Array, vector: Vector) -> Array:
 
 
 def build(spec: Recurrence, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (x, product, ..., [bias], [length], [h], [c], result).
+    """Return the kernel (x, product, ..., [scales], [bias], [length], [h], [c], result).
 
-    x is the input's share of the gates with its bias, [T, D, gates]; bias is that of the recurrent product, [D,
-    gates], which only a gru has apart.
+    x is the input's share of the gates with its bias, [T, D, gates]; scales, of integer weights, and bias, of the
+    recurrent product, which only a gru has apart, are [D, gates].
     """
     parameters = [Parameter("x", spec.steps * spec.directions * spec.gates, "float32")]
+    element = "int8" if spec.integer_weights else "float32"
     parameters += [
-        Parameter(f"product{i}", spec.directions * k * n, "float32") for i, (k, n) in enumerate(spec.products)
+        Parameter(f"product{i}", spec.directions * k * n, element) for i, (k, n) in enumerate(spec.products)
     ]
+    if spec.integer_weights:
+        parameters.append(Parameter("scales", spec.directions * spec.gates, "float32"))
     if spec.cell == "gru":
         parameters.append(Parameter("bias", spec.directions * spec.gates, "float32"))
     if spec.has_length:
@@ -247,25 +252,36 @@ class _Writer:
             self._copy_out(row * spec.hidden, self.h)
 
     def _product(self, number: int, d: Expr, ends: tuple[Buffer, Buffer], bias: Buffer | None) -> None:
-        """Write target[outputs] = weight × source[inputs] + bias."""
+        """Write target[outputs] = scales × (weight × source[inputs]) + bias."""
         source, target = ends
         inputs, outputs = self.spec.products[number]
+        scales, wide = self.buffers.get("scales"), "float32" if self.spec.integer_weights else None
         weight, tile = self.buffers[f"product{number}"], _tile(outputs, self.vector)
         lanes = lanes_for(tile, self.vector.lanes("float32"))
         acc = registers(tile, "float32")
         packed = outputs % tile == 0
         with tiles(outputs, tile) as (_, first):
+            here = d * outputs + first
             for at in range(0, tile, lanes):
-                start = constant(0.0, "float32", lanes)
-                store(acc, at, lanes, start if bias is None else load(bias, d * outputs + first + at, lanes))
+                begins = bias is not None and scales is None
+                store(
+                    acc,
+                    at,
+                    lanes,
+                    load(bias, here + at, lanes) if begins else constant(0.0, "float32", lanes),
+                )
             block = d * inputs * outputs + first * (inputs if packed else 1)
             with loop(inputs) as k:
                 row = block + k * (tile if packed else outputs)
                 for at in range(0, tile, lanes):
-                    product = load(weight, row + at, lanes) * splat(source[k], lanes)
+                    product = load(weight, row + at, lanes, wide) * splat(source[k], lanes)
                     store(acc, at, lanes, load(acc, at, lanes) + product)
             for at in range(0, tile, lanes):
-                store(target, first + at, lanes, load(acc, at, lanes))
+                value = load(acc, at, lanes)
+                if scales is not None:
+                    value = value * load(scales, here + at, lanes)
+                    value = value if bias is None else value + load(bias, here + at, lanes)
+                store(target, first + at, lanes, value)
 
     def _cell(self, share: Expr, at: Expr, lanes: int) -> Expr:
         """Return the new hidden state of the units from `at` on; the cell state is stored here."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from armlet.artifacts import Fallback
 from armlet.compile.frontend import graph as g
-from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool, recurrent
+from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool
 from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
@@ -20,7 +20,7 @@ from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
 from armlet.compile.kernels.select_dynamic import EMITTERS as DYNAMIC
 from armlet.compile.kernels.select_dynamic import emit_dense
 from armlet.compile.kernels.select_moves import EMITTERS as MOVES
-from armlet.compile.kernels.select_recurrent import emit_integer
+from armlet.compile.kernels.select_recurrent import emit_recurrent
 from armlet.compile.layout.order import channels_last, permuted_columns
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
@@ -238,51 +238,6 @@ def _dequantize(layer: g.Layer, op: g.Dequantize, builder: ProgramBuilder) -> No
     builder.define(layer.output, var, value.order)
 
 
-def _recurrent(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None:
-    """Call the kernel that computes the input's share of all gates of all steps, and the loop over time."""
-    if layer.integer is not None:
-        emit_integer(layer, op, builder)
-        return
-    vector, (steps, _, inputs) = builder.vector, builder.graph.tensors[layer.inputs[0]].shape
-    gates = recurrent.GATES[op.cell]
-    hidden = op.weight.shape[1] // gates
-    padded = recurrent.padded_units(hidden, vector)
-
-    def padding(values: g.Array) -> g.Array:
-        """Return values [D, gates × hidden, ...] with rows of zeros behind the units of each gate."""
-        whole = values.reshape(len(values), gates, hidden, *values.shape[2:])
-        wide = [(0, 0)] * whole.ndim
-        wide[2] = (0, padded - hidden)
-        return np.pad(whole, wide).reshape(len(values), gates * padded, *values.shape[2:])
-
-    spec = recurrent.Recurrence(
-        cell=op.cell,  # type: ignore[arg-type]  # the frontend gives no others
-        direction=op.direction,  # type: ignore[arg-type]
-        steps=steps,
-        hidden=hidden,
-        padded=padded,
-        rank=op.recurrent[0].shape[2] if len(op.recurrent) > 1 else None,
-        has_length="length" in op.given,
-        initial=tuple(part for part in op.given if part != "length"),  # type: ignore[misc]
-        parts=op.parts,  # type: ignore[arg-type]
-    )
-    weight, bias = (padding(values) for values in (op.weight, op.bias))
-    dense = conv2d.Conv2d(
-        1, steps, inputs, spec.directions * spec.gates, (1, 1), (1, 1), 1, FloatClamp(None, None), False
-    )
-    x = builder.row_major(layer.inputs[0]).var
-    share = weight.reshape(-1, inputs)[:, :, None, None]
-    gates_in = _call_conv2d(layer, f"{op.cell}_input", dense, (x, share, bias.reshape(-1), None), builder)
-    factors = list(op.recurrent)
-    factors = [*factors[1:], padding(factors[0])]  # the right factor, if there are two, comes first
-    arguments = [gates_in, *(recurrent.pack_product(factor, vector) for factor in factors)]
-    arguments += [padding(op.recurrent_bias).reshape(-1)] if op.cell == "gru" else []
-    arguments += [builder.row_major(name).var for name in layer.inputs[1:]]
-    kernel = Kernel(op.cell, "loop over time", spec, recurrent.build, spec.macs)
-    size = sum(map(spec.size, spec.parts))
-    builder.define(layer.output, builder.call(layer.name, kernel, arguments, size, "float32"), None)
-
-
 def _lookup(layer: g.Layer, op: g.Lookup, builder: ProgramBuilder) -> None:
     index = builder.row_major(layer.inputs[0])
     rows, width = op.table.values.shape
@@ -324,7 +279,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Limit: _sum,
         g.Quantize: _quantize,
         g.Dequantize: _dequantize,
-        g.Recurrent: _recurrent,
+        g.Recurrent: emit_recurrent,
         g.Convert: _to_float,
         g.Lookup: _lookup,
         g.Table: _table,

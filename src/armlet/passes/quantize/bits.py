@@ -8,6 +8,7 @@ min Σ cost × chosen, Σ saved bytes × chosen ≥ bytes to save.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,9 @@ def choose_four_bits(
     Raises:
         PreconditionFailed: weights of 4 bits everywhere would not save so much.
     """
-    names = [p.parameter for p in weights_alone(traced, placement, numbers).parameters]
+    tables = {table.weight for table in placement.tables}  # their rows have 8 bits
+    parameters = weights_alone(traced, placement, numbers).parameters
+    names = [p.parameter for p in parameters if p.parameter not in tables]
     state = traced.program.state_dict
     saved = np.array([state[name].numel() // 2 for name in names])
     if n_bytes <= 0:
@@ -48,7 +51,7 @@ def choose_four_bits(
             f"quantize_static: weights of 4 bits everywhere are still {n_bytes - int(saved.sum())} bytes more than"
             " weight_budget"
         )
-    chosen = solve(_costs(traced, placement, numbers, samples), saved, n_bytes)
+    chosen = solve(_costs(traced, placement, numbers, samples, names), saved, n_bytes)
     return tuple(name for name, four in zip(names, chosen, strict=True) if four)
 
 
@@ -69,16 +72,19 @@ def solve(costs: np.ndarray, saved: np.ndarray, least: int) -> np.ndarray:
     return chosen
 
 
-def _costs(traced: Traced, placement: Placement, numbers: NumberFormat, samples: Samples) -> np.ndarray:
+def _costs(
+    traced: Traced, placement: Placement, numbers: NumberFormat, samples: Samples, names: Sequence[str]
+) -> np.ndarray:
     some = tuple(x[:_MOST_SAMPLES] for x in samples)
     with torch.no_grad():
         wanted: torch.Tensor = traced.runnable()(*some)
     errors = []
     for bits in (8, 4):
         quantization = weights_alone(traced, placement, replace(numbers, weight_bits=bits))
-        for parameter in quantization.parameters:
+        of = {parameter.parameter: parameter for parameter in quantization.parameters}
+        for name in names:
             with torch.no_grad():
-                found = quantized_graph(traced, Quantization((), (parameter,)))(*some)
+                found = quantized_graph(traced, Quantization((), (of[name],)))(*some)
             errors.append(float(((found - wanted).double() ** 2).mean()))
     eight, four = np.array(errors).reshape(2, -1)
     # Rounding may help by chance: that is no reason to spend fewer bits than the budget asks for.

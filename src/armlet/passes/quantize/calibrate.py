@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -107,13 +107,12 @@ def quantization_of(
         ParameterQuantization(t.weight, (scale_of[t.node],) * len(tables[t.node]), "int8")
         for t in placement.tables
     ]
-    recurrent = [name for r in placement.recurrent for name in (r.weight, r.recurrent_weight)]
-    parameters += [_by_row(state[name], name, numbers.of(name)) for name in recurrent]
+    parameters += _recurrent_weights(state, placement, numbers)
     return Quantization(tuple(activations), tuple(parameters))
 
 
 def weights_alone(traced: Traced, placement: Placement, numbers: NumberFormat) -> Quantization:
-    """Return the quantisation of the weights of convolutions and linear layers; everything else stays float."""
+    """Return the quantisation of the weights of all layers that have integer ones; everything else stays float."""
     parameters, nodes = [], weight_nodes(traced)
     for layer in placement.layers:
         if layer.weight not in nodes:
@@ -128,6 +127,7 @@ def weights_alone(traced: Traced, placement: Placement, numbers: NumberFormat) -
             weight_scales(traced.program.state_dict[table.weight].detach().numpy(), None, 1.0, own).tolist()
         )
         parameters.append(ParameterQuantization(table.weight, scales, "int8"))
+    parameters += _recurrent_weights(traced.program.state_dict, placement, numbers)
     return Quantization((), tuple(parameters))
 
 
@@ -147,10 +147,14 @@ def _layer(
     return quantized, ParameterQuantization(layer.bias, tuple(bias_scales.tolist()), "int32")
 
 
-def _by_row(weight: torch.Tensor, name: str, numbers: NumberFormat) -> ParameterQuantization:
-    """Return the quantisation of a recurrent layer's weight [D, rows, columns]: directions share the scale of a row."""
-    scales = weight_scales(np.moveaxis(weight.detach().numpy(), 1, 0), None, 1.0, numbers)
-    return ParameterQuantization(name, tuple(scales.tolist()), "int8", 1, numbers.weight_bits)
+def _recurrent_weights(
+    state: dict[str, torch.Tensor], placement: Placement, numbers: NumberFormat
+) -> Iterator[ParameterQuantization]:
+    """Give the quantisation of recurrent layers' weights [D, rows, columns]: directions share the scale of a row."""
+    for name in (name for r in placement.recurrent for name in (r.weight, r.recurrent_weight)):
+        own = numbers.of(name)
+        scales = weight_scales(np.moveaxis(state[name].detach().numpy(), 1, 0), None, 1.0, own)
+        yield ParameterQuantization(name, tuple(scales.tolist()), "int8", 1, own.weight_bits)
 
 
 def weight_scales(

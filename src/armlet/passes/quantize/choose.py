@@ -121,7 +121,7 @@ def _quantize(
 ) -> tuple[Placement, Quantization, tuple[str, ...]]:
     """Place and calibrate, with these modules left float."""
     placement = place(evidence.traced, exclude)
-    if not placement.shared or (scheme.mode != "static" and not (placement.layers or placement.tables)):
+    if not placement.shared or (scheme.mode != "static" and not placement.n_layers):
         reasons = "; ".join(placement.notes) or "no layers"
         raise PreconditionFailed(f"quantize_static: nothing can be quantised; {reasons}")
     quantization = _scaled(evidence, scheme, placement)
@@ -132,8 +132,9 @@ def _quantize(
         evidence.traced, placement, scheme.numbers, evidence.samples, bytes_of_all - scheme.weight_budget
     )
     numbers = replace(scheme.numbers, four_bits=frozenset(found))
-    names = ", ".join(name.rpartition(".")[0] for name in found) or "none"
-    note = f"{len(found)} of {len(placement.layers)} layers have weights of 4 bits for the budget: {names}"
+    names = ", ".join(name.removesuffix(".weight") for name in found) or "none"
+    n_weights = len(placement.layers) + 2 * len(placement.recurrent)
+    note = f"{len(found)} of {n_weights} weights have 4 bits for the budget: {names}"
     return placement, _scaled(evidence, replace(scheme, numbers=numbers), placement), (note,)
 
 

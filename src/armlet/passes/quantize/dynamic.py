@@ -23,6 +23,7 @@ def with_dynamic_inputs(traced: Traced, quantization: Quantization) -> Quantizat
 def what_computes(quantization: Quantization) -> str:
     """Return for the notes what computes on integers and what does not."""
     dynamic = sum(p.dynamic_input for p in quantization.parameters)
-    others = len(quantization.parameters) - dynamic
+    # A recurrent layer has two weights.
+    others = len({p.parameter.rpartition(".")[0] for p in quantization.parameters}) - dynamic
     text = f"{dynamic} linear layers quantise their input while they run"
     return f"{text}; {others} others have integer weights and compute in float" if others else text

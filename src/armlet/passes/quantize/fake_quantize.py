@@ -73,7 +73,7 @@ class FakeQuantize(nn.Module):
         n_values = values.numel() / (len(values) if self.axis is None else len(scales))
         share = 1 / math.sqrt(n_values * self.limits[1])
         scales = (scales - scales * share).detach() + scales * share
-        if self.training:
+        if self.training and torch.is_grad_enabled():  # a critic looks at pictures without learning from them
             if self.frozen_after is not None and int(self.n_steps) >= self.frozen_after:
                 scales = scales.detach()
             self.n_steps.add_(1)

@@ -5,8 +5,8 @@
    their output are quantised.
 2. A clamp (relu, relu6) that alone uses the value of such a node belongs to it: the clamp's value is quantised instead.
    So does a number that alone a product of matrices is multiplied with.
-3. Pooling by maximum, reshapes, permutations and concatenation compute on the integers as they are: their inputs and
-   their output share one scale.
+3. Pooling by maximum, reshapes, permutations, parts and concatenation compute on the integers as they are: their inputs
+   and their output share one scale.
 4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...), which are tables of 256 entries, softmax, averages
    over tokens and products of two values, element by element, are integers where what they take is quantised anyway: a
    layer in float keeps its exact activation. The network's answers are float numbers.
@@ -84,6 +84,9 @@ SHARING = (
     aten.contiguous.default,
     aten.clone.default,
     aten.cat.default,
+    aten.stack.default,
+    aten.select.int,
+    aten.slice.Tensor,
 )
 
 
@@ -111,10 +114,14 @@ class RecurrentWeights:
     Attributes:
         weight: name of the input's weight.
         recurrent_weight: name of the other.
+        input: name of the node whose value it takes.
+        results: names of the nodes that are its outputs and states.
     """
 
     weight: str
     recurrent_weight: str
+    input: str
+    results: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +326,8 @@ def _recurrence(node: Node) -> Node | None:
 
 def _recurrent_weights(node: Node, traced: Traced) -> RecurrentWeights:
     weight, recurrent_weight = (traced.tensor_name(n) or "" for n in arguments(node)[2:4])
-    return RecurrentWeights(weight, recurrent_weight)
+    results = tuple(value_name(n) for n in node.users if _is_read(n, traced))
+    return RecurrentWeights(weight, recurrent_weight, value_name(arguments(node)[0]), results)
 
 
 def _scaled(node: Node, exclude: Sequence[str]) -> Node | None:

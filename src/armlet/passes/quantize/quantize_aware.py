@@ -80,8 +80,6 @@ class AwareQuantization:
         ]
         if shared_values(network):
             problems.append("quantize_aware does not keep shared values of weights: use quantize_static")
-        if context.scorer.task.kind == "generation":
-            problems.append("quantize_aware does not train generators: use quantize_static")
         shape = context.teacher.architecture.output_shape
         if self.distillation is not None and shape != network.architecture.output_shape:
             problems.append(f"the teacher answers {shape}, the network {network.architecture.output_shape}")
@@ -135,9 +133,11 @@ class AwareQuantization:
         if self.freeze_after is None:
             return None
         n_samples = len(context.splits.train)
-        n_batches = n_samples // min(self.train.batch_size, n_samples)
+        n_steps = self.freeze_after * (n_samples // min(self.train.batch_size, n_samples))
+        if context.scorer.task.kind == "generation":
+            n_steps //= self.train.critic_steps
         # Sharpness-aware minimisation computes each step twice.
-        return self.freeze_after * n_batches * (2 if self.train.sharpness else 1)
+        return n_steps * (2 if self.train.sharpness else 1)
 
     def _training_notes(self, network: Network) -> tuple[str, ...]:
         notes = []

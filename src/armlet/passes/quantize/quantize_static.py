@@ -132,9 +132,8 @@ class StaticQuantization:
         """Return why layers stay float; without integer arithmetic, only those that could have integer weights."""
         if self.scheme.mode == "static":
             return placement.notes
-        reasons = tuple(n for n in placement.notes if "its weight is" in n or n.endswith("excluded"))
-        n_recurrent = len(placement.recurrent)
-        return (*reasons, f"{n_recurrent} recurrent layers keep float weights") if n_recurrent else reasons
+        named = "its weight is", "a projection", "excluded"
+        return tuple(note for note in placement.notes if any(reason in note for reason in named))
 
     @property
     def _needs_samples(self) -> bool:
@@ -151,7 +150,7 @@ class StaticQuantization:
         if self.scheme.mode == "dynamic":
             return what_computes(quantization)
         if self.scheme.mode == "weight_only":
-            return f"{len(placement.layers) + len(placement.tables)} layers have integer weights and compute in float"
+            return f"{placement.n_layers} layers have integer weights and compute in float"
         return f"{placement.n_layers} layers compute on integers"
 
     def ensures(self, before: Network, after: Network) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from armlet.analysis.graph import Traced
 from armlet.models.quantization import Quantization, quantized_graph
 from armlet.passes.quantize.placement import Placement
 from armlet.passes.quantize.ranges import Samples
-from armlet.passes.quantize.simulation import Layer, layers_of
+from armlet.passes.quantize.simulation import layers_of
 
 _MOST_SAMPLES = 128
 
@@ -33,7 +34,7 @@ class Sensitivity:
 def sensitivities(
     traced: Traced, placement: Placement, quantization: Quantization, samples: Samples
 ) -> tuple[Sensitivity, ...]:
-    """Return the sensitivity of each layer with integer weights, the most sensitive first.
+    """Return the sensitivity of each layer with integer weights, recurrent ones and embeddings too, largest first.
 
     Args:
         traced: the float graph.
@@ -45,19 +46,32 @@ def sensitivities(
     wanted = _answers(traced.runnable(), some)
     variance = float(wanted.var()) or 1.0
     found = []
-    for layer in layers_of(traced, placement, quantization):
-        answers = _answers(quantized_graph(traced, _alone(layer, quantization)), some)
-        found.append(Sensitivity(layer.name, float(((answers - wanted) ** 2).mean()) / variance))
+    for name, alone in _alone(traced, placement, quantization):
+        answers = _answers(quantized_graph(traced, alone), some)
+        found.append(Sensitivity(name, float(((answers - wanted) ** 2).mean()) / variance))
     return tuple(sorted(found, key=lambda s: -s.error))
 
 
-def _alone(layer: Layer, quantization: Quantization) -> Quantization:
-    results = [node.name for node in (layer.clamp, layer.node) if node is not None]
-    nodes, parameters = (layer.placed.input, *results), (layer.placed.weight, layer.placed.bias)
-    return Quantization(
-        tuple(a for a in quantization.activations if a.node in nodes),
-        tuple(p for p in quantization.parameters if p.parameter in parameters),
-    )
+def _alone(
+    traced: Traced, placement: Placement, quantization: Quantization
+) -> Iterator[tuple[str, Quantization]]:
+    """Give the name of each layer and the quantisation of what it takes, holds and gives."""
+    parts: list[tuple[tuple[str, ...], tuple[str | None, ...]]] = []
+    for layer in layers_of(traced, placement, quantization):
+        results = [node.name for node in (layer.clamp, layer.node) if node is not None]
+        parts.append(((layer.placed.input, *results), (layer.placed.weight, layer.placed.bias)))
+    for recurrent in placement.recurrent:
+        weights = recurrent.weight, recurrent.recurrent_weight
+        parts.append(((recurrent.input, *recurrent.results), weights))
+    parts += [((table.node,), (table.weight,)) for table in placement.tables]
+    for nodes, parameters in parts:
+        yield (
+            (parameters[0] or "").rpartition(".")[0],
+            Quantization(
+                tuple(a for a in quantization.activations if a.node in nodes),
+                tuple(p for p in quantization.parameters if p.parameter in parameters),
+            ),
+        )
 
 
 def _answers(module: Module, samples: Samples) -> Tensor:

@@ -1,0 +1,121 @@
+"""Networks of the user's own: read with the recipe, built anywhere, and refused with the line that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.families.conftest import OWN, OWN_FILE
+
+from armlet.artifacts import InputSpec
+from armlet.errors import UsageError
+from armlet.models.network import architecture_of, build, load_network, save_network
+from armlet.plan import make_plan
+from armlet.spec.load import load_recipe, load_target
+
+PICTURE = (InputSpec("input", (1, 12, 12)),)
+RECIPE = """
+name: own
+data: {kind: fashion-mnist}
+model:
+  kind: module
+  file: net.py
+  factory: Net
+  arguments: {width: 8}
+"""
+
+
+def written(folder: Path, code: str | None = None, recipe: str = RECIPE) -> Path:
+    if code != "":
+        (folder / "net.py").write_text(code or OWN_FILE.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "own.yaml").write_text(recipe, encoding="utf-8")
+    return folder / "own.yaml"
+
+
+def built(code: str, factory: str = "Net", **arguments: object):
+    options = {"file": "net.py", "factory": factory, "arguments": arguments, "code": code}
+    return build(architecture_of("module", options, PICTURE, (4,)), 0)
+
+
+def test_the_recipe_carries_the_files_text_so_that_a_change_of_it_trains_anew(tmp_path):
+    recipe = load_recipe(written(tmp_path))
+    assert recipe.model.code == OWN["code"]
+    changed = load_recipe(written(tmp_path, OWN["code"].replace("stride=2", "stride=1")))
+    host = load_target("host")
+    before, after = (make_plan(r, [host], "full") for r in (recipe, changed))
+    assert before["data"].key == after["data"].key
+    assert before["train"].key != after["train"].key
+
+
+def test_the_same_seed_gives_the_same_weights_and_a_saved_network_needs_no_file(tmp_path):
+    first, again, other = (build(architecture_of("module", OWN, PICTURE, (4,)), seed) for seed in (0, 0, 1))
+    state, same, different = (n.module.state_dict() for n in (first, again, other))
+    assert all(torch.equal(state[name], same[name]) for name in state)
+    assert any(not torch.equal(state[name], different[name]) for name in state)
+    save_network(first, tmp_path / "saved")
+    loaded = load_network(tmp_path / "saved")
+    x = torch.randn(3, 1, 12, 12)
+    with torch.no_grad():
+        assert torch.equal(first.module(x), loaded.module(x))
+
+
+def test_a_file_may_import_what_is_installed_and_use_dataclasses(tmp_path):
+    code = """from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+@dataclass
+class Options:
+    width: int = 3
+def make(width: int) -> nn.Module:
+    chosen = Options(width)
+    return nn.Sequential(nn.Flatten(), nn.Linear(144, chosen.width), nn.ReLU(), nn.Linear(chosen.width, 4))
+"""
+    assert built(code, "make", width=5).module[1].out_features == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "recipe", "said"),
+    [
+        ("", RECIPE, r"own.yaml:6: model.file: .*net.py can't be read: No such file"),
+        ("def Net(:\n", RECIPE, r"own.yaml:6: model.file: .*net.py is not Python: .* in line 1"),
+        ("class Nett: pass\n", RECIPE, r"own.yaml:7: model.factory: .*has no function or class 'Net' .*Nett"),
+        (None, RECIPE.replace("factory: Net", "factory: Net()"), r"own.yaml:7: model.factory"),
+        (None, RECIPE.replace("{width: 8}", "{width: {a: 1}}"), r"own.yaml:8: model.arguments"),
+        (
+            None,
+            RECIPE.replace("fashion-mnist", "fashion-mnist, task: generation"),
+            r"is not made for|takes row",
+        ),
+    ],
+)
+def test_what_is_wrong_in_the_recipe_is_said_with_its_line(code, recipe, said, tmp_path):
+    with pytest.raises(UsageError, match=said):
+        load_recipe(written(tmp_path, code, recipe))
+
+
+HEAD = "from torch import nn\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import nothing_of_that_name\n", r"net.py can't be run in line 1: ModuleNotFoundError"),
+        ("Net = 3\n", r"net.py has no function or class Net"),
+        ("def Net():\n    return 1 / 0\n", r"net.py: Net failed in line 2: ZeroDivisionError"),
+        ("def Net():\n    return 3\n", r"net.py: Net gives a int, not a torch.nn.Module"),
+        (f"{HEAD}def Net():\n    return nn.Linear(3, 4)\n", r"Net does not compute on input \[1, 12, 12\]"),
+        (
+            f"{HEAD}def Net():\n    return nn.Flatten()\n",
+            r"Net gives \[2, 144\] for 2 samples .* \[2, 4\] is asked",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_module_is_said_before_it_is_trained(code, said):
+    with pytest.raises(UsageError, match=said):
+        built(code)
+
+
+def test_wrong_arguments_are_said():
+    with pytest.raises(UsageError, match=r"net.py: Net failed: TypeError: .*'depth'"):
+        built(OWN["code"], depth=3)
