@@ -18,6 +18,8 @@ CASES = [
     (Case("fnn", {"hidden": [16, 12], "norm": "layer"}, ROW), "tucker"),
     (Case("cnn", {"channels": [8, 8], "block": "residual", "downsample": "stride"}, PICTURE), "tucker"),
     (Case("cnn", {"channels": [8, 8], "block": "residual", "downsample": "stride"}, PICTURE), "spatial"),
+    (Case("cnn", {"channels": [8, 8], "block": "residual", "downsample": "stride"}, PICTURE), "cp"),
+    (Case("ds_cnn", {"channels": 16, "depth": 1, "stem_kernel": [4, 1]}, COLOUR), "cp"),
     (Case("mobilenet", {"version": "v2", "width": 0.25}, COLOUR), "tucker"),
     (Case("rnn", {"cell": "gru", "hidden": [6, 5], "bidirectional": True}, SPEECH), "tucker"),
     (Case("lstm", {"hidden": [9, 8], "readout": "mean"}, SPEECH), "tucker"),
@@ -49,7 +51,9 @@ def test_a_factorised_network_answers_alike_in_torch_and_as_a_program(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize(("case", "convolutions"), [CASES[1], CASES[2], CASES[6], CASES[8]], ids=str)
+@pytest.mark.parametrize(
+    ("case", "convolutions"), [CASES[1], CASES[2], CASES[3], CASES[8], CASES[10]], ids=str
+)
 def test_a_factorised_network_is_quantised_like_any_other(case, convolutions, tmp_path: Path) -> None:
     samples = case.samples()
     network = quantized(factorized(case, convolutions), samples)

@@ -56,7 +56,7 @@ def layers_of(network: Network, convolutions: str = "tucker"):
     return candidates(network.module, trace(network.module, network.architecture.inputs), convolutions)[0]
 
 
-@pytest.mark.parametrize("convolutions", ["tucker", "spatial"])
+@pytest.mark.parametrize("convolutions", ["tucker", "spatial", "cp"])
 @each
 def test_factors_of_full_rank_answer_as_the_layers_did_and_can_be_saved(case, convolutions, tmp_path):
     network = case.build()
@@ -73,7 +73,7 @@ def test_factors_of_full_rank_answer_as_the_layers_did_and_can_be_saved(case, co
     assert np.array_equal(answers(load_network(tmp_path), case.samples()), found)
 
 
-@pytest.mark.parametrize("convolutions", ["tucker", "spatial"])
+@pytest.mark.parametrize("convolutions", ["tucker", "spatial", "cp"])
 @each
 def test_the_costs_of_factors_are_those_foretold(case, convolutions):
     network = case.build()
@@ -130,7 +130,7 @@ def test_the_energy_kept_is_at_least_what_is_said(case):
         if layer.method not in ("product of two", "Tucker-2") or layer.name.endswith("recurrent_weight"):
             continue
         weight = network.module.get_submodule(layer.name).weight.detach().double()
-        ranks = layer.ranks_for(0.8)
+        ranks = layer.losses.ranks_for(0.8)
         layer.apply(network.module, ranks)
         factors = [part.weight.detach().double() for part in network.module.get_submodule(layer.name)]
         if len(factors) == 3:
@@ -140,8 +140,8 @@ def test_the_energy_kept_is_at_least_what_is_said(case):
         else:
             built = (factors[1].flatten(1) @ factors[0].flatten(1)).reshape(weight.shape)
         kept = 1 - float((weight - built).square().sum() / weight.square().sum())
-        assert kept >= layer.kept(ranks) - 1e-6
-        assert layer.kept(ranks) >= 0.8 - 1e-9
+        assert kept >= layer.losses.kept(ranks) - 1e-6
+        assert layer.losses.kept(ranks) >= 0.8 - 1e-9
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[4], CASES[6], CASES[8], CASES[10]], ids=str)
@@ -205,7 +205,7 @@ def test_an_lstm_whose_matrices_share_a_subspace_is_projected_without_loss():
         network.module.classifier.weight.copy_(network.module.classifier.weight @ keep)
     expected = answers(network, case.samples())
     (hidden,) = [c for c in layers_of(network) if c.method == "projection of the hidden state"]
-    ranks = hidden.ranks_for(1 - 1e-10)
+    ranks = hidden.losses.ranks_for(1 - 1e-10)
     hidden.apply(network.module, ranks)
     assert ranks == (3,)
     assert layer.projection_weight.shape == (1, 3, 8)

@@ -34,11 +34,12 @@ def factors_of(layer: Whole, shapes: Sequence[Shape]) -> Factors:
     """Return freshly drawn factors that together have the geometry of a layer.
 
     Along each axis the first factor whose kernel is as long as the layer's takes the layer's stride, padding and
-    dilation; the others are of length 1 there. That is exact: a factor without bias makes padding of padding.
+    dilation; the others are of length 1 there. That is exact: a factor without bias makes padding of padding. A factor
+    that sees fewer channels at a time than enter it is one in groups.
 
     Args:
         layer: is not changed; its padding is of zeros.
-        shapes: of the factors' weights: two of a linear layer, two or three of a convolution.
+        shapes: of the factors' weights: two of a linear layer, two to four of a convolution.
     """
     if isinstance(layer, nn.Linear):
         parts: list[nn.Module] = [nn.Linear(n_in, n_out, bias=False) for n_out, n_in in shapes[:-1]]
@@ -54,7 +55,7 @@ def factors_of(layer: Whole, shapes: Sequence[Shape]) -> Factors:
             for (n_out, n_in, *_), bias in ((first, False), (last, layer.bias is not None))
         ]
         return Factors(ends[0], middle, ends[1])
-    parts, taken = [], [False, False]
+    parts, taken, entering = [], [False, False], shapes[0][1]
     for number, (n_out, n_in, *kernel) in enumerate(shapes):
         takes = [kernel[axis] == layer.kernel_size[axis] and not taken[axis] for axis in (0, 1)]
         taken = [was or now for was, now in zip(taken, takes, strict=True)]
@@ -64,7 +65,9 @@ def factors_of(layer: Whole, shapes: Sequence[Shape]) -> Factors:
         ]
         stride, padding, dilation = map(_pair, geometry)
         bias = number == len(shapes) - 1 and layer.bias is not None
-        parts.append(nn.Conv2d(n_in, n_out, _pair(kernel), stride, padding, dilation, bias=bias))
+        groups = entering // n_in
+        parts.append(nn.Conv2d(entering, n_out, _pair(kernel), stride, padding, dilation, groups, bias=bias))
+        entering = n_out
     return Factors(*parts)
 
 

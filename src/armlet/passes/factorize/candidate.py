@@ -14,9 +14,9 @@ from torch.fx import Node
 from armlet.analysis.graph import arguments
 from armlet.models.factors import Shape
 from armlet.passes.factorize.decompose import Array, spectrum
+from armlet.passes.factorize.losses import Losses, Ranks
 
-Ranks = tuple[int, ...]
-Convolutions = Literal["tucker", "spatial", "none"]
+Convolutions = Literal["tucker", "spatial", "cp", "none"]
 Roots = Mapping[str, Array]
 """By the name of a weight: `root_of` the mean product of what it is multiplied with.
 
@@ -39,17 +39,17 @@ class Candidate:
     Attributes:
         name: of its module.
         method: in words.
-        spectra: for each rank, the squared singular values that it cuts, the largest first.
+        losses: what each choice of ranks keeps.
         before: what its weights cost now.
         shapes: of the weights that take their place.
         positions: how often each of those is used in one inference.
         apply: puts the factors into a module.
-        energy_of: whether the spectra are those of weights or of results.
+        energy_of: whether the losses are those of weights or of results.
     """
 
     name: str
     method: str
-    spectra: tuple[Array, ...]
+    losses: Losses
     before: Costs
     shapes: Callable[[Ranks], Sequence[Shape]]
     positions: tuple[int, ...]
@@ -59,7 +59,7 @@ class Candidate:
     @property
     def full(self) -> Ranks:
         """The ranks that lose nothing."""
-        return tuple(len(values) for values in self.spectra)
+        return self.losses.full
 
     def after(self, ranks: Ranks) -> Costs:
         """Return what the factors cost."""
@@ -71,27 +71,6 @@ class Candidate:
         """Whether the factors cost less, and nothing more."""
         after, before = self.after(ranks), self.before
         return (after.macs <= before.macs and after.parameters <= before.parameters) and after != before
-
-    def kept(self, ranks: Ranks) -> float:
-        """Return the least share of the squared norm that the factors keep: each rank's losses add up."""
-        lost = [float(values[rank:].sum()) for values, rank in zip(self.spectra, ranks, strict=True)]
-        total = float(self.spectra[0].sum())
-        return max(0.0, 1 - sum(lost) / total) if total else 1.0
-
-    def ranks_for(self, energy: float) -> Ranks:
-        """Return the least ranks of which each loses its equal part of what may be lost, and at least 1."""
-        allowed = (1 - energy) * float(self.spectra[0].sum()) / len(self.spectra)
-        tails = [np.append(values[::-1].cumsum()[::-1], 0.0) for values in self.spectra]
-        # Half a rounding of the sum: at 100 % ranks without any energy go.
-        slack = 1e-13 * float(self.spectra[0].sum())
-        return tuple(max(1, int(np.argmax(tail <= allowed + slack))) for tail in tails)
-
-    def ladder(self) -> list[Ranks]:
-        """Return the ranks for every energy at which one of them changes, the lowest first."""
-        total = float(self.spectra[0].sum())
-        losses = {float(tail) for values in self.spectra for tail in values[::-1].cumsum()}
-        found = {self.ranks_for(1 - len(self.spectra) * lost / total) for lost in losses} if total else set()
-        return sorted({(1,) * len(self.spectra), *found})
 
 
 def energies(matrix: Array, root: Array | None) -> Array:

@@ -1,7 +1,8 @@
 """Which layers can be factorised, by what method, what each rank keeps and costs, and how it is done.
 
 1. Linear layer, 1×1 convolution: a product of two, by singular values.
-2. Larger convolution: 1×1, core, 1×1 (Tucker-2), or a column and a row kernel (spatial). Transposed: Tucker-2.
+2. Larger convolution: 1×1, core, 1×1 (Tucker-2), a column and a row kernel (spatial), or 1×1, a column and a row kernel
+   of each channel, 1×1 (cp). Transposed: Tucker-2.
 3. The matrices of recurrent layers: see `armlet.passes.factorize.recurrent`.
 """
 
@@ -21,7 +22,6 @@ from armlet.passes.factorize.candidate import (
     Candidate,
     Convolutions,
     Costs,
-    Ranks,
     Roots,
     array_of,
     energies,
@@ -29,6 +29,7 @@ from armlet.passes.factorize.candidate import (
     source_of,
     tensor_of,
 )
+from armlet.passes.factorize.canonical import Fits
 from armlet.passes.factorize.decompose import (
     Array,
     product,
@@ -38,6 +39,7 @@ from armlet.passes.factorize.decompose import (
     tucker2,
     unfolded,
 )
+from armlet.passes.factorize.losses import Ranks, Spectra
 from armlet.passes.factorize.recurrent import recurrent_candidates
 
 
@@ -105,6 +107,8 @@ def _whole(
         return _tucker(name, layer, weight, (before, before, after))
     if layer.kernel_size == (1, 1):
         return _pointwise(name, weight, after, roots.get(f"{name}.weight"))
+    if convolutions == "cp":
+        return _canonical(name, weight, nodes)
     if convolutions == "spatial":
         between = sum(int(shape_of(n)[2]) * int(shape_of(source_of(n))[3]) for n in nodes)
         if layer.padding[1] and layer.kernel_size[1] == 1:
@@ -116,7 +120,7 @@ def _whole(
 def _linear(name: str, weight: Array, positions: int, root: Array | None) -> Candidate:
     n_out, n_in = weight.shape
     return Candidate(
-        name, "product of two", (energies(weight, root),), Costs(positions * weight.size, weight.size),
+        name, "product of two", Spectra((energies(weight, root),)), Costs(positions * weight.size, weight.size),
         lambda r: ((r[0], n_in), (n_out, r[0])), (positions, positions),
         lambda module, r: _replace(module, name, product(weight, r[0], root)), energy_of(root),
     )  # fmt: skip
@@ -126,7 +130,7 @@ def _pointwise(name: str, weight: Array, after: int, root: Array | None) -> Cand
     n_out, n_in = weight.shape[:2]
     matrix = weight[:, :, 0, 0]
     return Candidate(
-        name, "product of two", (energies(matrix, root),), Costs(after * weight.size, weight.size),
+        name, "product of two", Spectra((energies(matrix, root),)), Costs(after * weight.size, weight.size),
         lambda r: ((r[0], n_in, 1, 1), (n_out, r[0], 1, 1)), (after, after),
         lambda module, r: _replace(module, name, [f[:, :, None, None] for f in product(matrix, r[0], root)]),
         energy_of(root),
@@ -136,7 +140,7 @@ def _pointwise(name: str, weight: Array, after: int, root: Array | None) -> Cand
 def _spatial(name: str, weight: Array, between: int, after: int) -> Candidate:
     n_out, n_in, height, width = weight.shape
     return Candidate(
-        name, "column and row", (spectrum(spatial_matrix(weight)),), Costs(after * weight.size, weight.size),
+        name, "column and row", Spectra((spectrum(spatial_matrix(weight)),)), Costs(after * weight.size, weight.size),
         lambda r: ((r[0], n_in, height, 1), (n_out, r[0], 1, width)), (between, after),
         lambda module, r: _replace(module, name, spatial(weight, r[0])),
     )  # fmt: skip
@@ -158,10 +162,41 @@ def _tucker(name: str, layer: Whole, weight: Array, positions: tuple[int, int, i
         _replace(module, name, (narrow.T[:, :, None, None], middle, widen[:, :, None, None]))
 
     return Candidate(
-        name, "Tucker-2", tuple(spectrum(unfolded(weight, dim)) for dim in (in_dim, 1 - in_dim)),
+        name, "Tucker-2", Spectra(tuple(spectrum(unfolded(weight, dim)) for dim in (in_dim, 1 - in_dim))),
         Costs((positions[0] if transposed else positions[1]) * weight.size, weight.size),
         lambda r: ((r[0], n_in, 1, 1), core(r), (n_out, r[1], 1, 1)), positions, apply,
     )  # fmt: skip
+
+
+def _canonical(name: str, weight: Array, nodes: list[Node]) -> Candidate:
+    """Return the candidate of rule 2 with four factors; three where the kernel is of length 1 along an axis."""
+    n_out, n_in, height, width = weight.shape
+    before, after = [shape_of(source_of(node)) for node in nodes], [shape_of(node) for node in nodes]
+    # Along an axis where the kernel is of length 1, the first factor takes the stride.
+    rows, columns = after if height == 1 else before, after if width == 1 else before
+    first, second, last = (
+        sum(int(down[2]) * int(across[3]) for down, across in zip(*pair, strict=True))
+        for pair in ((rows, columns), (after, columns), (after, after))
+    )
+    positions = (first, *[second] * (height > 1), *[last] * (width > 1), last)
+    costs = Costs(last * weight.size, weight.size)
+
+    def shapes(ranks: Ranks) -> list[Shape]:
+        (rank,) = ranks
+        between = [(rank, 1, *kernel) for kernel in ((height, 1), (1, width)) if kernel != (1, 1)]
+        return [(rank, n_in, 1, 1), *between, (n_out, rank, 1, 1)]
+
+    def apply(module: nn.Module, ranks: Ranks) -> None:
+        outputs, inputs, *kernels = fits.at(*ranks).components
+        for part in kernels:
+            outputs = outputs * part[0] if len(part) == 1 else outputs
+        parts = [inputs.T, *(part.T for part in kernels if len(part) > 1), outputs]
+        _replace(module, name, [part.reshape(s) for part, s in zip(parts, shapes(ranks), strict=True)])
+
+    sizes = [int(np.prod(shape)) for shape in shapes((1,))]
+    macs = sum(size * n for size, n in zip(sizes, positions, strict=True))
+    fits = Fits(weight, min(costs.macs // macs, costs.parameters // sum(sizes)))
+    return Candidate(name, "CP", fits, costs, shapes, positions, apply)
 
 
 def _replace(module: nn.Module, name: str, weights: Sequence[Array]) -> None:

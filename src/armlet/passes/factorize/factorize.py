@@ -86,7 +86,10 @@ class Factorization:
             samples = context.splits.train.take(slice(self.n_samples))
             roots = roots_of(trace(network.module, network.architecture.inputs), samples)
         layers, why_whole = self._candidates(network, roots)
-        by_weights, _ = self._candidates(network, {})
+        by_weights = [
+            layer if layer.energy_of == "weights" else same
+            for layer, same in zip(layers, self._candidates(network, {})[0], strict=True)
+        ]
         chosen = self._choose(layers, by_weights, self._wanted(cost_of(network)))
         notes = [*why_whole, *(_note(layer, ranks) for layer, ranks in zip(layers, chosen, strict=True))]
         if not any(chosen):
@@ -139,13 +142,15 @@ class Factorization:
 
 
 def _note(layer: Candidate, ranks: Choice) -> str:
+    unusable = [f"rank {' and '.join(map(str, r))}: {why}" for r, why in layer.losses.unusable().items()]
     if ranks is None:
-        return f"{layer.name} stays whole: its factors would cost as much or more, or are not needed"
+        why_not = ["its factors would cost as much or more, or are not needed", *unusable]
+        return f"{layer.name} stays whole: {', or '.join(why_not)}"
     numbers, after = " and ".join(map(str, ranks)), layer.after(ranks)
+    kept = f"energy of {layer.energy_of} kept {layer.losses.kept(ranks):.1%} or more"
     return (
         f"{layer.name}: {layer.method}, rank {numbers} of {' and '.join(map(str, layer.full))};"
-        f" {layer.before.parameters} -> {after.parameters} weights, energy of {layer.energy_of} kept"
-        f" {layer.kept(ranks):.1%} or more"
+        f" {layer.before.parameters} -> {after.parameters} weights, {'; not '.join([kept, *unusable])}"
     )
 
 

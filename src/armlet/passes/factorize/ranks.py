@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from armlet.passes.factorize.candidate import Candidate, Costs, Ranks
+from armlet.passes.factorize.candidate import Candidate, Costs
+from armlet.passes.factorize.losses import Ranks
 
 Choice = Ranks | None
 """The ranks of a layer's factors, None where it stays whole."""
@@ -15,7 +16,7 @@ Choice = Ranks | None
 
 def by_energy(layers: Sequence[Candidate], energy: float) -> list[Choice]:
     """Return the least ranks that keep this share of each layer's squared norm, where they cost less than the layer."""
-    return [_if_saving(layer, layer.ranks_for(energy)) for layer in layers]
+    return [_if_saving(layer, layer.losses.ranks_for(energy)) for layer in layers]
 
 
 def by_ratio(layers: Sequence[Candidate], ratio: float) -> list[Choice]:
@@ -62,8 +63,8 @@ def most_saved(layers: Sequence[Candidate]) -> Costs:
     saved = [
         Costs(layer.before.macs - after.macs, layer.before.parameters - after.parameters)
         for layer in layers
-        for after in [layer.after((1,) * len(layer.spectra))]
-        if layer.saves((1,) * len(layer.spectra))
+        for after in [layer.after((1,) * len(layer.full))]
+        if layer.saves((1,) * len(layer.full))
     ]
     return Costs(sum(s.macs for s in saved), sum(s.parameters for s in saved))
 
@@ -80,8 +81,8 @@ class _Rung:
 def _choices(layer: Candidate, wanted: Costs) -> list[_Rung]:
     """Return the choices for a layer, the whole one first, by what they save."""
     rungs = [
-        _Rung(ranks, _saved(layer, ranks, wanted), 1 - layer.kept(ranks))
-        for ranks in layer.ladder()
+        _Rung(ranks, _saved(layer, ranks, wanted), 1 - layer.losses.kept(ranks))
+        for ranks in layer.losses.ladder()
         if layer.saves(ranks)
     ]
     return [_Rung(None, 0.0, 0.0), *sorted(rungs, key=lambda rung: (rung.saved, rung.lost))]
@@ -111,4 +112,5 @@ def _saved(layer: Candidate, ranks: Ranks, wanted: Costs) -> float:
 
 
 def _if_saving(layer: Candidate, ranks: Ranks) -> Choice:
-    return ranks if layer.saves(ranks) else None
+    """Return ranks whose factors cost less than the layer and may be used, else None."""
+    return ranks if layer.saves(ranks) and layer.losses.usable(ranks) else None

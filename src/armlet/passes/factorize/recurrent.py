@@ -20,7 +20,6 @@ from armlet.models.recurrent import OPERATOR, Recurrent, RecurrentNetwork
 from armlet.passes.factorize.candidate import (
     Candidate,
     Costs,
-    Ranks,
     Roots,
     array_of,
     energies,
@@ -29,6 +28,7 @@ from armlet.passes.factorize.candidate import (
     source_of,
 )
 from armlet.passes.factorize.decompose import Array, product
+from armlet.passes.factorize.losses import Ranks, Spectra
 
 
 def recurrent_candidates(
@@ -106,7 +106,7 @@ def _hidden(
                 owner.in_features = ranks[0]
 
     return Candidate(
-        name, "projection of the hidden state", (energies(stacked, state),), Costs(macs, stacked.size), shapes,
+        name, "projection of the hidden state", Spectra((energies(stacked, state),)), Costs(macs, stacked.size), shapes,
         (frames, frames, *[positions[1]] * len(read)), apply, energy_of(root),
     )  # fmt: skip
 
@@ -125,7 +125,7 @@ def _factors(name: str, layer: Recurrent, frames: int, root: Array | None) -> Ca
         set_weight(layer, "recurrent_weight", np.stack([widen for _, widen in pairs]))
 
     return Candidate(
-        f"{name}.recurrent_weight", "product of two", (values,), Costs(frames * weight.size, weight.size),
+        f"{name}.recurrent_weight", "product of two", Spectra((values,)), Costs(frames * weight.size, weight.size),
         lambda r: ((directions, r[0], hidden), (directions, rows, r[0])), (frames, frames), apply, energy_of(root),
     )  # fmt: skip
 
@@ -143,7 +143,7 @@ def _input(name: str, layer: Recurrent, frames: int, root: Array | None) -> Cand
         set_weight(layer, "weight", widen.reshape(directions, rows, ranks[0]))
 
     return Candidate(
-        f"{name}.weight", "projection of the frames", (energies(matrix, root),),
+        f"{name}.weight", "projection of the frames", Spectra((energies(matrix, root),)),
         Costs(frames * weight.size, weight.size),
         lambda r: ((r[0], n_in), (directions, rows, r[0])), (frames, frames), apply, energy_of(root),
     )  # fmt: skip

@@ -37,10 +37,11 @@ class Factorize(PassOptions):
     calibration_samples: PositiveInt = Field(
         512, description="Training samples that results are looked at on."
     )
-    convolutions: Literal["tucker", "spatial", "none"] = Field(
+    convolutions: Literal["tucker", "spatial", "cp", "none"] = Field(
         "tucker",
         description=(
-            "How convolutions larger than 1×1 are factorised. tucker: 1×1, core, 1×1; spatial: column, row; none: not."
+            "How convolutions larger than 1×1 are factorised. tucker: 1×1, core, 1×1; spatial: column, row;"
+            " cp: 1×1, column and row of each channel, 1×1; none: not."
         ),
     )
     exclude: ListOf[str] = Field(
