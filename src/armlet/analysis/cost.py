@@ -21,7 +21,7 @@ _BYTES = {"int8": 1, "int32": 4}
 
 
 def cost_of(network: Network) -> Cost:
-    """Return the cost of a batch of one; quantised weights count one byte, their biases four.
+    """Return the cost of a batch of one; quantised weights count one byte, their biases and scales of groups four.
 
     Multiply-accumulates are those of convolutions, matrix products, linear and recurrent layers, zeros of the padding
     and frames behind a length included.
@@ -36,14 +36,17 @@ def cost_of(network: Network) -> Cost:
     quantization = network.quantization
     quantized = {} if quantization is None else {p.parameter: p for p in quantization.parameters}
     parameters = dict(module.named_parameters())
+    scale_bytes = 4 * sum(len(q.scales) for q in quantized.values() if q.group)
     return Cost(
         macs=counter.get_total_flops() // 2,  # a multiply-accumulate is two floating point operations
         parameters=sum(p.numel() for p in parameters.values()),
         weight_bytes=sum(
             p.numel() * (_BYTES[quantized[name].dtype] if name in quantized else p.element_size())
             for name, p in parameters.items()
-        ),
-        stored_bytes=sum(packed_bytes(_as_stored(p, quantized.get(name))) for name, p in parameters.items()),
+        )
+        + scale_bytes,
+        stored_bytes=sum(packed_bytes(_as_stored(p, quantized.get(name))) for name, p in parameters.items())
+        + scale_bytes,
     )
 
 

@@ -70,7 +70,8 @@ class Cost:
     Attributes:
         macs: multiply-accumulates of convolutions and linear layers.
         parameters: trainable values.
-        weight_bytes: bytes of the parameters in memory (INT8 weights count one byte, INT32 biases four).
+        weight_bytes: bytes of the parameters in memory (INT8 weights count one byte, INT32 biases and scales of groups
+            of weights four).
         stored_bytes: the same after packing without loss: zeros as one bit, few values as their numbers. What a
             download takes; linked and in memory it is weight_bytes.
     """

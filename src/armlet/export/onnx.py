@@ -3,8 +3,9 @@
 Input -> Output: torch graph -> ONNX, in these steps:
 1. torch's exporter translates the graph, in which quantised activations already stand between quantize and
    dequantize operators;
-2. quantised weights and biases become integer initializers behind a DequantizeLinear each, found by their name; layers
-   whose input is quantised while the program runs become integer operators;
+2. quantised weights and biases become integer initializers behind a DequantizeLinear each, found by their name, and a
+   Reshape where groups of inputs have scales of their own; layers whose input is quantised while the program runs
+   become integer operators;
 3. nodes and values are named after the layers, and what depends on the machine is removed, so that the same network
    gives the same bytes.
 """
@@ -93,10 +94,11 @@ def _store_as_integers(graph: ir.Graph, parameter: ParameterQuantization, values
     name = parameter.parameter
     integers = quantized_values(values, parameter)
     expected = dequantized_values(integers, parameter)
-    value, axis = graph.initializers.get(name), parameter.axis
-    if value is None and values.ndim == 2:
+    value, axis, stored = graph.initializers.get(name), parameter.axis, integers
+    turned = value is None and values.ndim == 2
+    if turned:
         # A linear layer on more than two dimensions becomes a product with the weight transposed, under another name.
-        value, axis, integers, expected = _holding(graph, expected.T), 1, integers.T, expected.T
+        value, axis, stored, expected = _holding(graph, expected.T), 1, integers.T, expected.T
     if value is None and values.ndim == 1 and not integers.any():
         return  # the exporter leaves out a bias of zeros
     if value is None or value.const_value is None:
@@ -105,20 +107,39 @@ def _store_as_integers(graph: ir.Graph, parameter: ParameterQuantization, values
         )
     if not np.array_equal(value.const_value.numpy(), expected):
         raise UnsupportedOperator(f"the exporter changed the values of {name}")
+    if parameter.group:
+        axis, stored = 0, integers.reshape(-1, parameter.group)
     inputs = [
-        initializer(graph, f"{name}.quantized", np.ascontiguousarray(integers)),
+        initializer(graph, f"{name}.quantized", np.ascontiguousarray(stored)),
         initializer(graph, f"{name}.scale", np.array(parameter.scales, np.float32)),
         initializer(graph, f"{name}.zero_point", np.zeros(len(parameter.scales), integers.dtype)),
     ]
-    node = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{name}.dequantize")
-    result = node.outputs[0]
+    nodes = [ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{name}.dequantize")]
+    if parameter.group:
+        nodes += _ungrouped(graph, name, nodes[0].outputs[0], values.shape, turned=turned)
+    result = nodes[-1].outputs[0]
     result.type, result.shape = value.type, value.shape
     users = list(value.uses())
-    graph.insert_before(min((u.node for u in users), key=list(graph).index), node)
+    graph.insert_before(min((u.node for u in users), key=list(graph).index), nodes)
     for use in users:
         use.node.replace_input_with(use.idx, result)
     del graph.initializers[str(value.name)]
     result.name = name
+
+
+def _ungrouped(
+    graph: ir.Graph, name: str, groups: ir.Value, shape: tuple[int, ...], *, turned: bool
+) -> list[ir.Node]:
+    """Return the nodes that make a weight [O, K], or [K, O] where it is `turned`, of its groups [O × K / g, g].
+
+    A DequantizeLinear with blocks of scales would need operators of version 21.
+    """
+    rows = initializer(graph, f"{name}.shape", np.array(shape, np.int64))
+    reshape = ir.node("Reshape", [groups, rows], name=f"{name}.reshape")
+    reshape.outputs[0].name = f"{name}.rows"
+    if not turned:
+        return [reshape]
+    return [reshape, ir.node("Transpose", reshape.outputs, {"perm": [1, 0]}, name=f"{name}.transpose")]
 
 
 def _holding(graph: ir.Graph, values: np.ndarray) -> ir.Value | None:

@@ -1,9 +1,9 @@
 """How a network is quantised to INT8, as plain data, and the network that computes with it in torch.
 
-Activations are quantised per tensor, q = clamp(round(x / scale) + zero_point, -128, 127); weights per output channel,
-q = clamp(round(w / scale), -127, 127), or -7 … 7 for weights of 4 bits, which are held as INT8 all the same; biases
-are 32-bit integers whose scale is that of the layer's input times that of the weight. Activations are named by their
-node in the graph that `armlet.analysis.graph.trace` gives, weights and biases by their parameter.
+Activations are quantised per tensor, q = clamp(round(x / scale) + zero_point, -128, 127); weights per output channel or
+group of its inputs, q = clamp(round(w / scale), -127, 127), or -7 … 7 for weights of 4 bits, which are held as INT8 all
+the same; biases are 32-bit integers whose scale is that of the layer's input times that of the weight. Activations are
+named by their node in the graph that `armlet.analysis.graph.trace` gives, weights and biases by their parameter.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference"; ONNX operators QuantizeLinear and DequantizeLinear.
@@ -49,11 +49,13 @@ class ParameterQuantization:
 
     Attributes:
         parameter: name of the parameter in the module.
-        scales: one for each index of `axis`, each held exactly by float32.
+        scales: one for each index of `axis`, or for each group there, row by row; each held exactly by float32.
         dtype: int8 for weights, int32 for biases.
         axis: dimension of the output channels: 0, but 1 for the weight of a transposed convolution.
         bits: that an integer of a weight needs.
         dynamic_input: whether the layer's input is quantised while the program runs.
+        group: consecutive inputs of a weight [O, K] that share a scale, of which there are [O, K / group]; 0 where all
+            inputs of an output do.
     """
 
     parameter: str
@@ -62,6 +64,7 @@ class ParameterQuantization:
     axis: int = 0
     bits: Literal[8, 4] = 8
     dynamic_input: bool = False
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +84,32 @@ def quantized_values(values: npt.NDArray[np.float32], parameter: ParameterQuanti
     """Return a parameter's integers, in its own shape [O, ...]; rounds half to even and saturates.
 
     Raises:
-        ValueError: the parameter does not have one output channel for each scale.
+        ValueError: the parameter does not have one output channel, or group of inputs, for each scale.
     """
-    if values.ndim <= parameter.axis or values.shape[parameter.axis] != len(parameter.scales):
-        raise ValueError(
-            f"{parameter.parameter} has shape {values.shape}, but {len(parameter.scales)} scales"
-        )
+    scales = scales_over(parameter, values.shape).astype(np.float64)
     limit = weight_limit(parameter.bits) if parameter.dtype == "int8" else 2**31 - 1
-    integers = np.rint(values.astype(np.float64) / _broadcast(parameter, values.ndim).astype(np.float64))
+    integers = np.rint(values.astype(np.float64) / scales)
     return np.clip(integers, -limit, limit).astype(parameter.dtype)
 
 
 def dequantized_values(integers: IntegerArray, parameter: ParameterQuantization) -> npt.NDArray[np.float32]:
     """Return float32(q) × scale as ONNX DequantizeLinear computes it."""
-    return integers.astype(np.float32) * _broadcast(parameter, integers.ndim)
+    return integers.astype(np.float32) * scales_over(parameter, integers.shape)
+
+
+def scales_over(parameter: ParameterQuantization, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return a parameter's scales in a form that broadcasts to its shape [O, ...].
+
+    Raises:
+        ValueError: the parameter does not have one output channel, or group of inputs, for each scale.
+    """
+    scales, axis, group = np.array(parameter.scales, np.float32), parameter.axis, parameter.group
+    if group and len(shape) == 2 and axis == 0 and scales.size * group == shape[0] * shape[1]:
+        return np.repeat(scales.reshape(shape[0], -1), group, axis=1)
+    if group or len(shape) <= axis or shape[axis] != scales.size:
+        groups = f" of groups of {group}" if group else ""
+        raise ValueError(f"{parameter.parameter} has shape {shape}, but {scales.size} scales{groups}")
+    return scales.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
 
 def quantized_module(
@@ -158,9 +173,3 @@ def _insert(node: torch.fx.Node, activation: ActivationQuantization) -> None:
         dequantize = node.graph.call_function(operators.dequantize_per_tensor.default, (quantize, *arguments))
     for user in users:
         user.replace_input_with(node, dequantize)
-
-
-def _broadcast(parameter: ParameterQuantization, n_dims: int) -> npt.NDArray[np.float32]:
-    shape = [1] * n_dims
-    shape[parameter.axis] = -1
-    return np.array(parameter.scales, np.float32).reshape(shape)

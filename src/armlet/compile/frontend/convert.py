@@ -131,7 +131,19 @@ def _resize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 
 def _transposed(weight: Constant) -> Constant:
-    return Constant(weight.values.T, weight.scale, weight.zero, 1 - weight.axis)
+    if weight.scale is None or weight.zero is None:
+        return Constant(weight.values.T)
+    return Constant(weight.values.T, weight.scale.T, weight.zero.T, 1 - weight.axis)
+
+
+def _of_groups(weight: Constant) -> Constant:
+    """Return a weight [outputs, inputs]; refuse blocks that are not groups of the inputs of one output, around 0."""
+    scale = weight.scale
+    if scale is None or not weight.has_blocks:
+        return weight
+    if scale.shape[0] != len(weight.values) or np.any(weight.zero) or weight.values.dtype != np.int8:
+        raise RefusedNode("its blocks are not int8 around 0, or share a scale between outputs")
+    return weight
 
 
 def _gemm(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -141,7 +153,7 @@ def _gemm(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     weight = reader.constant(node, 1)
     if weight is None:
         raise RefusedNode("it has no weight")
-    weight = weight if given.get("transB", 0) else _transposed(weight)
+    weight = _of_groups(weight if given.get("transB", 0) else _transposed(weight))
     outputs = weight.values.shape[0]
     bias = reader.constant(node, 2) or _zero_bias(outputs)
     if bias.values.size not in (1, outputs):
@@ -162,7 +174,7 @@ def _matmul(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         else:
             convert_generic(node, name, reader)
         return
-    op = Dense(_transposed(right), _zero_bias(right.values.shape[1]))
+    op = Dense(_of_groups(_transposed(right)), _zero_bias(right.values.shape[1]))
     append(reader, node, name, op, (node.input[0],))
 
 

@@ -52,9 +52,10 @@ class Constant:
 
     Attributes:
         values: as stored.
-        scale: float32, one for the tensor or one for each index along `axis`; None for a plain constant.
+        scale: float32, one for the tensor or one for each index along `axis`; or, of as many dimensions as the values,
+            one for each block of them, which are all of one shape; None for a plain constant.
         zero: zero points, like `scale`.
-        axis: the axis of `scale`; meaningless when it has one element.
+        axis: the axis of `scale`; meaningless when it has one element or is of blocks.
     """
 
     values: Array
@@ -62,15 +63,27 @@ class Constant:
     zero: Array | None = None
     axis: int = 0
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether each scale is of a block of values."""
+        return self.scale is not None and self.scale.ndim > 1
+
     def real(self) -> npt.NDArray[np.float64]:
         """Return the numbers that it stands for, exactly (ONNX DequantizeLinear before its rounding)."""
         if self.scale is None or self.zero is None:
             return self.values.astype(np.float64)
-        shape = [1] * self.values.ndim
-        if self.scale.size > 1:
-            shape[self.axis] = -1
-        shifted = self.values.astype(np.int64) - self.zero.astype(np.int64).reshape(shape)
-        return shifted * self.scale.astype(np.float64).reshape(shape)
+        shifted: Array = self.values.astype(np.int64) - self._over_values(self.zero).astype(np.int64)
+        real: npt.NDArray[np.float64] = shifted * self._over_values(self.scale).astype(np.float64)
+        return real
+
+    def _over_values(self, factors: Array) -> Array:
+        """Return scales or zero points in a form that broadcasts to the values."""
+        if not self.has_blocks:
+            along = self.axis if factors.size > 1 else -1
+            return factors.reshape([-1 if i == along else 1 for i in range(self.values.ndim)])
+        for axis, extent in enumerate(self.values.shape):
+            factors = factors.repeat(extent // factors.shape[axis], axis)
+        return factors
 
 
 @dataclass(frozen=True, slots=True)

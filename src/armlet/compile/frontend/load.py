@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from armlet.compile.frontend.constants import dequantized, moved
 from armlet.compile.frontend.convert import CONVERTERS
 from armlet.compile.frontend.dynamic import read_dynamic
 from armlet.compile.frontend.evaluate import evaluate
 from armlet.compile.frontend.generic import ELEMENTWISE, OTHER, convert_generic
 from armlet.compile.frontend.graph import Array, Constant, Graph, Tensor
-from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
+from armlet.compile.frontend.reader import Reader, RefusedNode
 from armlet.errors import Problem, UnsupportedOperator, UsageError
 
 if TYPE_CHECKING:
@@ -106,18 +107,8 @@ def _fold(node: onnx.NodeProto, reader: Reader) -> bool:
     if not all(name in reader.constants for name in given):
         return False
     operands = [reader.constants[name] for name in given]
-    if node.op_type == "DequantizeLinear" and operands[0].scale is None:
-        values, scale = operands[0].values, operands[1].values.reshape(-1)
-        zero = operands[2].values.reshape(-1) if len(operands) > 2 else np.zeros(scale.size, values.dtype)
-        axis = attributes(node).get("axis", 1) % max(values.ndim, 1)
-        result = Constant(values, scale, zero, axis)
-    elif node.op_type == "Transpose" and operands[0].scale is not None:
-        order = attributes(node).get("perm", list(reversed(range(operands[0].values.ndim))))
-        quantized = operands[0]
-        result = Constant(
-            quantized.values.transpose(order), quantized.scale, quantized.zero, order.index(quantized.axis)
-        )
-    else:
+    result = dequantized(node, operands) if node.op_type == "DequantizeLinear" else moved(node, operands)
+    if result is None:
         if node.op_type == "MatMul":
             reader.factors[node.output[0]] = (operands[0], operands[1])
         result = Constant(evaluate(node, [_plain(o) for o in operands], reader.opset))

@@ -19,6 +19,7 @@ from armlet.compile.kernels.loops import Vector, smallest
 from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
 from armlet.compile.kernels.select_dynamic import EMITTERS as DYNAMIC
 from armlet.compile.kernels.select_dynamic import emit_dense
+from armlet.compile.kernels.select_grouped import emit_grouped
 from armlet.compile.kernels.select_moves import EMITTERS as MOVES
 from armlet.compile.kernels.select_recurrent import emit_recurrent
 from armlet.compile.layout.order import channels_last, permuted_columns
@@ -42,12 +43,9 @@ def _emit_layers(graph: g.Graph, builder: ProgramBuilder) -> None:
         if island:
             _generic(island, builder)
         else:
-            _emit(graph.layers[position], builder)
+            layer = graph.layers[position]
+            _EMITTERS[type(layer.op)](layer, layer.op, builder)
         position += max(len(island), 1)
-
-
-def _emit(layer: g.Layer, builder: ProgramBuilder) -> None:
-    _EMITTERS[type(layer.op)](layer, layer.op, builder)
 
 
 def _dtype(layer: g.Layer) -> str:
@@ -110,7 +108,7 @@ def _scales_by_channel(weight: g.Constant) -> g.Array | None:
     """Return the scale of each output channel of int8 weights, float64; None where they have no such form."""
     if weight.scale is None or weight.zero is None or weight.values.dtype != np.int8 or np.any(weight.zero):
         return None
-    if weight.scale.size > 1 and weight.axis != 0:
+    if weight.has_blocks or (weight.scale.size > 1 and weight.axis != 0):
         return None
     return np.broadcast_to(weight.scale.astype(np.float64).reshape(-1), (weight.values.shape[0],))
 
@@ -143,6 +141,9 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
 def _dense(layer: g.Layer, op: g.Dense, builder: ProgramBuilder) -> None:
     if op.dynamic:
         emit_dense(layer, op, builder)
+        return
+    if op.weight.has_blocks:
+        emit_grouped(layer, op, builder)
         return
     rows = prod(builder.graph.tensors[layer.inputs[0]].shape[:-1])
     source = builder.value(layer.inputs[0]) if rows == 1 else builder.row_major(layer.inputs[0])

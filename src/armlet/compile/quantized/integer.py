@@ -291,6 +291,8 @@ def _integer_weights(op: Conv2d | Dense, origin: QuantizedTensor, output: Quanti
     weight = op.weight
     if weight.scale is None or weight.zero is None or weight.values.dtype != np.int8:
         raise _StaysFloatError("its weights are not quantized to int8")
+    if weight.has_blocks:
+        raise _StaysFloatError("its weights have scales for groups of inputs")
     if np.any(weight.zero) or (weight.scale.size > 1 and weight.axis != 0):
         raise _StaysFloatError("its weights are not symmetric for each output channel")
     outputs = weight.values.shape[0]

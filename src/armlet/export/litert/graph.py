@@ -36,6 +36,7 @@ _COMPUTING = frozenset(
 )
 _WITH_CONSTANTS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "ReduceMean"})
 _CLAMPS: dict[tuple[float, ...], str] = {(0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
+_GROUPS = "its weights have scales for groups of inputs, .tflite one for each output"
 _FIXED_SCALES = {"Sigmoid": Scales((1 / 256,), -128), "Tanh": Scales((1 / 128,), 0)}
 
 
@@ -174,6 +175,9 @@ class Graph:
             elif node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
                 values = self.constants[node.input[0]].values
                 self.constants[node.output[0]] = Constant(values, self._scales(node, values.dtype))
+            elif node.op_type == "Reshape" and self._is_quantized(node.input[0]):
+                layer = Layer(node, tuple(node.input), node.output[0])
+                raise layer.refuse(_GROUPS)
             else:
                 if node.op_type == "QuantizeLinear":
                     self.scales[node.output[0]] = self._scales(node, np.dtype(np.int8))
@@ -182,10 +186,15 @@ class Graph:
                 rest.append(node)
         return rest
 
+    def _is_quantized(self, name: str) -> bool:
+        return name in self.constants and self.constants[name].quantization is not None
+
     def _scales(self, node: onnx.NodeProto, dtype: np.dtype[np.generic]) -> Scales:
         layer = Layer(node, tuple(node.input), node.output[0])
         scales = self.constant(layer, 1).values.reshape(-1)
         zero_points = self.constant(layer, 2).values.reshape(-1)
+        if layer.integer_of("block_size", 0):
+            raise layer.refuse(_GROUPS)
         axis = layer.integer_of("axis", 1) if scales.size > 1 else 0
         if zero_points.dtype != dtype or dtype not in (np.int8, np.int32):
             raise layer.refuse(f"its integers are {zero_points.dtype}, not int8")

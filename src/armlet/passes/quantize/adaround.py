@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from armlet.models.quantization import weight_limit
+from armlet.models.quantization import scales_over, weight_limit
 from armlet.passes.quantize.ranges import Samples
 from armlet.passes.quantize.simulation import Layer, Simulation
 
@@ -58,9 +58,7 @@ def adaround(
 
 def scales_of(layer: Layer, weight: Tensor) -> Tensor:
     """Return the scales of a layer's weight, of a shape that divides it."""
-    shape = [1] * weight.dim()
-    shape[layer.weight.axis] = -1
-    return torch.tensor(layer.weight.scales).reshape(shape)
+    return torch.from_numpy(scales_over(layer.weight, tuple(weight.shape)))
 
 
 def _adjust(

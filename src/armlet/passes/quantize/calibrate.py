@@ -44,6 +44,7 @@ class NumberFormat:
         four_bits: names of weights that have 4 bits whatever the others have.
         one_scale: names of weights that have one scale whatever the others have, so that few values of theirs become
             few integers.
+        group: inputs of a linear layer that share a scale; 0 for one scale for all inputs of an output channel.
     """
 
     symmetric: bool = False
@@ -52,6 +53,7 @@ class NumberFormat:
     weight_bits: Literal[8, 4] = 8
     four_bits: frozenset[str] = frozenset()
     one_scale: frozenset[str] = frozenset()
+    group: int = 0
 
     def of(self, weight: str) -> NumberFormat:
         """Return what the integers of one weight are like."""
@@ -59,7 +61,12 @@ class NumberFormat:
             self,
             weight_bits=4 if weight in self.four_bits else self.weight_bits,
             per_channel=self.per_channel and weight not in self.one_scale,
+            group=0 if weight in self.one_scale else self.group,
         )
+
+    def group_of(self, shape: tuple[int, ...]) -> int:
+        """Return how many inputs of a weight share a scale: 0, for all, where it is no matrix of whole groups."""
+        return self.group if self.group and len(shape) == 2 and shape[1] % self.group == 0 else 0
 
 
 _OBSERVER, _NUMBERS = ObserverOptions(), NumberFormat()
@@ -119,8 +126,12 @@ def weights_alone(traced: Traced, placement: Placement, numbers: NumberFormat) -
             continue
         own = numbers.of(layer.weight)
         weight = np.moveaxis(traced.program.state_dict[layer.weight].detach().numpy(), layer.axis, 0)
-        scales = tuple(weight_scales(weight, None, 1.0, own).tolist())
-        parameters.append(ParameterQuantization(layer.weight, scales, "int8", layer.axis, own.weight_bits))
+        group = own.group_of(weight.shape)
+        rows = weight.reshape(-1, group) if group else weight
+        scales = tuple(weight_scales(rows, None, 1.0, own).tolist())
+        parameters.append(
+            ParameterQuantization(layer.weight, scales, "int8", layer.axis, own.weight_bits, group=group)
+        )
     for table in placement.tables:
         own = replace(numbers.of(table.weight), weight_bits=8)
         scales = tuple(

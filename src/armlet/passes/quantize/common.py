@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from armlet.analysis.cost import cost_of
 from armlet.data.splits import Samples
 from armlet.models.network import Network
+from armlet.passes.quantize.placement import Placement
 
 # Each purpose of a seed draws from a stream of its own.
 _STREAM = 3
@@ -50,6 +51,24 @@ def packing_note(network: Network) -> Iterator[str]:
             f"weights of 4 bits: {packed} bytes of parameters when packed, {linked} in the program,"
             " whose kernels read a byte for each"
         )
+
+
+def group_note(network: Network, placement: Placement, size: int) -> Iterator[str]:
+    """Say which linear layers have scales for groups of inputs, if that was asked for, and which have none and why."""
+    if not size or network.quantization is None:
+        return
+    groups = {p.parameter: p.group for p in network.quantization.parameters}
+    n, others = 0, []
+    for layer in placement.layers:
+        weight = network.module.get_parameter(layer.weight)
+        if groups.get(layer.weight):
+            n += 1
+        elif weight.dim() == 2 and layer.weight in groups:
+            whole = weight.shape[1] % size == 0
+            reason = "it has few values" if whole else f"{weight.shape[1]} inputs"
+            others.append(f"{layer.weight.removesuffix('.weight')} ({reason})")
+    text = f"weights of {n} linear layers have a scale for each {size} inputs"
+    yield f"{text}; without groups are {', '.join(others)}" if others else text
 
 
 def of_types(types: tuple[str, ...], module: nn.Module) -> list[str]:

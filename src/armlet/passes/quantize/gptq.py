@@ -2,7 +2,8 @@
 
 Source: Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", after
 the optimal brain surgeon (Hassibi and Stork 1993). For layers that are one matrix product: linear layers and
-convolutions in one group. Others are rounded to the nearest.
+convolutions in one group. Others are rounded to the nearest. Scales stay those of the float weights, of groups of
+inputs, too, where the paper finds a group's scales anew once the columns before it are rounded.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def _adjust(simulation: Simulation, layer: Layer, samples: Samples) -> Rounded:
         second_moments += rows.T @ rows
         n += len(rows)
     second_moments /= n
-    scales, limit = scales_of(layer, weight).flatten().double(), weight_limit(layer.weight.bits)
-    nearest = torch.clamp(torch.round(columns / scales[:, None]), -limit, limit) * scales[:, None]
+    scales = scales_of(layer, weight).expand(weight.shape).flatten(1).double()
+    limit = weight_limit(layer.weight.bits)
+    nearest = torch.clamp(torch.round(columns / scales), -limit, limit) * scales
     chosen = round_columns(columns, second_moments, scales, limit)
     before, after = (_error(columns - found, second_moments) for found in (nearest, chosen))
     if after < before:
@@ -64,7 +66,7 @@ def round_columns(weight: Tensor, second_moments: Tensor, scales: Tensor, limit:
     Args:
         weight: float64 [O, K].
         second_moments: float64 [K, K], mean of x xᵀ over the inputs x.
-        scales: float64 [O].
+        scales: float64 [O, K].
         limit: the largest integer.
 
     Returns:
@@ -78,7 +80,7 @@ def round_columns(weight: Tensor, second_moments: Tensor, scales: Tensor, limit:
     upper = torch.linalg.cholesky(inverse, upper=True)
     left, rounded = weight.clone(), torch.empty_like(weight)
     for k in range(weight.shape[1]):
-        rounded[:, k] = torch.clamp(torch.round(left[:, k] / scales), -limit, limit) * scales
+        rounded[:, k] = torch.clamp(torch.round(left[:, k] / scales[:, k]), -limit, limit) * scales[:, k]
         error = (left[:, k] - rounded[:, k]) / upper[k, k]
         left[:, k + 1 :] -= error[:, None] * upper[k, k + 1 :]
     return rounded

@@ -26,6 +26,7 @@ from armlet.passes.quantize.calibrate import NumberFormat
 from armlet.passes.quantize.choose import Evidence, Scheme, StayFloat, choose
 from armlet.passes.quantize.common import (
     calibration_samples,
+    group_note,
     packing_note,
     scale_problems,
     shared_values,
@@ -121,6 +122,7 @@ class StaticQuantization:
             + self._calibration(samples, len(moments)),
             *rescaled,
             *refined,
+            *group_note(quantized, placement, self.scheme.numbers.group),
             *packing_note(quantized),
             *kept,
             *folded.notes,
@@ -169,7 +171,11 @@ def build(options: QuantizeStatic) -> Pass:
             mode=options.mode,
             observer=ObserverOptions(options.observer, options.percentile, options.averaging, symmetric),
             numbers=NumberFormat(
-                symmetric, options.weights == "per_channel", options.weight_range, options.weight_bits
+                symmetric,
+                options.weights != "per_tensor",
+                options.weight_range,
+                options.weight_bits,
+                group=options.group_size if options.weights == "per_group" else 0,
             ),
             weight_budget=options.weight_budget,
         ),

@@ -64,9 +64,14 @@ class QuantizeStatic(PassOptions):
     activations: Literal["asymmetric", "symmetric"] = Field(
         "asymmetric", description="Whether the zero point of activations is free or 0."
     )
-    weights: Literal["per_channel", "per_tensor"] = Field(
-        "per_channel", description="Whether each output channel has a scale of its own."
+    weights: Literal["per_channel", "per_tensor", "per_group"] = Field(
+        "per_channel",
+        description=(
+            "What has a scale of its own: each output channel, the layer, or each group_size inputs of an output"
+            " channel of a linear layer."
+        ),
     )
+    group_size: int = Field(32, ge=2, description="Inputs that share a scale; weights: per_group.")
     weight_bits: Literal[8, 4] = Field(
         8,
         description="Of each weight; 4 are integers from -7 to 7, which programs still hold in a byte each.",
@@ -116,6 +121,10 @@ class QuantizeStatic(PassOptions):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        if self.weights == "per_group" and self.mode != "weight_only":
+            raise ValueError(
+                "weights: per_group needs mode: weight_only: integer products that are added up share one scale"
+            )
         if self.mode == "dynamic":
             self._check_dynamic()
         if self.mode == "weight_only" and self.calibration == "batch_norm":
