@@ -331,26 +331,27 @@ def test_chosen_rounding_pays_at_four_bits(options, tiny_network, context, split
     assert found[1] > found[0] + 1
 
 
-def reference_obq(weight: np.ndarray, moments: np.ndarray, scale: float, limit: int) -> np.ndarray:
+def reference_obq(weight: np.ndarray, moments: np.ndarray, scales: np.ndarray, limit: int) -> np.ndarray:
     """Optimal brain quantisation of one row, in the order of its columns, each inverse computed anew."""
     damped = moments + 0.01 * np.diag(moments).mean() * np.eye(len(weight))
     left, rounded = weight.copy(), np.zeros_like(weight)
     for k in range(len(weight)):
         inverse = np.linalg.inv(damped[k:, k:])
-        rounded[k] = np.clip(np.rint(left[k] / scale), -limit, limit) * scale
+        rounded[k] = np.clip(np.rint(left[k] / scales[k]), -limit, limit) * scales[k]
         left[k:] -= (left[k] - rounded[k]) / inverse[0, 0] * inverse[0]
     return rounded
 
 
-def test_rounding_by_columns_is_optimal_brain_quantisation():
+@pytest.mark.parametrize("group", [12, 4])
+def test_rounding_by_columns_is_optimal_brain_quantisation(group):
     rng = np.random.default_rng(0)
     weight, inputs = rng.normal(size=(5, 12)), rng.normal(size=(60, 12)) @ rng.normal(size=(12, 12))
     moments = inputs.T @ inputs / 60
-    scales = np.abs(weight).max(1) / 7
+    scales = np.repeat(np.abs(weight.reshape(5, -1, group)).max(2) / 7, group, axis=1)
     found = round_columns(*map(torch.from_numpy, (weight, moments, scales)), 7).numpy()
-    for row, scale, wanted in zip(weight, scales, found, strict=True):
-        np.testing.assert_allclose(reference_obq(row, moments, scale, 7), wanted, atol=1e-9)
-    nearest = np.clip(np.rint(weight / scales[:, None]), -7, 7) * scales[:, None]
+    for row, own, wanted in zip(weight, scales, found, strict=True):
+        np.testing.assert_allclose(reference_obq(row, moments, own, 7), wanted, atol=1e-9)
+    nearest = np.clip(np.rint(weight / scales), -7, 7) * scales
     assert np.linalg.norm((found - weight) @ inputs.T) < 0.8 * np.linalg.norm((nearest - weight) @ inputs.T)
 
 
