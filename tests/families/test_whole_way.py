@@ -136,20 +136,26 @@ WEIGHTS_ALONE = [
 ]
 
 
-def weights_alone(case: Case, samples: Samples) -> Network:
+def weights_alone(case: Case, samples: Samples, **more: object) -> Network:
     options = {
         "kind": "quantize_static",
         "mode": "weight_only",
         "calibration_samples": 24,
         "rounding": "gptq",
+        **more,
     }
     return quantized(case.build(), samples, options)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @each(WEIGHTS_ALONE)
-def test_integer_weights_in_float_arithmetic_answer_as_torch_says(case: Case, tmp_path: Path) -> None:
+def test_integer_weights_in_float_arithmetic_answer_as_torch_says(
+    case: Case, grouped: bool, tmp_path: Path
+) -> None:
     samples = case.samples()
-    network = weights_alone(case, samples)
+    groups = {"weights": "per_group", "group_size": 3 if case.family == "lstm" else 4, "weight_bits": 4}
+    network = weights_alone(case, samples, **(groups if grouped else {}))
+    assert any(p.group for p in network.quantization.parameters) == grouped
     assert not network.quantization.activations
     compiled = program(network, samples, tmp_path)
     expected, found = answers(network, samples), on_host(compiled, tmp_path, samples)
