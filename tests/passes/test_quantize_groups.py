@@ -207,7 +207,7 @@ def test_convolutions_and_a_budget_of_bits_go_with_groups(tiny_network, context)
     assert by_name["classifier.weight"].group == 2
     assert {p.group for name, p in by_name.items() if name != "classifier.weight"} == {0}
     assert {p.bits for p in by_name.values()} == {4, 8}
-    assert any("have weights of 4 bits for the budget" in note for note in record.notes)
+    assert any("weights have 4 bits for the budget" in note for note in record.notes)
 
 
 def test_a_stored_network_answers_the_same(tiny_network, context, splits, tmp_path):

@@ -148,9 +148,17 @@ class MatMul:
     factor: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Softmax:
-    """exp(x) / Σ exp(x) over the last dimension."""
+    """exp(x) / Σ exp(x) over the last dimension, of x plus a mask where there is a second input or a constant one.
+
+    Attributes:
+        mask_rows: rows of the mask, which are added to those of x over and over; 0 without a mask.
+        mask: [mask_rows, n], None where it is an input.
+    """
+
+    mask_rows: int = 0
+    mask: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

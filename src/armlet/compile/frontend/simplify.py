@@ -1,4 +1,4 @@
-"""Joins layers that one kernel does together: batch normalization and bias into weights, clamps into what they follow.
+"""Joins layers that one kernel does together: normalization and bias into weights, clamps, masks into softmaxes.
 
 Exact in real numbers; in float32 the folded weights round once more.
 """
@@ -7,10 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Add, Constant, Conv2d, Dense, Generic, Graph, Layer, Limit, MatMul
+from armlet.compile.frontend.graph import (
+    Add,
+    Constant,
+    Conv2d,
+    Dense,
+    Generic,
+    Graph,
+    Layer,
+    Limit,
+    MatMul,
+    Softmax,
+)
 
 
 def simplify(graph: Graph) -> Graph:
@@ -39,6 +51,8 @@ def _joined(before: Layer, layer: Layer, graph: Graph) -> Layer | None:
             return replace(before, op=replace(op, clamp=op.clamp.then(layer.op.clamp)), output=layer.output)
         except ValueError:
             return None
+    if isinstance(op, Generic) and isinstance(layer.op, Softmax):
+        return _masked(before, op, layer, graph)
     if isinstance(op, MatMul) and (scale := _scalar_factor(layer)) is not None:
         return replace(before, op=MatMul(op.factor * scale), output=layer.output)
     if not isinstance(op, Conv2d | Dense) or not isinstance(layer.op, Generic) or op.clamp.is_active:
@@ -56,6 +70,24 @@ def _joined(before: Layer, layer: Layer, graph: Graph) -> Layer | None:
         )  # a pruned weight times a negative factor is -0.0: make it 0.0
     bias = Constant((op.bias.real() * factor + shift).astype(np.float32))
     return replace(before, op=replace(op, weight=weight, bias=bias), output=layer.output)
+
+
+def _masked(before: Layer, op: Generic, layer: Layer, graph: Graph) -> Layer | None:
+    """Return the softmax of scores with a mask, where the operator before adds one whose rows repeat."""
+    shape = graph.tensors[before.output].shape
+    scores = [name for name in before.inputs if graph.tensors[name].shape == shape]
+    masks = [name for name in before.inputs if name not in scores]
+    if op.node.op_type != "Add" or len(scores) != 1 or len(masks) + len(op.constants) != 1:
+        return None
+    constant = next(iter(op.constants.values()), None)
+    extents = list(graph.tensors[masks[0]].shape if constant is None else constant.shape)
+    while extents and extents[0] == 1:
+        del extents[0]
+    if not extents or tuple(extents) != shape[len(shape) - len(extents) :]:
+        return None
+    rows = prod(extents[:-1])
+    mask = None if constant is None else constant.reshape(rows, -1).astype(np.float32)
+    return replace(layer, op=Softmax(rows, mask), inputs=(*scores, *masks))
 
 
 def _scalar_factor(layer: Layer) -> float | None:

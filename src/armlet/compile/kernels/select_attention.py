@@ -49,14 +49,17 @@ def _matmul(layer: g.Layer, op: g.MatMul, builder: ProgramBuilder) -> None:
 def _softmax(layer: g.Layer, op: g.Softmax, builder: ProgramBuilder) -> None:
     value = builder.row_major(layer.inputs[0])
     *leading, columns = value.tensor.shape
+    operands = [value.var, *(builder.row_major(name).var for name in layer.inputs[1:])]
+    operands += [] if op.mask is None else [op.mask.reshape(-1)]
     if layer.integer is None:
-        kernel = Kernel("softmax", "rows", softmax.Softmax(prod(leading), columns), softmax.build)
-        _call(layer, kernel, [value.var], builder)
+        spec = softmax.Softmax(prod(leading), columns, op.mask_rows)
+        _call(layer, Kernel("softmax", "rows", spec, softmax.build), operands, builder)
         return
     epilogue, multiplier = _requantize(layer, op, builder)
-    spec = softmax.IntegerSoftmax(prod(leading), columns, epilogue, multiplier)
-    kernel = Kernel("softmax", "rows", spec, softmax.build_integer)
-    _call(layer, kernel, [value.var, exponentials(layer.integer.inputs[0].scale)], builder)
+    scale = layer.integer.inputs[0].scale
+    integer = softmax.IntegerSoftmax(prod(leading), columns, epilogue, multiplier, op.mask_rows, scale)
+    kernel = Kernel("softmax", "rows", integer, softmax.build_integer)
+    _call(layer, kernel, [*operands, exponentials(scale)], builder)
 
 
 def _layer_norm(layer: g.Layer, op: g.LayerNorm, builder: ProgramBuilder) -> None:

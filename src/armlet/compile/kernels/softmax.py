@@ -9,9 +9,11 @@ from armlet.compile.kernels import epilogue as ep
 from armlet.compile.kernels.functions import exp
 from armlet.compile.kernels.loops import (
     Buffer,
+    Expr,
     Parameter,
     Vector,
     cast,
+    clamped,
     constant,
     lanes_for,
     load,
@@ -30,10 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """Softmax of each row, float32."""
+    """Softmax of each row, float32.
+
+    Attributes:
+        mask_rows: rows of a mask that are added to the rows over and over; 0 without one.
+    """
 
     rows: int
     columns: int
+    mask_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,60 +50,92 @@ class IntegerSoftmax:
     Attributes:
         epilogue: of shares in units of 2^-29.
         multiplier: of the epilogue.
+        mask_rows: as of `Softmax`.
+        scale: of x, which the mask is brought to.
     """
 
     rows: int
     columns: int
     epilogue: ep.Requantize
     multiplier: int
+    mask_rows: int = 0
+    scale: float = 1.0
 
 
 def build(spec: Softmax, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (x, y)."""
+    """Return the kernel (x, [mask], y)."""
     from tvm import tirx
+    from tvm.script.ir_builder import tirx as t
 
     lanes = lanes_for(spec.columns, vector.lanes("float32"))
 
-    def body(x: Buffer, y: Buffer) -> None:
+    def body(given: Buffer, *rest: Buffer) -> None:
+        y = rest[-1]
+        masked = t.alloc_buffer((spec.columns,), "float32") if spec.mask_rows else None
         best, most, sums = registers(lanes, "float32"), registers(1, "float32"), registers(1, "float32")
-        with loop(spec.rows) as row:
+        with loop(spec.rows // (spec.mask_rows or 1)) as block, loop(spec.mask_rows or 1) as mask_row:
+            row = block * (spec.mask_rows or 1) + mask_row
             start = row * spec.columns
+            if masked is not None:
+                with tiles(spec.columns, lanes) as (_, at):
+                    scores = load(given, start + at, lanes)
+                    store(masked, at, lanes, scores + load(rest[0], mask_row * spec.columns + at, lanes))
+            x, first = (given, start) if masked is None else (masked, 0)
             store(best, 0, lanes, constant(float("-inf"), "float32", lanes))
             with tiles(spec.columns, lanes) as (_, at):
-                store(best, 0, lanes, tirx.max(load(best, 0, lanes), load(x, start + at, lanes)))
+                store(best, 0, lanes, tirx.max(load(best, 0, lanes), load(x, first + at, lanes)))
             store(most, 0, 1, best[0])
             for i in range(1, lanes):
                 store(most, 0, 1, tirx.max(most[0], best[i]))
             with tiles(spec.columns, lanes) as (_, at):
-                difference = load(x, start + at, lanes) - splat(most[0], lanes)
+                difference = load(x, first + at, lanes) - splat(most[0], lanes)
                 store(y, start + at, lanes, exp(difference, lanes))
             total(sums, spec.columns, lanes, "float32", lambda at, n: load(y, start + at, n))
             with loop(spec.columns) as at:
                 store(y, start + at, 1, y[start + at] / sums[0])
 
     size = spec.rows * spec.columns
-    return prim_func([Parameter("x", size, "float32"), Parameter("y", size, "float32")], body)
+    return prim_func([Parameter("x", size, "float32"), *_mask(spec), Parameter("y", size, "float32")], body)
+
+
+def _mask(spec: Softmax | IntegerSoftmax) -> list[Parameter]:
+    return [Parameter("mask", spec.mask_rows * spec.columns, "float32")] if spec.mask_rows else []
 
 
 def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (x, exponentials, y)."""
+    """Return the kernel (x, [mask], exponentials, y). A mask is divided as `elementwise.build_quantize` divides."""
     from tvm import tirx
     from tvm.script.ir_builder import tirx as t
 
     lanes = lanes_for(spec.columns, vector.lanes("int16"))
 
-    def body(x: Buffer, table: Buffer, y: Buffer) -> None:
+    def body(x: Buffer, *rest: Buffer) -> None:
+        table, y = rest[-2:]
+        moved = t.alloc_buffer((spec.columns,), "int32") if spec.mask_rows else None
         terms = t.alloc_buffer((spec.columns,), "int32")
         most, sums, reciprocal = registers(1, "int32"), registers(1, "int64"), registers(1, "int32")
         shares = registers(lanes, "int32")
-        with loop(spec.rows) as row:
-            start = row * spec.columns
-            store(most, 0, 1, constant(-128, "int32", 1))
+        with loop(spec.rows // (spec.mask_rows or 1)) as block, loop(spec.mask_rows or 1) as mask_row:
+            start = (block * (spec.mask_rows or 1) + mask_row) * spec.columns
+
+            def score(at: Expr) -> Expr:
+                return cast(x[start + at], "int32", 1) if moved is None else moved[at]
+
+            if moved is not None:
+                with loop(spec.columns) as at:
+                    steps = _steps(rest[0][mask_row * spec.columns + at], spec.scale)
+                    store(moved, at, 1, cast(x[start + at], "int32", 1) + steps)
+            store(most, 0, 1, constant(-(2**17), "int32", 1))
             with loop(spec.columns) as at:
-                store(most, 0, 1, tirx.max(most[0], cast(x[start + at], "int32", 1)))
+                store(most, 0, 1, tirx.max(most[0], score(at)))
             store(sums, 0, 1, constant(0, "int64", 1))
             with loop(spec.columns) as at:
-                store(terms, at, 1, table[most[0] - cast(x[start + at], "int32", 1)])
+                below = most[0] - score(at)
+                if moved is None:
+                    store(terms, at, 1, table[below])
+                else:
+                    found = table[tirx.min(below, constant(255, "int32", 1))]
+                    store(terms, at, 1, tirx.Select(below < 256, found, constant(0, "int32", 1)))
                 store(sums, 0, 1, sums[0] + cast(terms[at], "int64", 1))
             quotient = tirx.truncdiv(tirx.const(2**60, "int64"), sums[0])
             store(reciprocal, 0, 1, cast(quotient, "int32", 1))
@@ -114,7 +153,16 @@ def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
     size = spec.rows * spec.columns
     parameters = [
         Parameter("x", size, "int8"),
+        *_mask(spec),
         Parameter("exponentials", 256, "int32"),
         Parameter("y", size, "int8"),
     ]
     return prim_func(parameters, body)
+
+
+def _steps(mask: Expr, scale: float) -> Expr:
+    """Return a mask's number in steps of a scale, int32, at most 2^16 each way."""
+    from tvm import tirx
+
+    whole = tirx.nearbyint(mask / constant(scale, "float32", 1))
+    return cast(clamped(whole, -(2.0**16), 2.0**16, "float32", 1), "int32", 1)

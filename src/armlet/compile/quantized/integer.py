@@ -210,9 +210,11 @@ def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
         return
     if isinstance(op, Generic):
         raise _StaysFloatError(f"{layer.kind} has no integer form")
-    if any(name not in state.twins for name in layer.inputs):
+    masks = layer.inputs[1:] if isinstance(op, Softmax) else ()  # are added as they are
+    names = layer.inputs[: len(layer.inputs) - len(masks)]
+    if any(name not in state.twins for name in names):
         raise _StaysFloatError("an input is not quantized")
-    twins = [state.twins[name] for name in layer.inputs]
+    twins = [state.twins[name] for name in names]
     inputs = tuple(t[1] for t in twins)
     if isinstance(op, Concat) and len(set(inputs)) == 1:
         _pass_through(layer, state)
@@ -229,7 +231,7 @@ def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
         check_attention(op, state.tensors[layer.inputs[0]].shape, inputs, output)
     elif isinstance(op, Add | Limit):
         addition(np.array([i.scale / output.scale for i in inputs]))
-    _emit(replace(layer, op=op, inputs=tuple(t[0] for t in twins)), inputs, output, state)
+    _emit(replace(layer, op=op, inputs=(*(t[0] for t in twins), *masks)), inputs, output, state)
 
 
 def _integer_form(layer: Layer, state: _Rewriter) -> Op:

@@ -141,18 +141,26 @@ def matmul(a: Array, b: Array) -> Array:
     return acc
 
 
-def softmax(x: Array, exponentials: Array) -> Array:
+def softmax(x: Array, exponentials: Array, steps: Array | None = None) -> Array:
     """Return int64 [rows, n], shares of a row in units of 2^-29.
 
     Args:
         x: int8 [rows, n].
         exponentials: int32 [256], exp of 0, -1, ..., -255 steps of x in units of 2^-30 (`arithmetic.exponentials`).
+        steps: [rows, n], a mask in steps of x (`mask_steps`); what is more than 255 below the largest has no share.
     """
-    wide = x.astype(np.int64)
-    terms = exponentials.astype(np.int64)[wide.max(axis=1, keepdims=True) - wide]
+    wide = x.astype(np.int64) + (0 if steps is None else steps)
+    below = wide.max(axis=1, keepdims=True) - wide
+    terms = np.where(below < 256, exponentials.astype(np.int64)[np.minimum(below, 255)], 0)
     reciprocal = 2**60 // terms.sum(axis=1, keepdims=True)
     shares: Array = (terms * reciprocal) >> 31
     return shares
+
+
+def mask_steps(mask: Array, scale: float) -> Array:
+    """Return a float32 mask in steps of a scale, int64 of the same shape, at most 2^16 each way; halves to even."""
+    steps: Array = np.clip(np.rint(mask.astype(np.float32) / np.float32(scale)), -(2**16), 2**16)
+    return steps.astype(np.int64)
 
 
 def normalize(x: Array, by: Normalization) -> Array:

@@ -29,7 +29,8 @@ from armlet.models.quantization import (
 )
 from armlet.models.recurrent import OPERATOR, run_layer
 from armlet.passes.quantize.calibrate import NumberFormat, limited_scales
-from armlet.passes.quantize.placement import SHARING, Placement
+from armlet.passes.quantize.operators import SHARING
+from armlet.passes.quantize.placement import Placement
 from armlet.passes.quantize.simulation import layers_of
 
 _SMALLEST_SHARE = 1e-3  # of its first value: a scale never becomes zero or negative

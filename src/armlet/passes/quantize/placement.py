@@ -9,7 +9,8 @@
    and their output share one scale.
 4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...), which are tables of 256 entries, softmax, averages
    over tokens and products of two values, element by element, are integers where what they take is quantised anyway: a
-   layer in float keeps its exact activation. The network's answers are float numbers.
+   layer in float keeps its exact activation. A mask on what a softmax takes stays float, and belongs to the softmax.
+   The network's answers are float numbers.
 5. Recurrent layers take int8 values and give int8 outputs and states, which share one scale; their gates and states in
    between are integers, too.
 6. Embeddings give int8 rows: the table's own integers.
@@ -37,56 +38,13 @@ from armlet.analysis.graph import (
 )
 from armlet.models.recurrent import OPERATOR
 from armlet.passes.base import is_named
-
-WEIGHTED = (
-    aten.conv2d.default,
-    aten.conv2d.padding,
-    aten.linear.default,
-    aten.conv_transpose2d.input,
-)
-CLAMPS = (
-    aten.relu.default,
-    aten.relu_.default,
-    aten.relu6.default,
-    aten.hardtanh.default,
-    aten.hardtanh_.default,
-    aten.clamp.default,
-)
-TABLES = (
-    aten.gelu.default,
-    aten.silu.default,
-    aten.silu_.default,
-    aten.tanh.default,
-    aten.sigmoid.default,
-    aten.elu.default,
-    aten.elu_.default,
-    aten.leaky_relu.default,
-    aten.leaky_relu_.default,
-    aten.hardswish.default,
-    aten.hardswish_.default,
-    aten.hardsigmoid.default,
-    aten.mish.default,
-    aten.softplus.default,
-)
-MATRIX_PRODUCTS = (aten.matmul.default, aten.bmm.default)
-PRODUCTS = (aten.mul.Tensor, aten.mul_.Tensor)
-SHARING = (
-    aten.max_pool2d.default,
-    aten.upsample_nearest2d.vec,
-    aten.flatten.using_ints,
-    aten.view.default,
-    aten.reshape.default,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unsqueeze.default,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.cat.default,
-    aten.stack.default,
-    aten.select.int,
-    aten.slice.Tensor,
+from armlet.passes.quantize.operators import (
+    CLAMPS,
+    MATRIX_PRODUCTS,
+    PRODUCTS,
+    SHARING,
+    TABLES,
+    WEIGHTED,
 )
 
 
@@ -177,6 +135,8 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     for node in traced.nodes:
         if node in fused or node.target in SHARING or not _computes(node) or not _is_read(node, traced):
             continue
+        if _scores_of(node, traced) is not None:
+            continue
         whole = _recurrence(node) or node  # which of its values a node takes of a recurrent layer is no layer
         if reason := _why_float(whole, traced, exclude, needed):
             notes.append(f"{layer_name(whole)} stays float: {reason}")
@@ -208,6 +168,9 @@ def _is_read(node: Node, traced: Traced) -> bool:
 
 
 def _inputs(node: Node, traced: Traced) -> list[Node]:
+    """Return the values of the network that a node computes on; of a softmax behind a mask, what is masked."""
+    if node.target is aten.softmax.int and (scores := _scores_of(arguments(node)[0], traced)) is not None:
+        return [scores]
     return [n for n in node.all_input_nodes if traced.tensor_name(n) is None and _computes(n)]
 
 
@@ -309,6 +272,23 @@ def _why_not_followed(node: Node, traced: Traced, quantized: set[Node]) -> str:
         if source not in quantized:
             return "what it takes is float"
     return "it gives the network's answer" if _answers(node, traced) else ""
+
+
+def _scores_of(node: Node, traced: Traced) -> Node | None:
+    """Return what a mask is added to, for the softmax that alone reads the sum; None if it is something else."""
+    users = tuple(node.users)
+    if node.target is not aten.add.Tensor or node.kwargs or [u.target for u in users] != [aten.softmax.int]:
+        return None
+    shape = list(shape_of(node))
+    scores = [n for n in _inputs(node, traced) if list(shape_of(n)) == shape]
+    masks = [n for n in node.all_input_nodes if n not in scores]
+    if len(scores) != 1 or len(masks) != 1:
+        return None
+    rest = list(shape_of(masks[0]))
+    rest = rest[1:] if len(rest) == len(shape) else rest  # the samples'
+    while rest and rest[0] == 1:
+        del rest[0]
+    return scores[0] if rest and rest == shape[len(shape) - len(rest) :] else None
 
 
 def _answers(node: Node, traced: Traced) -> bool:

@@ -18,7 +18,8 @@ from armlet.models.quantization import (
     quantized_values,
     replace_parameter,
 )
-from armlet.passes.quantize.placement import CLAMPS, WEIGHTED, Placement, WeightedLayer
+from armlet.passes.quantize.operators import CLAMPS, WEIGHTED
+from armlet.passes.quantize.placement import Placement, WeightedLayer
 from armlet.passes.quantize.ranges import BATCH, Samples
 
 
