@@ -26,28 +26,10 @@ from armlet.passes.base import PreconditionFailed
 from armlet.passes.quantize.equalize import parameter_of
 from armlet.passes.quantize.fold_batch_norm import Moments
 from armlet.passes.quantize.joints import LAYERS, groups_of
+from armlet.passes.quantize.operators import CLAMPS, TABLES
 from armlet.passes.quantize.ranges import Range
 
-_BY_VALUE = (
-    aten.relu.default,
-    aten.relu_.default,
-    aten.relu6.default,
-    aten.hardtanh.default,
-    aten.hardtanh_.default,
-    aten.clamp.default,
-    aten.leaky_relu.default,
-    aten.leaky_relu_.default,
-    aten.silu.default,
-    aten.silu_.default,
-    aten.hardswish.default,
-    aten.hardswish_.default,
-    aten.gelu.default,
-    aten.elu.default,
-    aten.mish.default,
-    aten.sigmoid.default,
-    aten.hardsigmoid.default,
-    aten.tanh.default,
-)
+_BY_VALUE = (*CLAMPS, *TABLES)
 _KEEPING = (
     aten.max_pool2d.default,
     aten.avg_pool2d.default,
