@@ -12,7 +12,9 @@ from armlet.artifacts import InputSpec
 from armlet.errors import UsageError
 from armlet.models.network import architecture_of, build, load_network, save_network
 from armlet.plan import make_plan
+from armlet.report.page import _yaml
 from armlet.spec.load import load_recipe, load_target
+from armlet.spec.recipe import Recipe
 
 PICTURE = (InputSpec("input", (1, 12, 12)),)
 RECIPE = """
@@ -119,3 +121,12 @@ def test_what_is_wrong_with_the_module_is_said_before_it_is_trained(code, said):
 def test_wrong_arguments_are_said():
     with pytest.raises(UsageError, match=r"net.py: Net failed: TypeError: .*'depth'"):
         built(OWN["code"], depth=3)
+
+
+def test_the_report_shows_the_files_text_line_by_line():
+    recipe = Recipe.model_validate(
+        {"name": "own", "data": {"kind": "fashion-mnist"}, "model": {"kind": "module", **OWN}}
+    )
+    lines = _yaml(recipe).splitlines()
+    assert "  code: |" in lines
+    assert "    class Block(nn.Module):" in lines

@@ -42,6 +42,8 @@ from armlet.units import format_bytes, format_count, format_ms, format_percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from ruamel.yaml.nodes import ScalarNode
+    from ruamel.yaml.representer import SafeRepresenter
 
 _N_KERNELS_PLOTTED = 16
 
@@ -335,6 +337,11 @@ def _latency_plot(report: ReportInput) -> str:
     return plots.interval(latency, report.recipe.budgets.latency) if latency else ""
 
 
+def _text(representer: SafeRepresenter, text: str) -> ScalarNode:
+    """Write a text of several lines, such as a model's code, line by line."""
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
 def _yaml(spec: Spec) -> str:
     from ruamel.yaml import YAML
 
@@ -342,5 +349,6 @@ def _yaml(spec: Spec) -> str:
     writer = YAML(typ="safe", pure=True)
     writer.default_flow_style = False
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # keeps the order of the fields
+    writer.representer.add_representer(str, _text)
     writer.dump(spec.model_dump(mode="json", exclude_none=True), stream)
     return stream.getvalue()
