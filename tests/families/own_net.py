@@ -30,11 +30,13 @@ class Net(nn.Module):
         self.block = Block(width)
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.last = Block(2 * width)
+        self.gate = nn.Conv2d(2 * width, 2 * width, 1)
         self.classifier = nn.Linear(2 * width, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the network."""
         x = self.last(self.down(self.block(self.stem(x))).relu())
+        x = self.gate(x.mean(dim=(2, 3), keepdim=True)).sigmoid() * x
         return self.classifier(x.mean(dim=(2, 3)))
 
 

@@ -279,6 +279,23 @@ def test_a_mask_for_each_column_of_scores_stays_an_operator_of_its_own(lowered, 
     np.testing.assert_allclose(run(x)[0], reference(model)(x)[0], rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("gate_first", [False, True])
+def test_a_gate_for_each_channel_multiplies_integers_in_either_order(gate_first, lowered, reference):
+    net = Qdq(1, 6, 4, 4)
+    x = net.qdq("x", 0.03, 5)
+    gate = net.qdq(net.node("Sigmoid", net.qdq(net.node("GlobalAveragePool", x), 0.02, 0)), 1 / 256, -128)
+    operands = (gate, x) if gate_first else (x, gate)
+    model = net.model(net.qdq(net.node("Mul", *operands), 0.02, 3))
+    program, run = lowered(model)
+    assert program.fallbacks == ()
+    assert "multiply" in [call.op for call in program.calls]
+    given = np.random.default_rng(14).normal(0, 1, (1, 6, 4, 4)).astype(np.float32)
+    found, wanted = run(given)[0], reference(model)(given)[0]
+    assert np.abs(found - wanted).max() < 1.5 * 0.02
+    assert np.mean(np.abs(found - wanted) > 0.01) < 0.1
+    assert np.ptp(wanted) > 1
+
+
 @pytest.mark.parametrize("width", [1, 3, 8, 21, 64])
 def test_in_float_they_equal_onnx_runtime(width, lowered, reference):
     net = Qdq(2, 5, width)

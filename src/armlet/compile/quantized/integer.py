@@ -204,6 +204,7 @@ def _output_quantization(value: str, state: _Rewriter) -> QuantizedTensor:
 
 
 def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
+    layer = _gate_last(layer, state)
     op = _integer_form(layer, state)
     if isinstance(op, Recurrent):
         _recurrent(layer, op, state)
@@ -232,6 +233,15 @@ def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
     elif isinstance(op, Add | Limit):
         addition(np.array([i.scale / output.scale for i in inputs]))
     _emit(replace(layer, op=op, inputs=(*(t[0] for t in twins), *masks)), inputs, output, state)
+
+
+def _gate_last(layer: Layer, state: _Rewriter) -> Layer:
+    """Return a product with the number for each channel behind what it multiplies: the order does not matter to it."""
+    shapes = [state.tensors[name].shape for name in layer.inputs]
+    product = isinstance(layer.op, Generic) and layer.op.node.op_type == "Mul" and len(shapes) == 2
+    if product and len(shapes[1]) == 4 and shapes[0] == (*shapes[1][:2], 1, 1):
+        return replace(layer, inputs=layer.inputs[::-1])
+    return layer
 
 
 def _integer_form(layer: Layer, state: _Rewriter) -> Op:

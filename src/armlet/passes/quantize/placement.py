@@ -258,7 +258,8 @@ def _why_no_attention(node: Node, traced: Traced, quantized: set[Node]) -> str:
 def _why_no_product(node: Node, traced: Traced, quantized: set[Node]) -> str:
     """Return why an elementwise product of two values is not one of integers, empty if it is."""
     first, second = (shape_of(operand) for operand in _inputs(node, traced))
-    by_channel = len(first) == 4 and second == (*first[:2], 1, 1)
+    orders = (first, second), (second, first)
+    by_channel = any(len(values) == 4 and gate == (*values[:2], 1, 1) for values, gate in orders)
     if first != second and not by_channel:
         return "only two values of one shape, or a number for each channel, are multiplied as integers"
     return _why_not_followed(node, traced, quantized)
