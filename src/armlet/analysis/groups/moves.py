@@ -132,6 +132,14 @@ def stack(tracker: Tracker, node: Node) -> bool:
     return True
 
 
+def unsqueeze(tracker: Tracker, node: Node) -> bool:
+    """A new dimension of 1; a view to the same shape may be that of a single head, whose size is fixed (rule 7)."""
+    if (channels := tracker.values.get(arguments(node)[0])) is not None:
+        at = arguments(node)[1] % len(shape_of(node))
+        tracker.values[node] = Channels(channels.dim + (at <= channels.dim), channels.ids)
+    return True
+
+
 def select(tracker: Tracker, node: Node) -> bool:
     """One place of another dimension than the channels'."""
     channels = tracker.values.get(arguments(node)[0])
@@ -232,6 +240,6 @@ def _parts(before: list[int], after: list[int], dim: int) -> int | None:
         if math.prod(after[:start]) != front:
             continue
         for end in range(start + 2, len(after) + 1):
-            if math.prod(after[start:end]) == extent and 1 < after[start] < extent:
+            if math.prod(after[start:end]) == extent and after[start] < extent:
                 return start if math.prod(after[end:]) == math.prod(before[dim + 1 :]) else None
     return None

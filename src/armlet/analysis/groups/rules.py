@@ -25,6 +25,7 @@ _OF_ATEN: tuple[tuple[Rule, str], ...] = (
     (moves.cat, "cat.default"),
     (moves.stack, "stack.default"),
     (moves.select, "select.int"),
+    (moves.unsqueeze, "unsqueeze.default"),
     (
         moves.pool,
         "max_pool1d.default max_pool2d.default avg_pool1d.default avg_pool2d.default adaptive_avg_pool1d.default "
@@ -35,7 +36,7 @@ _OF_ATEN: tuple[tuple[Rule, str], ...] = (
     (moves.permute, "permute.default transpose.int"),
     (
         moves.reshape,
-        "flatten.using_ints unflatten.int view.default reshape.default squeeze.dim squeeze.dims unsqueeze.default",
+        "flatten.using_ints unflatten.int view.default reshape.default squeeze.dim squeeze.dims",
     ),
     (
         moves.keep,
