@@ -203,7 +203,7 @@ def test_a_trained_network_is_plain_and_can_be_saved(tmp_path: Path) -> None:
 
 def test_a_first_layer_of_one_channel_answers_with_the_channels_last() -> None:
     network = build(architecture_of("cnn", {"channels": [4, 4]}, PICTURES, (4,)), 0)
-    trainable = _trainable(network.module, torch.device("cpu"))
+    trainable = _trainable(network.module, network.architecture.inputs, torch.device("cpu"))
     found = trainable.get_submodule("stage1")(torch.zeros(2, 1, 8, 8))
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert not found.is_contiguous()

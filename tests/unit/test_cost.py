@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from armlet.analysis.cost import cost_of
 from armlet.artifacts import Cost, InputSpec
-from armlet.models.network import Network, architecture_of, build
+from armlet.models.network import Architecture, Network, architecture_of, build
 from armlet.models.quantization import ParameterQuantization, Quantization
 
 
@@ -48,3 +50,10 @@ def test_a_quantized_weight_counts_one_byte_and_its_bias_four() -> None:
     quantized = Network(network.module, network.architecture, quantization)
     assert cost_of(quantized).weight_bytes == 35 + 4 * 5 + 4 * (15 + 3)
     assert cost_of(quantized).macs == cost_of(network).macs
+
+
+def test_attention_that_torch_fuses_is_counted_too():
+    module = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    architecture = Architecture("module", "{}", (InputSpec("input", (5, 8)),), (5, 8))
+    products = 2 * 2 * 5 * 5 * 4  # queries with keys, shares with values, of two heads
+    assert cost_of(Network(module, architecture)).macs == 5 * (4 * 8 * 8 + 2 * 8 * 16) + products

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.families.conftest import OWN, OWN_FILE
 
-from armlet.artifacts import InputSpec
-from armlet.errors import UsageError
+from armlet.analysis.graph import trace
+from armlet.artifacts import InputSpec, Task
+from armlet.data.splits import Samples, Splits
+from armlet.errors import UnsupportedOperator, UsageError
+from armlet.metrics import Scorer
 from armlet.models.network import architecture_of, build, load_network, save_network
 from armlet.plan import make_plan
+from armlet.progress import Silent
 from armlet.report.page import _yaml
 from armlet.spec.load import load_recipe, load_target
 from armlet.spec.recipe import Recipe
+from armlet.train import TrainOptions, train_network
 
 PICTURE = (InputSpec("input", (1, 12, 12)),)
 RECIPE = """
@@ -130,3 +136,43 @@ def test_the_report_shows_the_files_text_line_by_line():
     lines = _yaml(recipe).splitlines()
     assert "  code: |" in lines
     assert "    class Block(nn.Module):" in lines
+
+
+VIEWS = """import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 8, 3, 2, 1), nn.Linear(8 * 36, 4)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.conv(x)).view(-1, 8 * 36))
+"""
+
+
+def test_a_module_whose_views_need_channels_first_is_trained(tmp_path):
+    network, rng = built(VIEWS), np.random.default_rng(0)
+    labels = rng.integers(0, 4, 64)
+    pictures = rng.normal(0, 0.3, (64, 1, 12, 12)).astype(np.float32)
+    pictures[np.arange(64), 0, labels] += 2.0
+    samples = Samples((pictures,), labels)
+    task = Task("classification", (4,), tuple("abcd"))
+    _, run = train_network(
+        network,
+        Splits(samples, samples, samples, PICTURE, task),
+        TrainOptions(epochs=8, batch_size=16, learning_rate=0.01),
+        Scorer(task),
+        seed=0,
+        work=tmp_path,
+        progress=Silent(),
+    )
+    assert run.history[-1].validation_score > 0.9
+
+
+def test_control_flow_on_values_is_named():
+    code = VIEWS.replace("return self.last(", "x = x if x.sum() > 0 else -x\n        return self.last(")
+    network = built(code)
+    with pytest.raises(UnsupportedOperator, match="what it does next depends on values, and must not"):
+        trace(network.module, PICTURE)

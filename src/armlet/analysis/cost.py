@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from armlet.analysis.graph import example_inputs
 from armlet.analysis.storage import packed_bytes
@@ -17,6 +19,12 @@ from armlet.models.recurrent import OPERATOR, recurrent_flops
 if TYPE_CHECKING:
     from armlet.models.quantization import ParameterQuantization
 
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_UNCOUNTED = {
+    OPERATOR: recurrent_flops,
+    _ATTENTION: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),  # type: ignore[no-untyped-call]
+}
+"""Operators that torch does not count by itself, by their shapes."""
 _BYTES = {"int8": 1, "int32": 4}
 
 
@@ -29,8 +37,9 @@ def cost_of(network: Network) -> Cost:
     module = network.module
     inputs = example_inputs(network.architecture.inputs, 1)
     with (
-        FlopCounterMode(display=False, custom_mapping={OPERATOR: recurrent_flops}) as counter,
+        FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter,
         torch.no_grad(),
+        _without_fused_attention(),
     ):
         module(*inputs)
     quantization = network.quantization
@@ -48,6 +57,17 @@ def cost_of(network: Network) -> Cost:
         stored_bytes=sum(packed_bytes(_as_stored(p, quantized.get(name))) for name, p in parameters.items())
         + scale_bytes,
     )
+
+
+@contextlib.contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Let torch's own transformer layers compute operator by operator: their fused form counts as nothing."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _as_stored(parameter: torch.Tensor, quantization: ParameterQuantization | None) -> np.ndarray:

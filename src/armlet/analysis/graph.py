@@ -115,6 +115,8 @@ def trace(module: torch.nn.Module, inputs: Sequence[InputSpec]) -> Traced:
             )
     except (TorchDynamoException, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
+        if "data-dependent" in reason:
+            reason = f"what it does next depends on values, and must not ({reason})"
         raise UnsupportedOperator(f"torch.export can't follow {type(module).__name__}: {reason}") from error
     graph = program.graph
     for node in graph.find_nodes(op="call_function", target=aten.dropout.default):

@@ -168,10 +168,14 @@ def export_stream(context: StageContext) -> StreamExported:
 
 def _fresh(model: ModelSpec, splits: Splits, seed: int) -> Network:
     """Build the network that a recipe's `model` section describes, for these splits."""
+    from armlet.analysis.graph import trace
     from armlet.models.network import architecture_of, build
 
     options = model.model_dump(mode="json", exclude={"kind"})
-    return build(architecture_of(model.kind, options, splits.inputs, splits.task.output_shape), seed)
+    network = build(architecture_of(model.kind, options, splits.inputs, splits.task.output_shape), seed)
+    if model.kind == "module":  # else it would be found out only after it is trained
+        trace(network.module, network.architecture.inputs)
+    return network
 
 
 def _train(
