@@ -222,7 +222,7 @@ def check_alike(case: Case, folder: Path, *, rounded: bool, board: bool) -> None
 
 @requires_board
 def test_every_registered_family_is_drawn():
-    assert set(FAMILIES) == set(REGISTERED)
+    assert set(FAMILIES) == set(REGISTERED) - {"module"}  # has no options of its own to draw from
 
 
 @each_family

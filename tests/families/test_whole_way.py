@@ -18,6 +18,7 @@ from tests.families.conftest import (
     quantized,
     requires_board,
 )
+from torch import nn
 
 from armlet.artifacts import InputSpec
 from armlet.data.splits import Samples
@@ -153,7 +154,9 @@ def test_integer_weights_in_float_arithmetic_answer_as_torch_says(
     case: Case, grouped: bool, tmp_path: Path
 ) -> None:
     samples = case.samples()
-    groups = {"weights": "per_group", "group_size": 3 if case.family == "lstm" else 4, "weight_bits": 4}
+    width = [m.in_features for m in case.build().module.modules() if isinstance(m, nn.Linear)][-1]
+    size = next(n for n in range(2, width + 1) if width % n == 0)
+    groups = {"weights": "per_group", "group_size": size, "weight_bits": 4}
     network = weights_alone(case, samples, **(groups if grouped else {}))
     assert any(p.group for p in network.quantization.parameters) == grouped
     assert not network.quantization.activations

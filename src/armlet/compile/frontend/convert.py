@@ -274,11 +274,12 @@ def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 def _gather(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     table, index = reader.constants.get(node.input[0]), reader.constants.get(node.input[1])
-    shape = reader.tensor(node.input[0]).shape
-    axis = attributes(node).get("axis", 0) % max(len(shape), 1)
-    if table is None and index is not None and index.values.size == 1 and prod(shape[:axis]) == 1:
-        _append_part(node, name, reader, axis, int(index.values.reshape(-1)[0]))
-        return
+    if table is None and index is not None and index.values.size == 1:
+        shape = reader.tensor(node.input[0]).shape
+        axis = attributes(node).get("axis", 0) % len(shape)
+        if prod(shape[:axis]) == 1:
+            _append_part(node, name, reader, axis, int(index.values.reshape(-1)[0]))
+            return
     if table is None or table.values.ndim != 2 or attributes(node).get("axis", 0) != 0:
         raise RefusedNode("only rows of a constant table are gathered")
     if reader.tensor(node.input[1]).dtype != "int32":
