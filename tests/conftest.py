@@ -21,6 +21,13 @@ hypothesis.settings.load_profile("armlet")
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Weights that a test or its fixtures leave to chance are the same in every run and in every order."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder of this test session, shared by its processes; only data sets come from the user's cache."""
