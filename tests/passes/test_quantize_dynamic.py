@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from pydantic import ValidationError
+from tests.passes.conftest import learned
 from torch import nn
 
 from armlet.compile.frontend.graph import Clamp
@@ -42,13 +43,7 @@ def trained(request: pytest.FixtureRequest, tiny_network, splits):
         network = tiny_network("fnn")
     else:
         network = build(architecture_of("transformer", TRANSFORMER, splits.inputs, (4,)), seed=0)
-    x, y = torch.from_numpy(splits.train.inputs[0]), torch.from_numpy(splits.train.targets)
-    optimizer = torch.optim.Adam(network.module.parameters(), 0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(network.module(x), y).backward()
-        optimizer.step()
-    return network
+    return learned(network, splits)
 
 
 def test_a_trained_network_keeps_its_score_and_its_answers(trained, context, splits, tmp_path):

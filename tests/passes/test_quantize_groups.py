@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tests.passes.conftest import learned
 from torch import nn
 
 from armlet.analysis.cost import cost_of
@@ -47,13 +48,7 @@ def network_of(kind: str, tiny_network, splits):
 def trained(request: pytest.FixtureRequest, tiny_network, splits):
     """A network that has learned the task."""
     network = network_of(request.param, tiny_network, splits)
-    x, y = torch.from_numpy(splits.train.inputs[0]), torch.from_numpy(splits.train.targets)
-    optimizer = torch.optim.Adam(network.module.parameters(), 0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(network.module(x), y).backward()
-        optimizer.step()
-    return network
+    return learned(network, splits)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -22,16 +22,16 @@ class TorchRecurrent(nn.Module):
 
     def __init__(self, source: nn.RNNBase) -> None:
         super().__init__()
-        cell = _cell_of(source)
+        self.cell = _cell_of(source)
         self.input_size, self.num_layers, self.bidirectional = (
             source.input_size, source.num_layers, source.bidirectional
         )  # fmt: skip
-        self.dropout, self.batch_first, self.gives_pair = source.dropout, source.batch_first, cell == "lstm"
+        self.dropout, self.batch_first = source.dropout, source.batch_first
         directions = 2 if source.bidirectional else 1
         widths = [source.input_size, *[directions * source.hidden_size] * (source.num_layers - 1)]
         direction = "bidirectional" if source.bidirectional else "forward"
         self.layers = nn.ModuleList(
-            [Recurrent(cell, width, source.hidden_size, direction) for width in widths]  # type: ignore[arg-type]
+            [Recurrent(self.cell, width, source.hidden_size, direction) for width in widths]  # type: ignore[arg-type]
         )
         self.register_load_state_dict_pre_hook(_read_torchs_names)  # type: ignore[no-untyped-call]
         self.load_state_dict(source.state_dict())
@@ -39,13 +39,7 @@ class TorchRecurrent(nn.Module):
     @property
     def hidden_size(self) -> int:
         """Units of each direction of the last layer."""
-        return self._last.weight.shape[1] // GATES[self._last.cell]
-
-    @property
-    def _last(self) -> Recurrent:
-        layer = self.layers[-1]
-        assert isinstance(layer, Recurrent)  # noqa: S101 - of the constructor
-        return layer
+        return self.layers[-1].get_parameter("weight").shape[1] // GATES[self.cell]
 
     def forward(
         self, inputs: Tensor, state: object = None
@@ -67,7 +61,7 @@ class TorchRecurrent(nn.Module):
             width = last.shape[1] // directions
             states += [last[:, d * width : (d + 1) * width] for d in range(directions)]
         hidden, outputs = torch.stack(states), frames if self.batch_first else frames.transpose(0, 1)
-        return (outputs, (hidden, None)) if self.gives_pair else (outputs, hidden)
+        return (outputs, (hidden, None)) if self.cell == "lstm" else (outputs, hidden)
 
 
 def with_own_layers(module: nn.Module) -> nn.Module:

@@ -337,9 +337,20 @@ def _latency_plot(report: ReportInput) -> str:
     return plots.interval(latency, report.recipe.budgets.latency) if latency else ""
 
 
-def _text(representer: SafeRepresenter, text: str) -> ScalarNode:
-    """Write a text of several lines, such as a model's code, line by line."""
-    return representer.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+def _representer() -> type[SafeRepresenter]:
+    """Return what writes a text of several lines, such as a model's code, line by line; others' writers stay."""
+    from ruamel.yaml.representer import SafeRepresenter
+
+    class Representer(SafeRepresenter):
+        pass
+
+    def represent(representer: SafeRepresenter, text: str) -> ScalarNode:
+        return representer.represent_scalar(
+            "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+        )
+
+    Representer.add_representer(str, represent)
+    return Representer
 
 
 def _yaml(spec: Spec) -> str:
@@ -349,6 +360,6 @@ def _yaml(spec: Spec) -> str:
     writer = YAML(typ="safe", pure=True)
     writer.default_flow_style = False
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # keeps the order of the fields
-    writer.representer.add_representer(str, _text)
+    writer.Representer = _representer()
     writer.dump(spec.model_dump(mode="json", exclude_none=True), stream)
     return stream.getvalue()

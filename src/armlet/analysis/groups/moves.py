@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,13 +106,10 @@ def cat(tracker: Tracker, node: Node) -> bool:
     if len(dims) > 1:
         return False
     (tracked,) = dims
-    parts = [tracker.numbers(n, tracked) for n in sources]
     if dim == tracked:
-        tracker.values[node] = Channels(dim, np.concatenate(parts))
+        tracker.values[node] = Channels(dim, np.concatenate([tracker.numbers(n, tracked) for n in sources]))
         return True
-    for part in parts[1:]:
-        tracker.join(parts[0], part)
-    tracker.values[node] = Channels(tracked, parts[0])
+    tracker.values[node] = _side_by_side(tracker, sources, tracked)
     return True
 
 
@@ -124,11 +122,7 @@ def stack(tracker: Tracker, node: Node) -> bool:
     dims = {tracker.values[n].dim for n in sources}
     if len(dims) > 1:
         return False
-    (dim,) = dims
-    first, *others = (tracker.numbers(n, dim) for n in arguments(node)[0])
-    for other in others:
-        tracker.join(first, other)
-    tracker.values[node] = Channels(dim + (at <= dim), first)
+    tracker.values[node] = _widened(_side_by_side(tracker, arguments(node)[0], *dims), at)
     return True
 
 
@@ -136,8 +130,21 @@ def unsqueeze(tracker: Tracker, node: Node) -> bool:
     """A new dimension of 1; a view to the same shape may be that of a single head, whose size is fixed (rule 7)."""
     if (channels := tracker.values.get(arguments(node)[0])) is not None:
         at = arguments(node)[1] % len(shape_of(node))
-        tracker.values[node] = Channels(channels.dim + (at <= channels.dim), channels.ids)
+        tracker.values[node] = _widened(channels, at)
     return True
+
+
+def _side_by_side(tracker: Tracker, sources: Sequence[Node], dim: int) -> Channels:
+    """Make each channel one of all of the sources, which lie next to each other along another dimension than `dim`."""
+    first, *others = (tracker.numbers(n, dim) for n in sources)
+    for other in others:
+        tracker.join(first, other)
+    return Channels(dim, first)
+
+
+def _widened(channels: Channels, at: int) -> Channels:
+    """Return where channels are once there is a new dimension `at`."""
+    return Channels(channels.dim + (at <= channels.dim), channels.ids)
 
 
 def select(tracker: Tracker, node: Node) -> bool:

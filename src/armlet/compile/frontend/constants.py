@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,11 +45,7 @@ def moved(node: onnx.NodeProto, operands: list[Constant]) -> Constant | None:
     if given is None or given.scale is None or given.zero is None:
         return None
     if node.op_type == "Transpose":
-        order = attributes(node).get("perm", list(reversed(range(given.values.ndim))))
-        if given.has_blocks:
-            values, scale, zero = (part.transpose(order) for part in (given.values, given.scale, given.zero))
-            return Constant(values, scale, zero)
-        return Constant(given.values.transpose(order), given.scale, given.zero, order.index(given.axis))
+        return transposed(given, attributes(node).get("perm", list(reversed(range(given.values.ndim)))))
     symmetric = given.values.dtype == np.int8 and not np.any(given.zero)
     if node.op_type != "Reshape" or not symmetric or given.values.ndim != 2 or given.scale.ndim != 1:
         return None
@@ -66,6 +63,16 @@ def moved(node: onnx.NodeProto, operands: list[Constant]) -> Constant | None:
         return given
     by_row = (shape[0], shape[1] // size)
     return Constant(given.values.reshape(shape), given.scale.reshape(by_row), given.zero.reshape(by_row))
+
+
+def transposed(constant: Constant, order: Sequence[int]) -> Constant:
+    """Return a constant with its dimensions in another order, its scales with it."""
+    values = constant.values.transpose(order)
+    if constant.scale is None or constant.zero is None:
+        return Constant(values)
+    if constant.has_blocks:
+        return Constant(values, constant.scale.transpose(order), constant.zero.transpose(order))
+    return Constant(values, constant.scale, constant.zero, order.index(constant.axis))
 
 
 def _as_int8(values: Array) -> Array:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from armlet.compile.frontend.constants import transposed
 from armlet.compile.frontend.generic import append, convert_generic
 from armlet.compile.frontend.graph import (
     Add,
@@ -130,12 +131,6 @@ def _resize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     append(reader, node, name, Enlarge(factor), (node.input[0],))
 
 
-def _transposed(weight: Constant) -> Constant:
-    if weight.scale is None or weight.zero is None:
-        return Constant(weight.values.T)
-    return Constant(weight.values.T, weight.scale.T, weight.zero.T, 1 - weight.axis)
-
-
 def _of_groups(weight: Constant) -> Constant:
     """Return a weight [outputs, inputs]; refuse blocks that are not groups of the inputs of one output, around 0."""
     scale = weight.scale
@@ -153,7 +148,7 @@ def _gemm(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     weight = reader.constant(node, 1)
     if weight is None:
         raise RefusedNode("it has no weight")
-    weight = _of_groups(weight if given.get("transB", 0) else _transposed(weight))
+    weight = _of_groups(weight if given.get("transB", 0) else transposed(weight, (1, 0)))
     outputs = weight.values.shape[0]
     bias = reader.constant(node, 2) or _zero_bias(outputs)
     if bias.values.size not in (1, outputs):
@@ -174,7 +169,7 @@ def _matmul(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         else:
             convert_generic(node, name, reader)
         return
-    op = Dense(_of_groups(_transposed(right)), _zero_bias(right.values.shape[1]))
+    op = Dense(_of_groups(transposed(right, (1, 0))), _zero_bias(right.values.shape[1]))
     append(reader, node, name, op, (node.input[0],))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from armlet.compile.kernels.epilogue import FloatClamp, Requantize, finished, to_int8
+from armlet.compile.kernels.epilogue import FloatClamp, Requantize, finished, in_steps, to_int8
 from armlet.compile.kernels.loops import (
     Buffer,
     Expr,
@@ -140,13 +140,10 @@ def build_to_float(spec: ToFloat, vector: Vector) -> tvm.tirx.PrimFunc:
 
 def build_quantize(spec: Quantize, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, q). The division is IEEE float32 division, not a product with 1 / scale."""
-    from tvm import tirx
 
     def value(lanes: int, x: Expr) -> Expr:
-        scaled = tirx.nearbyint(x / constant(spec.scale, "float32", lanes))
-        limited = clamped(scaled, -128 - spec.zero, 127 - spec.zero, "float32", lanes)
-        integer = cast(limited, "int32", lanes) + constant(spec.zero, "int32", lanes)
-        return cast(integer, "int8", lanes)
+        steps = in_steps(x, spec.scale, (-128 - spec.zero, 127 - spec.zero), lanes)
+        return cast(steps + constant(spec.zero, "int32", lanes), "int8", lanes)
 
     return _flat(spec.size, ("float32",), "int8", 2 * vector.lanes("float32"), value)
 

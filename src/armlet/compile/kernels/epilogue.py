@@ -155,6 +155,14 @@ def _combined(parts: list[Expr]) -> Expr:
     return parts[0]
 
 
+def in_steps(x: Expr, scale: float, limits: tuple[float, float], lanes: int) -> Expr:
+    """Return float32 x in whole steps of a scale, within limits, as int32: an IEEE division, halves to even."""
+    from tvm import tirx
+
+    whole = tirx.nearbyint(x / constant(scale, "float32", lanes))
+    return cast(clamped(whole, *limits, "float32", lanes), "int32", lanes)
+
+
 def to_int8(scaled: Expr, zero: int, limits: tuple[int, int], lanes: int) -> Expr:
     """Return clamp(scaled + zero) of int32 as int8; by way of int16, which takes half the registers."""
     value = cast(clamped(scaled, -(2**15), 2**15 - 1, "int32", lanes), "int16", lanes)

@@ -129,7 +129,7 @@ def build(spec: Recurrence, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, product, ..., [scales], [bias], [length], [h], [c], result).
 
     x is the input's share of the gates with its bias, [T, D, gates]; scales, of integer weights, and bias, of the
-    recurrent product, which only a gru has apart, are [D, gates].
+    recurrent product, which only a gru has apart, are [D, gates]; with scales it is bias / scale.
     """
     parameters = [Parameter("x", spec.steps * spec.directions * spec.gates, "float32")]
     element = "int8" if spec.integer_weights else "float32"
@@ -252,7 +252,7 @@ class _Writer:
             self._copy_out(row * spec.hidden, self.h)
 
     def _product(self, number: int, d: Expr, ends: tuple[Buffer, Buffer], bias: Buffer | None) -> None:
-        """Write target[outputs] = scales × (weight × source[inputs]) + bias."""
+        """Write target[outputs] = scales × (weight × source[inputs] + bias)."""
         source, target = ends
         inputs, outputs = self.spec.products[number]
         scales, wide = self.buffers.get("scales"), "float32" if self.spec.integer_weights else None
@@ -263,13 +263,8 @@ class _Writer:
         with tiles(outputs, tile) as (_, first):
             here = d * outputs + first
             for at in range(0, tile, lanes):
-                begins = bias is not None and scales is None
-                store(
-                    acc,
-                    at,
-                    lanes,
-                    load(bias, here + at, lanes) if begins else constant(0.0, "float32", lanes),
-                )
+                start = constant(0.0, "float32", lanes)
+                store(acc, at, lanes, start if bias is None else load(bias, here + at, lanes))
             block = d * inputs * outputs + first * (inputs if packed else 1)
             with loop(inputs) as k:
                 row = block + k * (tile if packed else outputs)
@@ -278,9 +273,7 @@ class _Writer:
                     store(acc, at, lanes, load(acc, at, lanes) + product)
             for at in range(0, tile, lanes):
                 value = load(acc, at, lanes)
-                if scales is not None:
-                    value = value * load(scales, here + at, lanes)
-                    value = value if bias is None else value + load(bias, here + at, lanes)
+                value = value if scales is None else value * load(scales, here + at, lanes)
                 store(target, first + at, lanes, value)
 
     def _cell(self, share: Expr, at: Expr, lanes: int) -> Expr:

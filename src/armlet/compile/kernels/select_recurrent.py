@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from armlet.compile.frontend import graph as g
 from armlet.compile.kernels import conv2d, integer_recurrent, recurrent
-from armlet.compile.kernels.epilogue import FloatClamp, Requantize, WeightScale
+from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale, result
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.quantized.recurrent import constants_of, tanh_table
@@ -47,17 +45,21 @@ def _emit_float(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> Non
         parts=op.parts,  # type: ignore[arg-type]
         integer_weights=op.quantized is not None,
     )
-    share = _share(layer, op, padding, builder)
     if op.quantized is None:
-        factors = [
-            *op.recurrent[1:],
-            padding(op.recurrent[0]),
-        ]  # the right factor, if there are two, comes first
-        arguments = [share, *(recurrent.pack_product(factor, vector) for factor in factors)]
+        # The right factor, if there are two, comes first.
+        weights, factors = op.weight, [*op.recurrent[1:], padding(op.recurrent[0])]
+        bias, recurrent_bias, scales, recurrent_scales = op.bias, op.recurrent_bias, [], []
+        epilogue: Epilogue = FloatClamp(None, None)
     else:
-        packed = recurrent.pack_product(padding(op.quantized[1].values), vector)
-        arguments = [share, packed, padding(_row_scales(op.quantized[1])).reshape(-1)]
-    arguments += [padding(op.recurrent_bias).reshape(-1)] if op.cell == "gru" else []
+        weights, factors = op.quantized[0].values, [padding(op.quantized[1].values)]
+        by_row, recurrent_by_row = map(_row_scales, op.quantized)
+        bias, recurrent_bias = _in_units(op.bias, by_row), _in_units(op.recurrent_bias, recurrent_by_row)
+        scales, recurrent_scales = ([padding(s).reshape(-1)] for s in (by_row, recurrent_by_row))
+        epilogue = WeightScale(None, None)
+    constants = [padding(bias).reshape(-1), *scales]
+    share = _share(layer, op, padding(weights).reshape(-1, weights.shape[2]), constants, epilogue, builder)
+    arguments = [share, *(recurrent.pack_product(factor, vector) for factor in factors), *recurrent_scales]
+    arguments += [padding(recurrent_bias).reshape(-1)] if op.cell == "gru" else []
     arguments += [builder.row_major(name).var for name in layer.inputs[1:]]
     kernel = Kernel(op.cell, "loop over time", spec, recurrent.build, spec.macs)
     size = sum(map(spec.size, spec.parts))
@@ -65,23 +67,22 @@ def _emit_float(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> Non
 
 
 def _share(
-    layer: g.Layer, op: g.Recurrent, padding: Callable[[g.Array], g.Array], builder: ProgramBuilder
+    layer: g.Layer,
+    op: g.Recurrent,
+    weight: g.Array,
+    constants: list[g.Array],
+    epilogue: Epilogue,
+    builder: ProgramBuilder,
 ) -> object:
-    """Call the kernel that computes the input's share of all gates of all steps."""
-    steps, _, inputs = builder.graph.tensors[layer.inputs[0]].shape
-    weight, bias = padding(op.weight if op.quantized is None else op.quantized[0].values), op.bias
-    constants = []
-    if op.quantized is not None:
-        scales = _row_scales(op.quantized[0])
-        bias, constants = (bias / scales).astype(np.float32), [padding(scales).reshape(-1)]
-    rows = weight.shape[0] * weight.shape[1]
-    epilogue = FloatClamp(None, None) if op.quantized is None else WeightScale(None, None)
-    dense = conv2d.Conv2d(1, steps, inputs, rows, (1, 1), (1, 1), 1, epilogue)
+    """Call the kernel that computes the input's share of all gates of all steps, with weights [D × gates, inputs]."""
+    steps, (rows, inputs) = builder.graph.tensors[layer.inputs[0]].shape[0], weight.shape
+    reach = weight.dtype == np.int8 and bool(weight.min() == -128)
+    dense = conv2d.Conv2d(1, steps, inputs, rows, (1, 1), (1, 1), 1, epilogue, reach)
     tile = conv2d.tile_of(dense, builder.vector)
-    packed = pack_conv2d(weight.reshape(-1, inputs)[:, :, None, None], dense, tile)
     kernel = Kernel(f"{op.cell}_input", tile.step, dense, conv2d.build, dense.macs)
-    operands = [builder.row_major(layer.inputs[0]).var, packed, padding(bias).reshape(-1), *constants]
-    return builder.call(layer.name, kernel, operands, steps * rows, "float32")
+    packed = pack_conv2d(weight[:, :, None, None], dense, tile)
+    operands = [builder.row_major(layer.inputs[0]).var, packed, *constants]
+    return builder.call(layer.name, kernel, operands, steps * rows, result(epilogue))
 
 
 def _row_scales(weight: g.Constant) -> g.Array:
@@ -90,21 +91,20 @@ def _row_scales(weight: g.Constant) -> g.Array:
     return np.broadcast_to(weight.scale, weight.values.shape[:2])
 
 
+def _in_units(bias: g.Array, scales: g.Array) -> g.Array:
+    """Return what sums of products with int8 weights begin at."""
+    return (bias / scales).astype(np.float32)
+
+
 def _emit_integer(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> None:
     """Call the kernels of a layer that takes int8 values; where its states go on, all that it gives is in float32."""
     assert layer.integer is not None  # noqa: S101 - the caller has looked
-    vector, (steps, _, inputs) = builder.vector, builder.graph.tensors[layer.inputs[0]].shape
-    output, result = layer.integer.output, builder.graph.tensors[layer.output].dtype
+    vector, steps = builder.vector, builder.graph.tensors[layer.inputs[0]].shape[0]
+    output, dtype = layer.integer.output, builder.graph.tensors[layer.output].dtype
     constants = constants_of(op, layer.integer.inputs[0], output)
-    rows = len(constants.weight)
     to_gates = Requantize(constants.share.shift, 0, -(2**15), 2**15 - 1, "int16")
-    reach = bool(constants.weight.min() == -128)
-    dense = conv2d.Conv2d(1, steps, inputs, rows, (1, 1), (1, 1), 1, to_gates, reach)
-    tile = conv2d.tile_of(dense, vector)
-    kernel = Kernel(f"{op.cell}_input", tile.step, dense, conv2d.build, dense.macs)
-    weight = pack_conv2d(constants.weight[:, :, None, None], dense, tile)
-    operands = [builder.row_major(layer.inputs[0]).var, weight, constants.bias, constants.share.multipliers]
-    share = builder.call(layer.name, kernel, operands, steps * rows, "int16")
+    added = [constants.bias, constants.share.multipliers]
+    share = _share(layer, op, constants.weight, added, to_gates, builder)
     spec = integer_recurrent.IntegerRecurrence(
         cell=op.cell,  # type: ignore[arg-type]  # the frontend gives no others
         direction=op.direction,  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def _emit_integer(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> N
         has_length="length" in op.given,
         initial=tuple(word for word in op.given if word != "length"),  # type: ignore[misc]
         parts=op.parts,  # type: ignore[arg-type]
-        scale=output.scale if result == "float32" else None,
+        scale=output.scale if dtype == "float32" else None,
         product=Requantize(constants.product.shift, 0, -(2**15), 2**15 - 1, "int16"),
         result=Requantize(constants.result.shift, output.zero, -128, 127),
         multiplier=int(constants.result.multipliers[0]),
@@ -127,4 +127,4 @@ def _emit_integer(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> N
     arguments += [builder.row_major(name).var for name in layer.inputs[1:]]
     loop = Kernel(op.cell, "loop over time", spec, integer_recurrent.build, spec.macs, "int8")
     size = sum(map(spec.size, spec.parts))
-    builder.define(layer.output, builder.call(layer.name, loop, arguments, size, result), None)
+    builder.define(layer.output, builder.call(layer.name, loop, arguments, size, dtype), None)

@@ -13,7 +13,6 @@ from armlet.compile.kernels.loops import (
     Parameter,
     Vector,
     cast,
-    clamped,
     constant,
     lanes_for,
     load,
@@ -67,15 +66,14 @@ def build(spec: Softmax, vector: Vector) -> tvm.tirx.PrimFunc:
     from tvm import tirx
     from tvm.script.ir_builder import tirx as t
 
-    lanes = lanes_for(spec.columns, vector.lanes("float32"))
+    lanes, mask_rows = lanes_for(spec.columns, vector.lanes("float32")), spec.mask_rows or 1
 
     def body(given: Buffer, *rest: Buffer) -> None:
         y = rest[-1]
         masked = t.alloc_buffer((spec.columns,), "float32") if spec.mask_rows else None
         best, most, sums = registers(lanes, "float32"), registers(1, "float32"), registers(1, "float32")
-        with loop(spec.rows // (spec.mask_rows or 1)) as block, loop(spec.mask_rows or 1) as mask_row:
-            row = block * (spec.mask_rows or 1) + mask_row
-            start = row * spec.columns
+        with loop(spec.rows // mask_rows) as block, loop(mask_rows) as mask_row:
+            start = (block * mask_rows + mask_row) * spec.columns
             if masked is not None:
                 with tiles(spec.columns, lanes) as (_, at):
                     scores = load(given, start + at, lanes)
@@ -103,11 +101,11 @@ def _mask(spec: Softmax | IntegerSoftmax) -> list[Parameter]:
 
 
 def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (x, [mask], exponentials, y). A mask is divided as `elementwise.build_quantize` divides."""
+    """Return the kernel (x, [mask], exponentials, y)."""
     from tvm import tirx
     from tvm.script.ir_builder import tirx as t
 
-    lanes = lanes_for(spec.columns, vector.lanes("int16"))
+    lanes, mask_rows = lanes_for(spec.columns, vector.lanes("int16")), spec.mask_rows or 1
 
     def body(x: Buffer, *rest: Buffer) -> None:
         table, y = rest[-2:]
@@ -115,15 +113,16 @@ def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
         terms = t.alloc_buffer((spec.columns,), "int32")
         most, sums, reciprocal = registers(1, "int32"), registers(1, "int64"), registers(1, "int32")
         shares = registers(lanes, "int32")
-        with loop(spec.rows // (spec.mask_rows or 1)) as block, loop(spec.mask_rows or 1) as mask_row:
-            start = (block * (spec.mask_rows or 1) + mask_row) * spec.columns
+        with loop(spec.rows // mask_rows) as block, loop(mask_rows) as mask_row:
+            start = (block * mask_rows + mask_row) * spec.columns
 
             def score(at: Expr) -> Expr:
                 return cast(x[start + at], "int32", 1) if moved is None else moved[at]
 
             if moved is not None:
                 with loop(spec.columns) as at:
-                    steps = _steps(rest[0][mask_row * spec.columns + at], spec.scale)
+                    mask = rest[0][mask_row * spec.columns + at]
+                    steps = ep.in_steps(mask, spec.scale, (-(2.0**16), 2.0**16), 1)
                     store(moved, at, 1, cast(x[start + at], "int32", 1) + steps)
             store(most, 0, 1, constant(-(2**17), "int32", 1))
             with loop(spec.columns) as at:
@@ -158,11 +157,3 @@ def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
         Parameter("y", size, "int8"),
     ]
     return prim_func(parameters, body)
-
-
-def _steps(mask: Expr, scale: float) -> Expr:
-    """Return a mask's number in steps of a scale, int32, at most 2^16 each way."""
-    from tvm import tirx
-
-    whole = tirx.nearbyint(mask / constant(scale, "float32", 1))
-    return cast(clamped(whole, -(2.0**16), 2.0**16, "float32", 1), "int32", 1)

@@ -211,8 +211,8 @@ def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
         return
     if isinstance(op, Generic):
         raise _StaysFloatError(f"{layer.kind} has no integer form")
-    masks = layer.inputs[1:] if isinstance(op, Softmax) else ()  # are added as they are
-    names = layer.inputs[: len(layer.inputs) - len(masks)]
+    names = layer.inputs[:1] if isinstance(op, Softmax) else layer.inputs  # a mask is added as it is
+    masks = layer.inputs[len(names) :]
     if any(name not in state.twins for name in names):
         raise _StaysFloatError("an input is not quantized")
     twins = [state.twins[name] for name in names]

@@ -133,9 +133,7 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     tables: list[LookupTable] = []
     notes: list[str] = []
     for node in traced.nodes:
-        if node in fused or node.target in SHARING or not _computes(node) or not _is_read(node, traced):
-            continue
-        if _scores_of(node, traced) is not None:
+        if node in fused or node.target in SHARING or not _computes(node) or _scores_of(node, traced):
             continue
         whole = _recurrence(node) or node  # which of its values a node takes of a recurrent layer is no layer
         if reason := _why_float(whole, traced, exclude, needed):
@@ -161,10 +159,6 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
 def _computes(node: Node) -> bool:
     """Whether the node computes on values of the network, not on its sizes."""
     return hasattr(node.meta.get("val"), "shape")
-
-
-def _is_read(node: Node, traced: Traced) -> bool:
-    return bool(node.users) or node in traced.outputs
 
 
 def _inputs(node: Node, traced: Traced) -> list[Node]:
@@ -307,7 +301,7 @@ def _recurrence(node: Node) -> Node | None:
 
 def _recurrent_weights(node: Node, traced: Traced) -> RecurrentWeights:
     weight, recurrent_weight = (traced.tensor_name(n) or "" for n in arguments(node)[2:4])
-    results = tuple(value_name(n) for n in node.users if _is_read(n, traced))
+    results = tuple(map(value_name, node.users))
     return RecurrentWeights(weight, recurrent_weight, value_name(arguments(node)[0]), results)
 
 
@@ -351,8 +345,7 @@ def _shared(traced: Traced, needed: set[Node]) -> tuple[tuple[str, ...], ...]:
     for node in traced.nodes:
         whole = _recurrence(node)
         if node.target in SHARING or whole is not None:
-            results = [n for n in whole.users if _is_read(n, traced)] if whole is not None else []
-            together = results or [node, *_inputs(node, traced)]
+            together = list(whole.users) if whole is not None else [node, *_inputs(node, traced)]
             joined = {leader[n] for n in together}
             first = min(joined, key=nodes.index)
             leader = {n: first if old in joined else old for n, old in leader.items()}
