@@ -1,4 +1,4 @@
-"""Dynamic INT8: linear layers quantise their input while they run, from the recipe to the compiled program."""
+"""Dynamic INT8: layers quantise their input while they run, from the recipe to the compiled program."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def answers(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
         return module(torch.from_numpy(inputs)).numpy()
 
 
-@pytest.fixture(params=["fnn", "transformer"])
+@pytest.fixture(params=["fnn", "cnn", "transformer"])
 def trained(request: pytest.FixtureRequest, tiny_network, splits):
     """A network that has learned the task."""
-    if request.param == "fnn":
-        network = tiny_network("fnn")
+    if request.param in ("fnn", "cnn"):
+        network = tiny_network(request.param)
     else:
         network = build(architecture_of("transformer", TRANSFORMER, splits.inputs, (4,)), seed=0)
     return learned(network, splits)
@@ -63,8 +63,9 @@ def test_a_trained_network_keeps_its_score_and_its_answers(trained, context, spl
     np.testing.assert_allclose(on_host, found, rtol=0, atol=0.02 * np.ptp(found))
     assert np.median(np.abs(on_host - found)) < 1e-5
     dynamic = sum(p.dynamic_input for p in quantized.quantization.parameters)
-    assert sum(k.op == "dynamic_dense" for k in compiled.kernels) == dynamic
-    assert f"{dynamic} linear layers quantise their input while they run" in record.notes[0]
+    kernels = sum(k.op in ("dynamic_dense", "dynamic_conv2d") for k in compiled.kernels)
+    assert kernels == dynamic
+    assert f"{dynamic} layers quantise their input while they run" in record.notes[0]
     assert "no samples needed" in record.notes[0]
 
 
@@ -93,13 +94,19 @@ def test_each_sample_has_the_range_of_its_own(factor):
         np.testing.assert_array_equal(rounded, integers.dequantize(integers.quantize(sample, origin), origin))
 
 
-def test_convolutions_keep_float_arithmetic_and_the_notes_say_so(tiny_network, context, splits, tmp_path):
-    quantized, record = quantize(tiny_network(), context)
-    convolutions = sum(isinstance(m, nn.Conv2d) for m in quantized.module.modules())
-    assert f"1 linear layers quantise their input while they run; {convolutions} others" in record.notes[0]
+def test_depthwise_convolutions_keep_float_arithmetic_and_the_notes_say_so(
+    tiny_network, context, splits, tmp_path
+):
+    quantized, record = quantize(tiny_network("cnn", block="separable"), context)
+    convolutions = [m for m in quantized.module.modules() if isinstance(m, nn.Conv2d)]
+    depthwise = sum(m.groups > 1 for m in convolutions)
+    dynamic = len(convolutions) - depthwise + 1
+    assert depthwise
+    assert f"{dynamic} layers quantise their input while they run; {depthwise} others" in record.notes[0]
     export_onnx(quantized, splits.test, tmp_path)
     operators = [n.op_type for n in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert operators.count("Conv") == convolutions
+    assert operators.count("Conv") == depthwise
+    assert operators.count("ConvInteger") == dynamic - 1
     assert operators.count("MatMulInteger") == 1
     program = lower(tmp_path / "model.onnx", load_target("raspberry-pi-4"))
     assert [c.op for c in program.calls][-3:] == ["dynamic_range", "dynamic_quantize", "dynamic_dense"]
@@ -110,9 +117,8 @@ def test_values_that_several_layers_read_are_quantised_once(splits, context, tmp
     quantized, _ = quantize(network, context)
     export_onnx(quantized, splits.test, tmp_path)
     operators = [n.op_type for n in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert (
-        operators.count("MatMulInteger") - operators.count("DynamicQuantizeLinear") == 2
-    )  # query, key, value
+    products = operators.count("MatMulInteger") + operators.count("ConvInteger")
+    assert products - operators.count("DynamicQuantizeLinear") == 2  # query, key, value
 
 
 def test_a_stored_network_answers_the_same(tiny_network, context, splits, tmp_path):

@@ -1,7 +1,7 @@
-"""Linear layers whose input is quantised while the program runs, as the ONNX operators that quantize_dynamic writes.
+"""Layers whose input is quantised while the program runs, as the ONNX operators that quantize_dynamic writes.
 
-DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul -> Add. Weights are uint8 around 128 and not int8: with those,
-ONNX Runtime saturates sums of two products on CPUs without VNNI.
+DynamicQuantizeLinear -> MatMulInteger or ConvInteger -> Cast -> Mul -> Add. Weights are uint8 around 128 and not int8:
+with those, ONNX Runtime saturates sums of two products on CPUs without VNNI.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def store_dynamic(graph: ir.Graph, parameter: ParameterQuantization, integers: n
     Args:
         graph: in which the weight stands behind a DequantizeLinear.
         parameter: how the weight is quantised.
-        integers: of the weight, int8 [outputs, inputs].
+        integers: of the weight, int8 [outputs, inputs, ...].
 
     Raises:
         UnsupportedOperator: something else than one product uses the weight.
@@ -29,14 +29,21 @@ def store_dynamic(graph: ir.Graph, parameter: ParameterQuantization, integers: n
     old = _product(graph, name)
     value, bias = old.inputs[0], old.inputs[2] if len(old.inputs) > 2 else None
     quantize = _quantization(graph, value, old)
-    weight = np.ascontiguousarray((integers.astype(np.int16) + 128).astype(np.uint8).T)
+    convolution = old.op_type == "Conv"
+    weight = (integers.astype(np.int16) + 128).astype(np.uint8)
+    weight = weight if convolution else np.ascontiguousarray(weight.T)
     for suffix in ("quantized", "zero_point"):
         del graph.initializers[f"{name}.{suffix}"]
     stored = initializer(graph, f"{name}.quantized", weight)
     zero = initializer(graph, f"{name}.zero_point", np.array(128, np.uint8))
     scale = graph.initializers[f"{name}.scale"]
+    if convolution:
+        scale, bias = _by_channel(scale), None if bias is None else _by_channel(bias)
     numbers, factor, middle = quantize.outputs
-    product = _node("MatMulInteger", [numbers, stored, middle, zero], f"{layer}.integer_product")
+    kind = "ConvInteger" if convolution else "MatMulInteger"
+    product = _node(kind, [numbers, stored, middle, zero], f"{layer}.integer_product")
+    if convolution:
+        product.attributes.update(old.attributes)
     number = _node("Cast", [product.outputs[0]], f"{layer}.number", {"to": ir.DataType.FLOAT})
     factors = _node("Mul", [factor, scale], f"{layer}.factors")
     scaled = _node("Mul", [number.outputs[0], factors.outputs[0]], f"{layer}.scaled")
@@ -64,13 +71,21 @@ def initializer(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
     return value
 
 
+def _by_channel(value: ir.Value) -> ir.Value:
+    """Turn a constant [C] into one [C, 1, 1], which goes along the channels of pictures."""
+    assert value.const_value is not None  # noqa: S101 - of scales and biases
+    tensor = ir.tensor(value.const_value.numpy().reshape(-1, 1, 1), name=value.name)
+    value.const_value, value.shape = tensor, tensor.shape
+    return value
+
+
 def _product(graph: ir.Graph, weight: str) -> ir.Node:
-    """Return the Gemm or MatMul that alone uses a dequantised weight, which is removed."""
+    """Return the Conv, Gemm or MatMul that alone uses a dequantised weight, which is removed."""
     dequantize = next(node for node in graph if node.outputs[0].name == weight)
     uses = list(dequantize.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type not in ("Gemm", "MatMul"):
+    if len(uses) != 1 or uses[0].node.op_type not in ("Conv", "Gemm", "MatMul"):
         kinds = ", ".join(use.node.op_type for use in uses)
-        raise UnsupportedOperator(f"{weight} is used by {kinds}, not by one matrix product alone")
+        raise UnsupportedOperator(f"{weight} is used by {kinds}, not by one product alone")
     node = uses[0].node
     node.replace_input_with(1, None)
     graph.remove(dequantize, safe=True)
@@ -79,7 +94,7 @@ def _product(graph: ir.Graph, weight: str) -> ir.Node:
 
 def _quantization(graph: ir.Graph, value: ir.Value | None, before: ir.Node) -> ir.Node:
     """Return the node that quantises a value, made where there is none yet."""
-    assert value is not None  # noqa: S101 - Gemm and MatMul have it
+    assert value is not None  # noqa: S101 - every product has it
     found = next((use.node for use in value.uses() if use.node.op_type == "DynamicQuantizeLinear"), None)
     if found is None:
         found = ir.node("DynamicQuantizeLinear", [value], num_outputs=3)

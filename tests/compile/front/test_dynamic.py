@@ -1,4 +1,4 @@
-"""Linear layers that quantise their input while they run: kernels, and ONNX Runtime's quantize_dynamic files."""
+"""Layers that quantise their input while they run: kernels, and ONNX Runtime's quantize_dynamic files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from armlet.compile.frontend.graph import Clamp
+from armlet.compile.frontend.graph import Clamp, Constant, Conv2d
 from armlet.compile.kernels import conv2d, dynamic
 from armlet.compile.kernels.epilogue import FloatClamp
 from armlet.compile.kernels.loops import Vector
@@ -78,16 +78,56 @@ def test_the_product_equals_the_reference_bit_for_bit(case, shape, least, vector
     bias = generator.normal(size=outputs).astype(np.float32)
     expected = numbers.dense(x, weight, scales, bias, Clamp(-2.0, None))
 
-    spec = dynamic.Dense(rows, inputs, outputs, FloatClamp(-2.0, None), least == -128)
-    packed = pack_conv2d(weight[:, :, None, None], spec.products, conv2d.tile_of(spec.products, vector))
+    one = (1, 1)
+    sums = conv2d.Conv2d(1, rows, inputs, outputs, one, one, 1, dynamic.INTEGERS, least == -128)
+    packed = pack_conv2d(weight[:, :, None, None], sums, conv2d.tile_of(sums, vector))
     origin = numbers.quantization_of(x)
     given = np.float32([origin.scale, origin.zero])
     minus = -weight.astype(np.int32).sum(1, dtype=np.int32)
-    function = dynamic.build_dense(spec, vector)
+    function = dynamic.build_product(dynamic.Product(sums, FloatClamp(-2.0, None)), vector)
     q = integers.quantize(x, origin)
     y = run_kernel(function, q, given, packed, minus, scales, bias, size=rows * outputs, dtype=np.float32)
 
     np.testing.assert_array_equal(y.view(np.uint32), expected.reshape(-1).view(np.uint32))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "groups", "outputs"),
+    [
+        ((1, 9, 9), (3, 3), (2, 2), 1, 17),
+        ((16, 7, 12), (1, 1), (1, 1), 1, 24),
+        ((12, 8, 8), (3, 2), (1, 2), 4, 16),
+        ((5, 6, 6), (3, 3), (1, 1), 5, 5),
+    ],
+    ids=str,
+)
+def test_the_convolution_equals_the_reference_bit_for_bit(
+    case, shape, kernel, stride, groups, outputs, vector: Vector, run_kernel
+):
+    generator = np.random.default_rng(6)
+    x = _values(case, int(np.prod(shape))).reshape(shape)
+    weight = generator.integers(-127, 128, (outputs, shape[0] // groups, *kernel)).astype(np.int8)
+    scales = generator.uniform(0.001, 0.01, outputs).astype(np.float32)
+    bias = generator.normal(size=outputs).astype(np.float32)
+    stored = Constant(weight, scales, np.zeros(outputs, np.int8))
+    layer = Conv2d(stored, Constant(bias), stride, (0, 0, 0, 0), groups, Clamp(None, 3.0), dynamic=True)
+    expected = numbers.conv2d(x, layer)
+
+    sums = conv2d.Conv2d(
+        shape[1], shape[2], shape[0], outputs, kernel, stride, groups, dynamic.INTEGERS, False
+    )
+    packed = pack_conv2d(weight, sums, conv2d.tile_of(sums, vector))
+    origin = numbers.quantization_of(x)
+    q = np.ascontiguousarray(integers.quantize(x, origin).transpose(1, 2, 0)).reshape(-1)
+    minus = -weight.reshape(outputs, -1).sum(1, dtype=np.int32)
+    function = dynamic.build_product(dynamic.Product(sums, FloatClamp(None, 3.0)), vector)
+    given = np.float32([origin.scale, origin.zero])
+    y = run_kernel(
+        function, q, given, packed, minus, scales, bias, size=expected.size, dtype=np.float32
+    ).reshape(*expected.shape[1:], outputs)
+
+    np.testing.assert_array_equal(y.view(np.uint32), expected.transpose(1, 2, 0).view(np.uint32))
 
 
 def _dynamic(name: str, value: str, outputs: str) -> list[onnx.NodeProto]:
@@ -148,21 +188,23 @@ def test_quantize_dynamic_itself_writes_what_is_read(tmp_path: Path, lowered, re
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     generator = np.random.default_rng(3)
-    weights = {"w": (19, 33), "b": (33,), "v": (5, 33), "c": (5,)}
+    weights = {"k": (3, 1, 1, 3), "l": (3,), "w": (19, 33), "b": (33,), "v": (5, 33), "c": (5,)}
     node = helper.make_node
     graph = helper.make_graph(
         [
-            node("MatMul", ["x", "w"], ["m"], name="first"),
+            node("Conv", ["x", "k", "l"], ["p"], name="window", pads=[0, 1, 0, 1]),
+            node("ReduceMean", ["p"], ["s"], name="mean", axes=[1, 2], keepdims=0),
+            node("MatMul", ["s", "w"], ["m"], name="first"),
             node("Add", ["m", "b"], ["a"], name="bias"),
             node("Relu", ["a"], ["r"], name="relu"),
             node("Gemm", ["r", "v", "c"], ["y"], name="second", transB=1),
         ],
         "network",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 19])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 1, 19])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
         [numpy_helper.from_array(generator.normal(size=s).astype(np.float32), n) for n, s in weights.items()],
     )
-    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(plain, tmp_path / "float.onnx")
     quantize_dynamic(
         tmp_path / "float.onnx",
@@ -174,10 +216,94 @@ def test_quantize_dynamic_itself_writes_what_is_read(tmp_path: Path, lowered, re
     model = onnx.load(tmp_path / "dynamic.onnx")
     program, run = lowered(model)
 
-    assert sum(c.op == "dynamic_dense" for c in program.calls) == 2
+    assert [c.op for c in program.calls if "dynamic_" in c.op and c.op.endswith(("conv2d", "dense"))] == [
+        "dynamic_conv2d",
+        "dynamic_dense",
+        "dynamic_dense",
+    ]
     for seed in range(10):
-        x = np.random.default_rng(seed).normal(size=(1, 19)).astype(np.float32)
+        x = np.random.default_rng(seed).normal(size=(1, 1, 1, 19)).astype(np.float32)
         np.testing.assert_array_equal(run(x)[0].view(np.uint32), reference(model)(x)[0].view(np.uint32))
+
+
+def _convolution(scales: tuple[int, ...] = (8, 1, 1), **attributes: object) -> onnx.ModelProto:
+    """Two convolutions of x [1, 4, 9, 11], one after the other, the second in groups."""
+    generator, nodes, constants, value, node = np.random.default_rng(9), [], {}, "x", helper.make_node
+    for name, shape, given in (
+        ("one", (8, 4, 3, 3), {"pads": [1, 0, 1, 2], **attributes}),
+        ("two", (6, 4, 3, 2), {"group": 2, "strides": [2, 1]}),
+    ):
+        parts = [f"{value}.q", f"{value}.scale", f"{value}.zero"]
+        nodes += [
+            node("DynamicQuantizeLinear", [value], parts),
+            node("ConvInteger", [parts[0], f"{name}.w", parts[2], f"{name}.zero"], [f"{name}.acc"], **given),
+            node("Cast", [f"{name}.acc"], [f"{name}.float"], to=TensorProto.FLOAT),
+            node("Mul", [parts[1], f"{name}.scale"], [f"{name}.factor"]),
+            node("Mul", [f"{name}.float", f"{name}.factor"], [f"{name}.product"]),
+            node("Add", [f"{name}.product", f"{name}.b"], [f"{name}.sum"]),
+            node("Relu", [f"{name}.sum"], [f"{name}.y"]),
+        ]
+        value = f"{name}.y"
+        constants[f"{name}.w"] = generator.integers(1, 256, shape).astype(np.uint8)
+        constants[f"{name}.zero"] = np.uint8(128)
+        size = scales if name == "one" else ()
+        constants[f"{name}.scale"] = np.asarray(generator.uniform(0.002, 0.006, size).astype(np.float32))
+        constants[f"{name}.b"] = generator.normal(size=(1, shape[0], 1, 1)).astype(np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 9, 11])],
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("mode", [{}, {"auto_pad": "SAME_LOWER", "pads": None}], ids=["pads", "auto_pad"])
+def test_convolutions_give_the_bits_of_onnx_runtime(mode, lowered, reference):
+    model = _convolution(**mode)
+    program, run = lowered(model)
+    expected = reference(model)
+
+    for seed in range(10):
+        x = np.random.default_rng(seed).normal(seed % 3 - 1, 1 + seed, (1, 4, 9, 11)).astype(np.float32)
+        found = run(x)[0]
+        np.testing.assert_array_equal(found.view(np.uint32), expected(x)[0].view(np.uint32))
+        assert np.count_nonzero(found) > found.size // 4
+    first = ["transpose", "spread", "dynamic_range", "dynamic_quantize", "dynamic_conv2d"]
+    assert [c.op for c in program.calls][: len(first)] == first
+    assert sum(c.op == "dynamic_conv2d" for c in program.calls) == 2
+    assert program.fallbacks == ()
+
+
+def test_the_reference_has_the_border_of_the_compiled_convolution(lowered):
+    model = _convolution()
+    _, run = lowered(model)
+    constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    x = np.random.default_rng(1).normal(size=(4, 9, 11)).astype(np.float32)
+    for name, stride, padding, groups in (("one", (1, 1), (1, 0, 1, 2), 1), ("two", (2, 1), (0, 0, 0, 0), 2)):
+        weight = (constants[f"{name}.w"].astype(np.int16) - 128).astype(np.int8)
+        scale = np.broadcast_to(constants[f"{name}.scale"].reshape(-1), (len(weight),))
+        stored = Constant(weight, scale, np.zeros(len(weight), np.int8))
+        bias = Constant(constants[f"{name}.b"].reshape(-1))
+        x = numbers.conv2d(x, Conv2d(stored, bias, stride, padding, groups, Clamp(0.0), dynamic=True))
+    first = np.random.default_rng(1).normal(size=(1, 4, 9, 11)).astype(np.float32)
+    np.testing.assert_array_equal(run(first)[0][0].view(np.uint32), x.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (_convolution(scales=(11,)), "its scales are those of another product"),
+        (_convolution(scales=(9, 1)), "its scales are those of another product"),
+        (_convolution(dilations=[2, 2], pads=[2, 1, 2, 3]), "it is dilated"),
+    ],
+    ids=["along the columns", "along the rows", "dilated"],
+)
+def test_a_convolution_that_is_none_is_refused(model: onnx.ModelProto, reason: str, tmp_path: Path):
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedOperator, match=reason):
+        lower(tmp_path / "model.onnx", load_target("host"))
 
 
 def test_two_products_of_one_value_quantise_it_once(lowered):
@@ -218,10 +344,10 @@ def _broken(change: str) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("zero point in the scale", "through MatMulInteger, Cast and Mul only"),
-        ("another use", "through MatMulInteger, Cast and Mul only"),
+        ("zero point in the scale", "through MatMulInteger or ConvInteger, Cast and Mul only"),
+        ("another use", "through MatMulInteger or ConvInteger, Cast and Mul only"),
         ("zero point", "its weight is not symmetric"),
-        ("no zero point of the input", "through MatMulInteger, Cast and Mul only"),
+        ("no zero point of the input", "through MatMulInteger or ConvInteger, Cast and Mul only"),
     ],
 )
 def test_what_is_no_such_layer_is_refused(change: str, reason: str, tmp_path: Path):
@@ -231,15 +357,20 @@ def test_what_is_no_such_layer_is_refused(change: str, reason: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize(
+    ("make", "shape", "answer"),
+    [(_two_layers, (3, 19), (3, 5)), (_convolution, (4, 9, 11), (6, 4, 10))],
+    ids=["linear", "convolution"],
+)
 def test_a_board_computes_the_same_bits_as_this_machine_and_onnx_runtime(
-    name: str, board, reference, tmp_path: Path
+    name: str, make, shape, answer, board, reference, tmp_path: Path
 ):
     del board  # skips where nothing can be built for boards
-    model, target = _two_layers(), load_target(name)
+    model, target, n = make(), load_target(name), int(np.prod(shape))
     onnx.save(model, tmp_path / "model.onnx")
     samples = np.stack(
-        [_values(c, 57).reshape(3, 19) for c in CASES]
-        + [_values("ordinary", 57).reshape(3, 19) * s for s in np.float32([0.01, 30])]
+        [_values(c, n).reshape(shape) for c in CASES]
+        + [_values("ordinary", n).reshape(shape) * s for s in np.float32([0.01, 30])]
     )
     samples.tofile(tmp_path / "inputs")
     here = compile_onnx(tmp_path / "model.onnx", load_target("host"), "net", tmp_path / "host")
@@ -250,7 +381,7 @@ def test_a_board_computes_the_same_bits_as_this_machine_and_onnx_runtime(
         [*command, str(tmp_path / "inputs"), str(tmp_path / "outputs"), str(len(samples))], check=True
     )
 
-    outputs = np.fromfile(tmp_path / "outputs", np.float32).reshape(len(samples), 3, 5)
+    outputs = np.fromfile(tmp_path / "outputs", np.float32).reshape(len(samples), *answer)
     on_host = HostProgram.load(tmp_path / "host", here).run_many(samples)
     np.testing.assert_array_equal(outputs.view(np.uint32), on_host.reshape(outputs.shape).view(np.uint32))
     expected = reference(model)(samples[:1])[0]

@@ -44,14 +44,15 @@ if TYPE_CHECKING:
     import onnx
 
 
-def _shape4(reader: Reader, value: str) -> tuple[int, int, int, int]:
+def shape4(reader: Reader, value: str) -> tuple[int, int, int, int]:
+    """Return the shape of a value [1, C, H, W]; refuse any other."""
     tensor = reader.tensor(value)
     if len(tensor.shape) != 4 or tensor.shape[0] != 1:
         raise RefusedNode(f"its input has the shape {list(tensor.shape)}, not [1, C, H, W]")
     return tensor.shape[0], tensor.shape[1], tensor.shape[2], tensor.shape[3]
 
 
-def _window(
+def window(
     node: onnx.NodeProto, shape: tuple[int, ...], kernel: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     """Return stride and padding (top, left, bottom, right) of a convolution or pooling node."""
@@ -80,11 +81,11 @@ def _zero_bias(n: int) -> Constant:
 
 
 def _conv(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    shape = _shape4(reader, node.input[0])
+    shape = shape4(reader, node.input[0])
     weight = reader.constant(node, 1)
     if weight is None or weight.values.ndim != 4:
         raise RefusedNode("only two-dimensional convolutions are known")
-    stride, padding = _window(node, shape, (weight.values.shape[2], weight.values.shape[3]))
+    stride, padding = window(node, shape, (weight.values.shape[2], weight.values.shape[3]))
     bias = reader.constant(node, 2) or _zero_bias(weight.values.shape[0])
     op = Conv2d(weight, bias, stride, padding, attributes(node).get("group", 1))
     append(reader, node, name, op, (node.input[0],))
@@ -92,7 +93,7 @@ def _conv(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 def _conv_transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     """Read a transposed convolution as a convolution with the kernel turned around, over the input spread apart."""
-    given, shape = attributes(node), _shape4(reader, node.input[0])
+    given, shape = attributes(node), shape4(reader, node.input[0])
     weight = reader.constant(node, 1)
     if weight is None or weight.values.ndim != 4 or given.get("group", 1) != 1:
         raise RefusedNode("only two-dimensional transposed convolutions without groups are known")
@@ -117,7 +118,7 @@ def _conv_transpose(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 
 def _resize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    given, shape = attributes(node), _shape4(reader, node.input[0])
+    given, shape = attributes(node), shape4(reader, node.input[0])
     after = reader.tensor(node.output[0]).shape
     whole = all(b % a == 0 for a, b in zip(shape[2:], after[2:], strict=True))
     if given.get("mode", b"nearest") != b"nearest" or not whole or after[:2] != shape[:2]:
@@ -193,11 +194,11 @@ def _clip(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 def _pool(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     given = attributes(node)
-    shape = _shape4(reader, node.input[0])
+    shape = shape4(reader, node.input[0])
     if len(given["kernel_shape"]) != 2 or any(node.output[1:]):
         raise RefusedNode("only two-dimensional pooling with one output is known")
     kernel = (given["kernel_shape"][0], given["kernel_shape"][1])
-    stride, padding = _window(node, shape, kernel)
+    stride, padding = window(node, shape, kernel)
     kind = "max_pool2d" if node.op_type == "MaxPool" else "avg_pool2d"
     if kind == "avg_pool2d" and any(padding) and not given.get("count_include_pad", 0):
         raise RefusedNode("its mean leaves out the padding (count_include_pad = 0)")
@@ -205,7 +206,7 @@ def _pool(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 
 def _global_pool(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    shape = _shape4(reader, node.input[0])
+    shape = shape4(reader, node.input[0])
     kind = "max_pool2d" if node.op_type == "GlobalMaxPool" else "avg_pool2d"
     append(reader, node, name, Pool(kind, shape[2:], (1, 1), (0, 0, 0, 0)), (node.input[0],))
 

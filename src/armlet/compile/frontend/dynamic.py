@@ -1,24 +1,27 @@
-"""Reads linear layers whose input is quantised while the program runs, in the form of ONNX Runtime's quantize_dynamic.
+"""Reads layers whose input is quantised while the program runs, in the form of ONNX Runtime's quantize_dynamic.
 
-DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul with the product of both scales becomes one `Dense`; a bias behind
-it is added by `simplify`. The values in between are in no other layer's reach.
+DynamicQuantizeLinear -> MatMulInteger or ConvInteger -> Cast -> Mul with the product of both scales becomes one `Dense`
+or `Conv2d`; a bias behind it is added by `simplify`. The values in between are in no other layer's reach.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array, Constant, Dense, Layer
-from armlet.compile.frontend.reader import Reader, RefusedNode
+from armlet.compile.frontend.convert import shape4, window
+from armlet.compile.frontend.graph import Array, Constant, Conv2d, Dense, Layer
+from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
 
 if TYPE_CHECKING:
     import onnx
 
 MOST = 2**30
 """What no accumulator may reach."""
+
+_NO_BIAS = Constant(np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scales:
-    """The scale of `source` times those of a weight, [1] or [outputs]."""
+    """The scale of `source` times those of a weight, in the shape that the file gives them."""
 
     source: str
     of_weight: Array
@@ -39,10 +42,16 @@ class Scales:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Products:
-    """Integer products of `source` with a weight [inputs, outputs] int8, as int32 or float32."""
+    """Integer products of `source` with a weight, as int32 or float32.
+
+    Attributes:
+        op: the layer, its weight int8 [outputs, ...] without scales yet.
+        kind: of the node.
+    """
 
     source: str
-    weight: Array
+    op: Conv2d | Dense
+    kind: str
 
 
 Pending: TypeAlias = Part | Scales | Products
@@ -63,13 +72,16 @@ def read_dynamic(node: onnx.NodeProto, name: str, reader: Reader) -> bool:
         return False
     match node.op_type, given:
         case "MatMulInteger", [Part(source, "values"), _, Part(other, "zero"), *_] if source == other:
-            reader.pending[node.output[0]] = Products(source, _weight(node, reader))
+            op = Dense(_weight(node, reader), _NO_BIAS, dynamic=True)
+            reader.pending[node.output[0]] = Products(source, op, node.op_type)
+        case "ConvInteger", [Part(source, "values"), _, Part(other, "zero"), *_] if source == other:
+            reader.pending[node.output[0]] = Products(source, _conv2d(node, source, reader), node.op_type)
         case "Cast", [Products() as products] if reader.tensor(node.output[0]).dtype == "float32":
             reader.pending[node.output[0]] = products
         case "Mul", [Part(source, "scale"), None] | [None, Part(source, "scale")]:
             constant = reader.constant(node, given.index(None))
             assert constant is not None  # noqa: S101 - Mul has two inputs
-            reader.pending[node.output[0]] = Scales(source, constant.values.reshape(-1))
+            reader.pending[node.output[0]] = Scales(source, constant.values)
         case "Mul", [Products() as products, Scales() as scales] | [
             Scales() as scales,
             Products() as products,
@@ -77,35 +89,51 @@ def read_dynamic(node: onnx.NodeProto, name: str, reader: Reader) -> bool:
             _finish(node, name, (products, scales), reader)
         case _:
             raise RefusedNode(
-                "what DynamicQuantizeLinear gives goes through MatMulInteger, Cast and Mul only"
+                "what DynamicQuantizeLinear gives goes through MatMulInteger or ConvInteger, Cast and Mul only"
             )
     return True
 
 
-def _weight(node: onnx.NodeProto, reader: Reader) -> Array:
-    """Return the weight as int8 around 0; the file may have it as uint8 around 128."""
+def _weight(node: onnx.NodeProto, reader: Reader) -> Constant:
+    """Return the weight [outputs, ...] as int8 around 0; the file may have it as uint8 around 128."""
     weight, zero = reader.constant(node, 1), reader.constant(node, 3)
     middles = {np.dtype(np.int8): 0, np.dtype(np.uint8): 128}
-    if weight is None or weight.values.ndim != 2 or weight.values.dtype not in middles:
-        raise RefusedNode("its weight is not a matrix of 8-bit integers")
+    extents = 2 if node.op_type == "MatMulInteger" else 4
+    if weight is None or weight.values.ndim != extents or weight.values.dtype not in middles:
+        raise RefusedNode(f"its weight has not {extents} dimensions of 8-bit integers")
     middle = middles[weight.values.dtype]
     if np.any((0 if zero is None else zero.values) != middle):
         raise RefusedNode("its weight is not symmetric: the zero point is not the middle of its type")
     integers = weight.values.astype(np.int32) - middle
-    if 256 * np.abs(integers).sum(0, dtype=np.int64).max() >= MOST:
+    integers = integers.T if extents == 2 else integers
+    if 256 * np.abs(integers).reshape(len(integers), -1).sum(1, dtype=np.int64).max() >= MOST:
         raise RefusedNode("its accumulator could overflow 32 bits")
-    return integers.astype(np.int8)
+    return Constant(np.ascontiguousarray(integers.astype(np.int8)))
+
+
+def _conv2d(node: onnx.NodeProto, source: str, reader: Reader) -> Conv2d:
+    shape, weight = shape4(reader, source), _weight(node, reader)
+    stride, padding = window(node, shape, (weight.values.shape[2], weight.values.shape[3]))
+    groups = attributes(node).get("group", 1)
+    return Conv2d(weight, _NO_BIAS, stride, padding, groups, dynamic=True)
 
 
 def _finish(node: onnx.NodeProto, name: str, parts: tuple[Products, Scales], reader: Reader) -> None:
     products, scales = parts
-    outputs = products.weight.shape[1]
-    if products.source != scales.source or scales.of_weight.size not in (1, outputs):
+    weight = products.op.weight.values
+    outputs, found = len(weight), scales.of_weight
+    # Of a convolution [outputs, 1, 1], so that they are multiplied along the channels.
+    by_channel = (outputs,) if weight.ndim == 2 else (outputs, 1, 1)
+    extents = found.shape[next((i for i, extent in enumerate(found.shape) if extent != 1), found.ndim) :]
+    if products.source != scales.source or extents not in ((), by_channel):
         raise RefusedNode("its scales are those of another product")
-    if scales.of_weight.dtype != np.float32 or not np.all(np.isfinite(scales.of_weight)):
+    if found.dtype != np.float32 or not np.all(np.isfinite(found)):
         raise RefusedNode("its scales are not finite float32 numbers")
-    by_channel = np.broadcast_to(scales.of_weight, (outputs,))
-    weight = Constant(products.weight.T, by_channel, np.zeros(outputs, np.int8), 0)
-    op = Dense(weight, Constant(np.zeros(outputs, np.float32)), dynamic=True)
+    scale, zero = np.broadcast_to(found.reshape(-1), (outputs,)), np.zeros(outputs, np.int8)
+    op = replace(
+        products.op,
+        weight=Constant(weight, scale, zero, 0),
+        bias=Constant(np.zeros(outputs, np.float32)),
+    )
     reader.tensor(products.source)
-    reader.layers.append(Layer(name, "MatMulInteger", op, (products.source,), node.output[0]))
+    reader.layers.append(Layer(name, products.kind, op, (products.source,), node.output[0]))

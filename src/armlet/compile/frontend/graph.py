@@ -117,6 +117,7 @@ class Conv2d:
         weight: [outputs, inputs / groups, kernel height, kernel width].
         bias: [outputs].
         padding: top, left, bottom, right.
+        dynamic: whether the input is quantised while the program runs; the weight is int8 then.
     """
 
     weight: Constant
@@ -125,6 +126,7 @@ class Conv2d:
     padding: tuple[int, int, int, int]
     groups: int
     clamp: Clamp = Clamp()
+    dynamic: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ which they are read. One reduction step of the int8 kernel is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -161,38 +161,22 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
     tile = tile_of(spec, vector)
     element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
     factors = ep.factor_element(spec.epilogue)
-    outputs = spec.outputs // spec.groups
 
     def body(x: Buffer, weight: Buffer, bias: Buffer, *rest: Buffer) -> None:
         acc = registers(tile.pixels * tile.channels, acc_type)
-        with (
-            loop(spec.groups) as group,
-            tiles(outputs, tile.channels) as (_, channel),
-            loop(spec.out_height) as row,
-            tiles(spec.out_width, tile.pixels) as (_, column),
-        ):
-            first = group * outputs + channel
-            for pixel in range(tile.pixels):
-                for at in range(0, tile.channels, tile.lanes):
-                    store(acc, pixel * tile.channels + at, tile.lanes, load(bias, first + at, tile.lanes))
-            reduce(spec, tile, (x, weight, acc), (group, channel, row, column))
-            out = (row * spec.out_width + column) * spec.outputs + first
-            for at in range(0, tile.channels, tile.lanes):
-                for pixel in range(tile.pixels):
-                    place = (acc, pixel * tile.channels + at)
-                    value = ep.finished(
-                        spec.epilogue, place, tile.lanes, multipliers(first + at, rest), vector
-                    )
-                    store(rest[-1], out + pixel * spec.outputs + at, tile.lanes, value)
+
+        def finished(place: int, channel: Expr) -> Expr:
+            factors = multipliers(channel, rest)
+            return ep.finished(spec.epilogue, (acc, place), tile.lanes, factors, vector)
+
+        compute(
+            spec, tile, (x, weight, acc, rest[-1]), lambda channel: load(bias, channel, tile.lanes), finished
+        )
 
     return prim_func(
         [
             Parameter("x", spec.height * spec.width * spec.channels, element),
-            Parameter(
-                "weight",
-                spec.outputs * spec.runs * tile.steps(spec) * tile.unit,
-                ep.weight_element(spec.epilogue),
-            ),
+            Parameter("weight", n_packed(spec, tile), ep.weight_element(spec.epilogue)),
             Parameter("bias", spec.outputs, acc_type),
             *([Parameter("multipliers", spec.outputs, factors)] if factors else []),
             Parameter("y", spec.out_height * spec.out_width * spec.outputs, ep.result(spec.epilogue)),
@@ -204,6 +188,47 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
 def multipliers(channel: Expr, rest: Sequence[Buffer]) -> ep.Multipliers:
     """Return the loads of multipliers from `channel` on, from the first of the remaining parameters."""
     return lambda first, lanes: load(rest[0], channel + first, lanes)
+
+
+def n_packed(spec: Conv2d, tile: Tile) -> int:
+    """Return how many weights there are when they are packed."""
+    return spec.outputs * spec.runs * tile.steps(spec) * tile.unit
+
+
+def compute(
+    spec: Conv2d,
+    tile: Tile,
+    buffers: tuple[Buffer, Buffer, Buffer, Buffer],
+    begin: Callable[[Expr], Expr],
+    finished: Callable[[int, Expr], Expr],
+) -> None:
+    """Write the loops over all tiles.
+
+    Args:
+        spec: of the convolution.
+        tile: how it is cut up.
+        buffers: x, the packed weight, the accumulators of one tile, y.
+        begin: what the accumulators from an output channel on start at.
+        finished: the results of the accumulators at a place, which are those from an output channel on.
+    """
+    x, weight, acc, y = buffers
+    outputs = spec.outputs // spec.groups
+    with (
+        loop(spec.groups) as group,
+        tiles(outputs, tile.channels) as (_, channel),
+        loop(spec.out_height) as row,
+        tiles(spec.out_width, tile.pixels) as (_, column),
+    ):
+        first = group * outputs + channel
+        for pixel in range(tile.pixels):
+            for at in range(0, tile.channels, tile.lanes):
+                store(acc, pixel * tile.channels + at, tile.lanes, begin(first + at))
+        reduce(spec, tile, (x, weight, acc), (group, channel, row, column))
+        out = (row * spec.out_width + column) * spec.outputs + first
+        for at in range(0, tile.channels, tile.lanes):
+            for pixel in range(tile.pixels):
+                value = finished(pixel * tile.channels + at, first + at)
+                store(y, out + pixel * spec.outputs + at, tile.lanes, value)
 
 
 def reduce(

@@ -1,4 +1,4 @@
-"""Kernels that quantise a tensor while the program runs, and the matrix product of what they give.
+"""Kernels that quantise a tensor while the program runs, and the products of what they give with weights.
 
 Scale and zero point lie in a buffer of two float32 numbers. The arithmetic is that of `quantized.dynamic`.
 """
@@ -47,22 +47,19 @@ class QuantizeBy:
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
-    """int8 [rows, inputs] to float32 [rows, outputs]: clamp(Σ (x - zero) × weight × (scale × weight scale) + bias)."""
+class Product:
+    """int8 to float32: clamp(Σ (x - zero) × weight × (scale × weight scale) + bias).
 
-    rows: int
-    inputs: int
-    outputs: int
+    Attributes:
+        integers: the sums of products, which have no epilogue but this kernel's.
+    """
+
+    integers: conv2d.Conv2d
     clamp: FloatClamp
-    weights_reach_minus_128: bool
 
-    @property
-    def products(self) -> conv2d.Conv2d:
-        """The integer product, whose accumulators no epilogue of its own finishes."""
-        integers = Requantize(shift=1, zero=0, low=-128, high=127)
-        one = (1, 1)
-        reach = self.weights_reach_minus_128
-        return conv2d.Conv2d(1, self.rows, self.inputs, self.outputs, one, one, 1, integers, reach)
+
+INTEGERS = Requantize(shift=1, zero=0, low=-128, high=127)
+"""Stands for the epilogue of `Product.integers`: operands are integers."""
 
 
 def build_range(spec: Range, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -121,12 +118,12 @@ def build_quantize_by(spec: QuantizeBy, vector: Vector) -> tvm.tirx.PrimFunc:
     return prim_func([*parameters, Parameter("q", spec.size, "int8")], body)
 
 
-def build_dense(spec: Dense, vector: Vector) -> tvm.tirx.PrimFunc:
+def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (q, range, weight, minus, scales, bias, y); `minus` is -Σ of the weights of each output."""
     from tvm import tirx
 
-    products = spec.products
-    tile = conv2d.tile_of(products, vector)
+    sums = spec.integers
+    tile = conv2d.tile_of(sums, vector)
     lanes = tile.lanes
 
     def body(q: Buffer, found: Buffer, weight: Buffer, minus: Buffer, *rest: Buffer) -> None:
@@ -141,20 +138,15 @@ def build_dense(spec: Dense, vector: Vector) -> tvm.tirx.PrimFunc:
             total = product + load(bias, channel, lanes)
             return clamped(total, spec.clamp.low, spec.clamp.high, "float32", lanes)
 
-        with tiles(spec.outputs, tile.channels) as (_, channel), tiles(spec.rows, tile.pixels) as (_, row):
-            zero = splat(cast(found[1], "int32", 1), lanes)
-            for at in range(0, tile.channels, lanes):
-                start = load(minus, channel + at, lanes) * zero
-                for pixel in range(tile.pixels):
-                    store(acc, pixel * tile.channels + at, lanes, start)
-            conv2d.reduce(products, tile, (q, weight, acc), (0, channel, 0, row))
-            for at in range(0, tile.channels, lanes):
-                for pixel in range(tile.pixels):
-                    value = finished(pixel * tile.channels + at, channel + at)
-                    store(y, (row + pixel) * spec.outputs + channel + at, lanes, value)
+        def begin(channel: Expr) -> Expr:
+            return load(minus, channel, lanes) * splat(cast(found[1], "int32", 1), lanes)
 
-    packed = spec.outputs * products.runs * tile.steps(products) * tile.unit
-    parameters = [Parameter("q", spec.rows * spec.inputs, "int8"), Parameter("range", 2, "float32")]
-    parameters += [Parameter("weight", packed, "int8"), Parameter("minus", spec.outputs, "int32")]
-    parameters += [Parameter(name, spec.outputs, "float32") for name in ("scales", "bias")]
-    return prim_func([*parameters, Parameter("y", spec.rows * spec.outputs, "float32")], body)
+        conv2d.compute(sums, tile, (q, weight, acc, y), begin, finished)
+
+    size = sums.height * sums.width * sums.channels
+    parameters = [Parameter("q", size, "int8"), Parameter("range", 2, "float32")]
+    parameters += [Parameter("weight", conv2d.n_packed(sums, tile), "int8")]
+    parameters += [Parameter("minus", sums.outputs, "int32")]
+    parameters += [Parameter(name, sums.outputs, "float32") for name in ("scales", "bias")]
+    result = sums.out_height * sums.out_width * sums.outputs
+    return prim_func([*parameters, Parameter("y", result, "float32")], body)

@@ -18,7 +18,7 @@ from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
 from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
 from armlet.compile.kernels.select_dynamic import EMITTERS as DYNAMIC
-from armlet.compile.kernels.select_dynamic import emit_dense
+from armlet.compile.kernels.select_dynamic import emit_conv2d, emit_dense
 from armlet.compile.kernels.select_grouped import emit_grouped
 from armlet.compile.kernels.select_moves import EMITTERS as MOVES
 from armlet.compile.kernels.select_recurrent import emit_recurrent
@@ -114,6 +114,9 @@ def _scales_by_channel(weight: g.Constant) -> g.Array | None:
 
 
 def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
+    if op.dynamic:
+        emit_conv2d(layer, op, builder)
+        return
     zero = layer.integer.inputs[0].zero if layer.integer else 0
     x, height, width = _padded(layer, op.padding, zero, builder)
     weight, bias, factors = _weights(layer, op)

@@ -12,32 +12,58 @@ import numpy as np
 from armlet.compile.frontend import graph as g
 from armlet.compile.kernels import conv2d, dynamic
 from armlet.compile.kernels.epilogue import FloatClamp
-from armlet.compile.layout.order import permuted_columns
+from armlet.compile.layout.order import channels_last, permuted_columns
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 
 
 def emit_dense(layer: g.Layer, op: g.Dense, builder: ProgramBuilder) -> None:
-    """Call the product of a value that is quantised by now: the layer's inputs are its integers and their range."""
+    """Call the matrix product of a value that is quantised by now: the inputs are its integers and their range."""
     rows = prod(builder.graph.tensors[layer.inputs[0]].shape[:-1])
     source = builder.value(layer.inputs[0]) if rows == 1 else builder.row_major(layer.inputs[0])
     if len(source.tensor.shape) == 4:
         source = builder.row_major(layer.inputs[0])
-    assert op.weight.scale is not None  # noqa: S101 - `frontend.dynamic` gives it
     weight = permuted_columns(op.weight.values, source.order)
     outputs, inputs = weight.shape
-    clamp = FloatClamp(op.clamp.low, op.clamp.high)
-    spec = dynamic.Dense(rows, inputs, outputs, clamp, bool(weight.min() == -128))
-    tile = conv2d.tile_of(spec.products, builder.vector)
-    minus = -weight.astype(np.int32).sum(1, dtype=np.int32)
-    constants = [pack_conv2d(weight[:, :, None, None], spec.products, tile), minus]
-    constants += [op.weight.scale.astype(np.float32), op.bias.real().astype(np.float32)]
-    kernel = Kernel(
-        "dynamic_dense", tile.step, spec, dynamic.build_dense, spec.products.macs, precision="int8"
-    )
-    found = builder.value(layer.inputs[1]).var
-    var = builder.call(layer.name, kernel, [source.var, found, *constants], rows * outputs, "float32")
+    one, reach = (1, 1), bool(weight.min() == -128)
+    integers = conv2d.Conv2d(1, rows, inputs, outputs, one, one, 1, dynamic.INTEGERS, reach)
+    var = _product(layer, "dynamic_dense", integers, (source.var, weight[:, :, None, None]), builder)
     builder.define(layer.output, var, None)
+
+
+def emit_conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
+    """Call the convolution of a value that is quantised, with its border, by now."""
+    source, weight = builder.channels_last(layer.inputs[0]), op.weight.values
+    _, channels, height, width = source.tensor.shape
+    kernel, reach = (weight.shape[2], weight.shape[3]), bool(weight.min() == -128)
+    if op.groups == 1 and kernel == (1, 1) and op.stride == (1, 1):
+        height, width = 1, height * width  # one long row: tiles of pixels fit better
+    integers = conv2d.Conv2d(
+        height, width, channels, len(weight), kernel, op.stride, op.groups, dynamic.INTEGERS, reach
+    )
+    var = _product(layer, "dynamic_conv2d", integers, (source.var, weight), builder)
+    builder.define(layer.output, var, channels_last(builder.graph.tensors[layer.output].shape))
+
+
+def _product(
+    layer: g.Layer,
+    name: str,
+    integers: conv2d.Conv2d,
+    operands: tuple[object, g.Array],
+    builder: ProgramBuilder,
+) -> object:
+    """Call the kernel of a layer with its weight [outputs, inputs / groups, kernel height, kernel width]."""
+    (x, weight), op = operands, layer.op
+    assert isinstance(op, g.Dense | g.Conv2d)  # noqa: S101 - both callers have one
+    assert op.weight.scale is not None  # noqa: S101 - `frontend.dynamic` gives it
+    spec = dynamic.Product(integers, FloatClamp(op.clamp.low, op.clamp.high))
+    tile = conv2d.tile_of(integers, builder.vector)
+    minus = -weight.reshape(len(weight), -1).sum(1, dtype=np.int32)
+    constants = [pack_conv2d(weight, integers, tile), minus]
+    constants += [op.weight.scale.astype(np.float32), op.bias.real().astype(np.float32)]
+    kernel = Kernel(name, tile.step, spec, dynamic.build_product, integers.macs, precision="int8")
+    found, size = builder.value(layer.inputs[1]).var, builder.graph.tensors[layer.output].size
+    return builder.call(layer.name, kernel, [x, found, *constants], size, "float32")
 
 
 def _range(layer: g.Layer, op: g.Range, builder: ProgramBuilder) -> None:

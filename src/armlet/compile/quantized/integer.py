@@ -112,7 +112,7 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
         _rewrite_quantize(layer, op, state)
     elif isinstance(op, Pool) and op.kind == "max_pool2d" and layer.inputs[0] in state.twins:
         _pass_through(layer, state)
-    elif isinstance(op, Dense) and op.dynamic:
+    elif isinstance(op, Conv2d | Dense) and op.dynamic:
         state.layers.extend(expand(layer, state.tensors))
     elif isinstance(op, Convert):
         state.layers.append(layer)

@@ -40,7 +40,8 @@ class QuantizeStatic(PassOptions):
         "static",
         description=(
             "static: activations and weights are integers; weight_only: weights alone are, and the arithmetic is"
-            " float; dynamic: as weight_only, but linear layers quantise their input while the program runs."
+            " float; dynamic: as weight_only, but linear layers and convolutions quantise their input while the"
+            " program runs."
         ),
     )
     calibration: Literal["data", "batch_norm"] = Field(
