@@ -1,13 +1,13 @@
 """Compression beside its peers: the same trained network, the same data, the same budget, in one run.
 
-    python benchmarks/compression.py run                      # both recipes; needs armlet[peers]; an hour on two cores
+    python benchmarks/compression.py run                      # both recipes; needs armlet[peers]; two hours on a core
     python benchmarks/compression.py run recipes/transformer-smartwatch-exercises.yaml
     python benchmarks/compression.py table                    # the table of docs/techniques, from kept results
 
-*Pruning*: to the same share of the multiply-accumulates, then the same fine-tuning by armlet's loop, from three seeds.
-*INT8*: of the unpruned network, calibrated on the same training samples, drawn by three seeds. The answers of armlet's
-are its compiled program's on this machine; ONNX Runtime's are its own, with optimisations off; torchao's are torch's.
-Scores are of the whole test split; no tool sees it before.
+Each of three seeds trains a network of its own. *Pruning*: to the same share of the multiply-accumulates, then the same
+fine-tuning by armlet's loop. *INT8*: of the unpruned network, calibrated on the same training samples. The answers of
+armlet's are its compiled program's on this machine; ONNX Runtime's are its own, with optimisations off; torchao's are
+torch's. Scores are of the whole test split; no tool sees it before.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -27,7 +29,6 @@ import keeping
 import peers
 import tables
 from armlet import api
-from armlet.analysis.cost import cost_of
 from armlet.compile.pipeline import compile_onnx
 from armlet.data.splits import Samples, Splits
 from armlet.devices.host import HostProgram
@@ -79,9 +80,9 @@ class Subject:
         return PassContext(self.splits, self.network, self.scorer, seed, Path(work), Silent())
 
 
-def subject_of(recipe: Path) -> Subject:
-    """Train a recipe's network, unless the store has it."""
-    plan, store = api.plan(load_recipe(recipe)), Store()
+def subject_of(recipe: Path, seed: int) -> Subject:
+    """Train a recipe's network from a seed, unless the store has it."""
+    plan, store = api.plan(load_recipe(recipe).model_copy(update={"seed": seed})), Store()
     steps = [step for step in plan.network_steps if step.stage not in ("pass", "export")]
     done = run_steps(plan, steps, store=store, progress=Silent())
     folder = done["train"].folder
@@ -100,8 +101,8 @@ def by_armlet(subject: Subject, **goal: float) -> Network:
         )[0]
 
 
-def pruning(subject: Subject, finetune: TrainOptions) -> Iterator[dict[str, object]]:
-    """Prune by each tool to each share, fine-tune from each seed, and score."""
+def pruning(subject: Subject, finetune: TrainOptions, seed: int) -> Iterator[tuple[str, str, float]]:
+    """Prune by each tool to each share, fine-tune, and yield budget, tool and score."""
     network = subject.network
     tools: dict[str, Callable[[float], Network]] = {
         "armlet, shares found": lambda share: by_armlet(subject, macs=share),
@@ -114,16 +115,13 @@ def pruning(subject: Subject, finetune: TrainOptions) -> Iterator[dict[str, obje
     }
     for share in MACS:
         for tool, prune in tools.items():
-            pruned, scores = prune(share), []
-            for seed in SEEDS:
-                with tempfile.TemporaryDirectory() as work:
-                    trained, _ = train_network(
-                        pruned, subject.splits, finetune, subject.scorer, seed=seed, work=Path(work), progress=Silent()
-                    )  # fmt: skip
-                scores.append(evaluate(trained, subject.splits.test, subject.scorer, "test").value)
-            cost = cost_of(pruned)
-            yield {"what": f"{share:.0%} of the MACs", "tool": tool, "scores": scores, "macs": cost.macs,
-                   "parameters": cost.parameters}  # fmt: skip
+            pruned = prune(share)
+            with tempfile.TemporaryDirectory() as work:
+                trained, _ = train_network(
+                    pruned, subject.splits, finetune, subject.scorer, seed=seed, work=Path(work), progress=Silent()
+                )  # fmt: skip
+            score = evaluate(trained, subject.splits.test, subject.scorer, "test")
+            yield f"{share:.0%} of the MACs", tool, score.value
 
 
 def quantized_by_armlet(subject: Subject, calibration: Samples) -> np.ndarray:
@@ -139,8 +137,8 @@ def quantized_by_armlet(subject: Subject, calibration: Samples) -> np.ndarray:
         return found
 
 
-def quantization(subject: Subject) -> Iterator[dict[str, object]]:
-    """Quantise to INT8 by each tool from each seed's calibration samples, and score."""
+def quantization(subject: Subject, seed: int) -> Iterator[tuple[str, str, float]]:
+    """Quantise to INT8 by each tool from the seed's calibration samples, and yield budget, tool and score."""
     test, train = subject.splits.test, subject.splits.train
     with tempfile.TemporaryDirectory() as name:
         export_onnx(subject.network, train, Path(name))
@@ -154,44 +152,47 @@ def quantization(subject: Subject) -> Iterator[dict[str, object]]:
                 subject.network, found
             )(test),
         }
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(train))[:N_CALIBRATION])
         for tool, quantize in tools.items():
-            scores = []
-            for seed in SEEDS:
-                chosen = np.sort(np.random.default_rng(seed).permutation(len(train))[:N_CALIBRATION])
-                scores.append(subject.score(quantize(train.take(chosen))))
-            yield {"what": "INT8", "tool": tool, "scores": scores}
+            yield "INT8", tool, subject.score(quantize(train.take(chosen)))
 
 
 def run(recipe: Path) -> dict[str, object]:
     """Measure one recipe's network and return what is kept of it."""
-    subject, rows = subject_of(recipe), []
-    before = evaluate(subject.network, subject.splits.test, subject.scorer, "test")
-    for row in (*quantization(subject), *pruning(subject, RECIPES[recipe.stem])):
-        print(f"{recipe.stem}: {row}", file=sys.stderr, flush=True)
-        rows.append(row)
+    uncompressed, scores = [], defaultdict(list)
+    for seed in SEEDS:
+        subject = subject_of(recipe, seed)
+        before = evaluate(subject.network, subject.splits.test, subject.scorer, "test")
+        uncompressed.append(before.value)
+        for what, tool, score in chain(
+            quantization(subject, seed), pruning(subject, RECIPES[recipe.stem], seed)
+        ):
+            print(f"{recipe.stem}, seed {seed}, {what}, {tool}: {score}", file=sys.stderr, flush=True)
+            scores[what, tool].append(score)
     return {
         "recipe": recipe.stem,
         "metric": before.metric,
         "n_test": before.n_samples,
-        "unpruned": before.value,
+        "uncompressed": uncompressed,
         "seeds": list(SEEDS),
-        "rows": rows,
+        "rows": [{"what": what, "tool": tool, "scores": found} for (what, tool), found in scores.items()],
     }
 
 
 def table(results: list[dict]) -> str:
     """Return the table of the page in Markdown."""
     lines = [
-        "| network | uncompressed | budget | tool | after, mean ± deviation of 3 seeds | change |",
+        "| network | uncompressed | budget | tool | after | change, mean ± deviation of 3 seeds |",
         "|---|---|---|---|---|---|",
     ]
     for result in results:
-        metric, before = METRICS[result["metric"]], result["unpruned"]
+        metric, before = METRICS[result["metric"]], mean(result["uncompressed"])
         for row in result["rows"]:
-            middle = mean(row["scores"])
+            pairs = zip(result["uncompressed"], row["scores"], strict=True)
+            spread, middle = stdev(100 * (after - first) for first, after in pairs), mean(row["scores"])
             lines.append(
                 f"| {result['recipe']} | {metric.text(before)} | {row['what']} | {row['tool']} "
-                f"| {metric.text(middle)} ± {100 * stdev(row['scores']):.2f} | {metric.change(before, middle)} |"
+                f"| {metric.text(middle)} | {metric.change(before, middle)} ± {spread:.2f} |"
             )
     return "\n".join(lines)
 

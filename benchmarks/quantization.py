@@ -58,6 +58,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "`smooth: 50 %`": {"smooth": 0.5},
     "`rounding: adaround`": {"rounding": "adaround"},
     "`mode: weight_only`": {"mode": "weight_only"},
+    "`mode: dynamic`": {"mode": "dynamic"},
     "`weight_bits: 4`": {"weight_bits": 4},
     "`weight_bits: 4`, `weight_range: mse`": FOUR,
     "4 bits, mse, `bias_correction`": {**FOUR, "bias_correction": True},
