@@ -112,7 +112,7 @@ def test_concatenation_takes_one_scale_that_holds_all_its_inputs():
 
 @pytest.mark.parametrize(
     "activation",
-    ["hard_swish", "gelu", "silu", "tanh", "sigmoid", "elu", "mish", "leaky_relu", "hard_sigmoid"],
+    ["hard_swish", "gelu", "silu", "tanh", "sigmoid", "elu", "mish", "leaky_relu", "prelu", "hard_sigmoid"],
 )
 def test_functions_of_one_number_are_tables(activation, tiny_network, context, splits, tmp_path):
     network = tiny_network(activation=activation)
@@ -124,15 +124,54 @@ def test_functions_of_one_number_are_tables(activation, tiny_network, context, s
     assert [call.op for call in program.calls].count("table") == 2
 
 
-def test_what_is_no_table_stays_float_and_is_named(tiny_network, context):
-    network = tiny_network(activation="prelu")
-    quantized, record = quantize(network, context)
-    assert [n for n in record.notes if "stays float" in n] == [
-        "stage1.block1.activation (prelu) stays float: prelu has no integer form",
-        "stage2.block1.activation (prelu_1) stays float: prelu has no integer form",
-    ]
+class Cubed(nn.Module):
+    """What no integer form is known for, between two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 3)
+
+    def forward(self, x):
+        return self.b(self.a(x) ** 3)
+
+
+def test_what_has_no_integer_form_stays_float_and_is_named():
+    placement = placement_of(Cubed())
+    assert placement.notes == ("pow_1 stays float: pow has no integer form",)
     # The islands stand between integers: their inputs and what they give are quantised.
-    assert {"conv2d", "prelu"} <= {a.node for a in quantized.quantization.activations}
+    assert placement.shared == (("input",), ("conv2d",), ("pow_1",), ("conv2d_1",))
+
+
+@pytest.mark.parametrize("block", ["plain", "residual"])
+def test_one_slope_for_each_channel_is_a_layer_of_integers(block, tiny_network, context, splits, tmp_path):
+    network = tiny_network(block=block, activation="prelu")
+    slopes = [m for m in network.module.modules() if isinstance(m, nn.PReLU)]
+    n_channels = {"plain": [6, 10], "residual": [6, 6, 6, 10, 10]}[block]
+    for number, (layer, n) in enumerate(zip(slopes, n_channels, strict=True)):
+        layer.weight = nn.Parameter(torch.linspace(-0.3, 0.8 + number, n))
+    quantized, record = quantize(network, context)
+    assert [n for n in record.notes if "stays float" in n] == []
+    exported = export_onnx(quantized, splits.validation, tmp_path)
+    assert exported.max_abs_difference <= exported.tolerance
+    program = lower(tmp_path / "model.onnx", load_target("host"))
+    assert program.fallbacks == ()
+    assert [call.op for call in program.calls].count("prelu") == len(slopes)
+
+
+class Sloped(nn.Module):
+    """A PReLU whose slopes depend on the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(nn.functional.prelu(x, x.mean(dim=(0, 2, 3))))
+
+
+def test_computed_slopes_stay_float():
+    assert "prelu stays float: its slopes are computed" in placement_of(Sloped()).notes
 
 
 def test_a_function_of_float_numbers_or_of_the_last_ones_stays_float(tiny_network, context):

@@ -189,6 +189,19 @@ class AddConstant:
     values: Array
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PRelu:
+    """x where it is positive, and slope × x elsewhere, with a slope for each index of a dimension (He et al. 2015).
+
+    Attributes:
+        slopes: float32, one for each index.
+        axis: the dimension that they are along.
+    """
+
+    slopes: Array
+    axis: int
+
+
 @dataclass(frozen=True, slots=True)
 class RowMean:
     """Mean over the last dimension but one: [1, T, C] -> [1, C] or [1, 1, C]."""
@@ -364,6 +377,7 @@ Op: TypeAlias = (
     | LayerNorm
     | Multiply
     | AddConstant
+    | PRelu
     | RowMean
     | Add
     | Limit

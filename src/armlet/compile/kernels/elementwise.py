@@ -20,6 +20,7 @@ from armlet.compile.kernels.loops import (
     loop,
     prim_func,
     registers,
+    splat,
     store,
     tiles,
 )
@@ -95,6 +96,25 @@ class Product:
     zeros: tuple[int, int]
     epilogue: Requantize
     multiplier: int
+
+
+@dataclass(frozen=True, slots=True)
+class PRelu:
+    """int8 to int8: clamp(zero + floor(((x - origin) × multiplier + 2^(shift - 1)) / 2^shift)).
+
+    Attributes:
+        outer, channels, inner: the dimensions of the value; each channel has its own multiplier of what is below zero.
+        origin, zero: zero points of the operand and of the result.
+        positive: multiplier of what is above zero.
+    """
+
+    outer: int
+    channels: int
+    inner: int
+    origin: int
+    zero: int
+    positive: int
+    shift: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +202,37 @@ def build_sum_constant(spec: SumConstant, vector: Vector) -> tvm.tirx.PrimFunc:
         return to_int8(shifted, spec.zero, (-128, 127), lanes)
 
     return _flat(spec.size, ("int8", "int32"), "int8", vector.lanes("int16"), value)
+
+
+def build_prelu(spec: PRelu, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, multipliers, y). Everything fits in int32 (`quantized.arithmetic.slopes`)."""
+    from tvm import tirx
+
+    by_channel = spec.inner == 1  # neighbours are of different channels
+    lanes = lanes_for(spec.channels if by_channel else spec.inner, vector.lanes("int16"))
+
+    def body(x: Buffer, multipliers: Buffer, y: Buffer) -> None:
+        zero, half = (constant(n, "int32", lanes) for n in (0, 1 << (spec.shift - 1)))
+
+        def apply(at: Expr, negative: Expr) -> None:
+            steps = load(x, at, lanes, "int32") - constant(spec.origin, "int32", lanes)
+            above = tirx.max(steps, zero) * constant(spec.positive, "int32", lanes)
+            total = above + tirx.min(steps, zero) * negative + half
+            shifted = total >> constant(spec.shift, "int32", lanes)
+            store(y, at, lanes, to_int8(shifted, spec.zero, (-128, 127), lanes))
+
+        with loop(spec.outer) as row:
+            if by_channel:
+                with tiles(spec.channels, lanes) as (_, channel):
+                    apply(row * spec.channels + channel, load(multipliers, channel, lanes))
+            else:
+                with loop(spec.channels) as channel, tiles(spec.inner, lanes) as (_, place):
+                    at = (row * spec.channels + channel) * spec.inner + place
+                    apply(at, splat(multipliers[channel], lanes))
+
+    size = spec.outer * spec.channels * spec.inner
+    parameters = [Parameter("x", size, "int8"), Parameter("multipliers", spec.channels, "int32")]
+    return prim_func([*parameters, Parameter("y", size, "int8")], body)
 
 
 def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:

@@ -26,7 +26,7 @@ from armlet.compile.layout.order import channels_last, permuted_columns
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.lowered import CallInfo, LoweredProgram
-from armlet.compile.quantized.arithmetic import addition, limits, requantization
+from armlet.compile.quantized.arithmetic import addition, limits, requantization, slopes
 
 
 def select_kernels(graph: g.Graph, fallbacks: tuple[Fallback, ...], vector: Vector) -> LoweredProgram:
@@ -226,6 +226,22 @@ def _sum(layer: g.Layer, op: g.Add | g.Limit, builder: ProgramBuilder) -> None:
     builder.define(layer.output, var, values[0].order)
 
 
+def _prelu(layer: g.Layer, op: g.PRelu, builder: ProgramBuilder) -> None:
+    assert layer.integer is not None  # noqa: S101 - in float it is generic
+    origin, output = layer.integer.inputs[0], layer.integer.output
+    positive, negative = slopes(op, origin, output)
+    shape = builder.graph.tensors[layer.output].shape
+    pictures = len(shape) == 4 and op.axis == 1
+    value = builder.channels_last(layer.inputs[0]) if pictures else builder.row_major(layer.inputs[0])
+    inner = 1 if pictures else prod(shape[op.axis + 1 :])
+    outer = value.tensor.size // (shape[op.axis] * inner)
+    zeros, multiplied = (origin.zero, output.zero), (positive, negative.shift)
+    spec = elementwise.PRelu(outer, shape[op.axis], inner, *zeros, *multiplied)
+    kernel = Kernel("prelu", "vector", spec, elementwise.build_prelu)
+    var = builder.call(layer.name, kernel, [value.var, negative.multipliers], value.tensor.size, "int8")
+    builder.define(layer.output, var, value.order)
+
+
 def _quantize(layer: g.Layer, op: g.Quantize, builder: ProgramBuilder) -> None:
     value = builder.value(layer.inputs[0])
     spec = elementwise.Quantize(value.tensor.size, op.to.scale, op.to.zero)
@@ -281,6 +297,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Pool: _pool,
         g.Add: _sum,
         g.Limit: _sum,
+        g.PRelu: _prelu,
         g.Quantize: _quantize,
         g.Dequantize: _dequantize,
         g.Recurrent: emit_recurrent,

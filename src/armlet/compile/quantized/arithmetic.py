@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from armlet.compile.frontend.graph import AddConstant, Array, Clamp, LayerNorm, QuantizedTensor
+from armlet.compile.frontend.graph import AddConstant, Array, Clamp, LayerNorm, PRelu, QuantizedTensor
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.reference import FixedPoint, Normalization
 
@@ -54,6 +54,19 @@ def constant_addition(
     if np.any(np.abs(constants) >= 2**29):
         raise OverflowError("its constant is too large for the scale of its output")
     return fixed, constants.astype(np.int32)
+
+
+def slopes(op: PRelu, origin: QuantizedTensor, output: QuantizedTensor) -> tuple[int, FixedPoint]:
+    """Return the multiplier of positive numbers, and those of negative ones for each slope, which may be negative.
+
+    Raises:
+        OverflowError: a factor is 2^20 or more.
+    """
+    scale = origin.scale / output.scale
+    factors = np.append(1.0, op.slopes.astype(np.float64)) * scale
+    fixed = addition(np.abs(factors))
+    multipliers = fixed.multipliers * np.where(factors < 0, -1, 1).astype(np.int32)
+    return int(multipliers[0]), FixedPoint(multipliers[1:], fixed.shift)
 
 
 def _fixed_point(factors: Array, bits: int, largest_shift: int) -> FixedPoint:

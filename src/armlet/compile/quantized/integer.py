@@ -36,6 +36,7 @@ from armlet.compile.frontend.graph import (
     Op,
     Part,
     Pool,
+    PRelu,
     Quantize,
     QuantizedTensor,
     Recurrent,
@@ -54,6 +55,7 @@ from armlet.compile.quantized.arithmetic import (
     INT32_LIMIT,
     addition,
     requantization,
+    slopes,
 )
 from armlet.compile.quantized.attention import check_attention
 from armlet.compile.quantized.dynamic import expand
@@ -232,6 +234,8 @@ def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
         check_attention(op, state.tensors[layer.inputs[0]].shape, inputs, output)
     elif isinstance(op, Add | Limit):
         addition(np.array([i.scale / output.scale for i in inputs]))
+    elif isinstance(op, PRelu):
+        slopes(op, inputs[0], output)
     _emit(replace(layer, op=op, inputs=(*(t[0] for t in twins), *masks)), inputs, output, state)
 
 
@@ -245,7 +249,7 @@ def _gate_last(layer: Layer, state: _Rewriter) -> Layer:
 
 
 def _integer_form(layer: Layer, state: _Rewriter) -> Op:
-    """Return what a layer without a kernel of its own is in integers: a product, or the sum with a constant."""
+    """Return what a layer without a kernel of its own is in integers: a product, a sum with a constant, a PReLU."""
     op, shapes = layer.op, [state.tensors[name].shape for name in layer.inputs]
     if not isinstance(op, Generic):
         return op
@@ -256,6 +260,11 @@ def _integer_form(layer: Layer, state: _Rewriter) -> Op:
         values = next(iter(op.constants.values()))
         whole = values.shape == shapes[0][len(shapes[0]) - values.ndim :] and values.size == prod(shapes[0])
         return AddConstant(values) if whole else op
+    if op.node.op_type == "PRelu" and len(shapes) == len(op.constants) == 1:
+        (values,) = op.constants.values()
+        extents = (1,) * (len(shapes[0]) - values.ndim) + values.shape
+        axes = [axis for axis, extent in enumerate(extents) if extent > 1]
+        return PRelu(values.reshape(-1), axes[0]) if len(axes) == 1 else op
     return op
 
 

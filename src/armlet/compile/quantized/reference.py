@@ -112,6 +112,21 @@ def add_constant(x: Array, constants: Array, factor: FixedPoint, zero: int) -> A
     return limited.astype(np.int8)
 
 
+def prelu(x: Array, positive: int, negative: FixedPoint, zero: int) -> Array:
+    """Return int8 of x [channels, ...], its zero point taken off: clamp(zero + floor(multiplier × x / 2^shift + 1/2)).
+
+    Args:
+        x: integers.
+        positive: the multiplier of those above zero.
+        negative: the multipliers of the others, one for each channel, and the shift of all.
+        zero: zero point of the result.
+    """
+    by_channel = negative.multipliers.astype(np.int64).reshape((-1,) + (1,) * (x.ndim - 1))
+    products = np.where(x > 0, positive, by_channel) * x.astype(np.int64)
+    limited: Array = np.clip(((products + (1 << (negative.shift - 1))) >> negative.shift) + zero, -128, 127)
+    return limited.astype(np.int8)
+
+
 def table(function: Callable[[Array], Array], origin: QuantizedTensor, to: QuantizedTensor) -> Array:
     """Return int8 [256]: what a function of real numbers gives for -128, -127, ..., 127, quantized."""
     return quantize(function(dequantize(np.arange(-128, 128), origin)), to)

@@ -7,10 +7,10 @@
    So does a number that alone a product of matrices is multiplied with.
 3. Pooling by maximum, reshapes, permutations, parts and concatenation compute on the integers as they are: their inputs
    and their output share one scale.
-4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...), which are tables of 256 entries, softmax, averages
-   over tokens and products of two values, element by element, are integers where what they take is quantised anyway: a
-   layer in float keeps its exact activation. A mask on what a softmax takes stays float, and belongs to the softmax.
-   The network's answers are float numbers.
+4. Functions of one number (gelu, silu, tanh, sigmoid, elu, ...), which are tables of 256 entries, prelu, softmax,
+   averages over tokens and products of two values, element by element, are integers where what they take is quantised
+   anyway: a layer in float keeps its exact activation. A mask on what a softmax takes stays float, and belongs to the
+   softmax. The network's answers are float numbers.
 5. Recurrent layers take int8 values and give int8 outputs and states, which share one scale; their gates and states in
    between are integers, too.
 6. Embeddings give int8 rows: the table's own integers.
@@ -190,7 +190,9 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str], quantized: se
             return "" if list(arguments(node)[1]) in ([1, 1], [1]) else "its windows differ in size"
         case aten.avg_pool2d.default:
             return "" if len(arguments(node)) <= 4 else "it counts its padding in an unusual way"
-        case target if target in TABLES:
+        case aten.prelu.default if traced.tensor_name(arguments(node)[1]) is None:
+            return "its slopes are computed"
+        case target if target in (*TABLES, aten.prelu.default):
             return _why_not_followed(node, traced, quantized)
         case target if target is OPERATOR.default:
             return _why_no_recurrence(node, traced)
