@@ -10,6 +10,7 @@ from tests.families.conftest import (
     LENGTH,
     OWN,
     Case,
+    N,
     answers,
     on_board,
     on_host,
@@ -22,6 +23,7 @@ from torch import nn
 
 from armlet.artifacts import InputSpec
 from armlet.data.splits import Samples
+from armlet.devices.host import HostProgram, this_machine_has
 from armlet.models.families import FAMILIES
 from armlet.models.network import Network
 
@@ -185,6 +187,27 @@ def test_integer_weights_in_float_arithmetic_on_the_emulated_board(case: Case, t
     host, board = (program(network, samples, tmp_path, name) for name in ("host", "raspberry-pi-4"))
     expected, found = on_host(host, tmp_path, samples), on_board(board, tmp_path, samples)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.skipif(not this_machine_has(("avx512vnni",)), reason="this CPU has no AVX-512 VNNI")
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+@each([next(case for case in reversed(CASES) if case.family == family) for family in ON_BOARD])
+def test_wider_vectors_give_the_same_bits(case: Case, mode: str, tmp_path: Path) -> None:
+    samples = case.samples()
+    options = {"kind": "quantize_static", "mode": mode}
+    network = quantized(
+        case.build(), samples, options | ({"calibration_samples": N} if mode == "static" else {})
+    )
+    narrow, wide = (program(network, samples, tmp_path, name) for name in ("host", "x86-64-vnni"))
+    expected, found = (
+        HostProgram.load(tmp_path / name, compiled).run_batch(samples.inputs)[0]
+        for name, compiled in (("host", narrow), ("x86-64-vnni", wide))
+    )
+    if wide.integer_only:
+        assert np.array_equal(found, expected)
+    # A float layer adds up in another order, which dynamic ranges carry on as a step.
+    allowed = 1e-4 * max(1.0, np.abs(expected).max()) if mode == "static" else 0.02 * np.ptp(expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
 
 
 @requires_board

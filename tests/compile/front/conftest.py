@@ -7,31 +7,43 @@ import pytest
 
 from armlet.compile.kernels.loops import Vector
 from armlet.compile.pipeline import lower
+from armlet.devices.host import this_machine_has
 from armlet.spec.load import load_target
 
-VECTORS = {"sse": Vector(16, 16, "pmaddwd"), "portable": Vector(16, 32, "widening")}
-"""Both run on x86-64-v2; `portable` is what NEON without sdot gets, but for the high product."""
+VECTORS = {
+    "sse": Vector(16, 16, "pmaddwd"),
+    "portable": Vector(16, 32, "widening"),
+    "avx512vnni": Vector(64, 32, "vpdpbusd"),
+}
+"""The first two run on x86-64-v2; `portable` is what NEON without sdot gets, but for the high product."""
 
 
 @pytest.fixture(params=list(VECTORS))
 def vector(request: pytest.FixtureRequest) -> Vector:
+    if request.param == "avx512vnni" and not this_machine_has(("avx512vnni",)):
+        pytest.skip("this machine's CPU has no AVX-512 VNNI")
     return VECTORS[request.param]
 
 
-def _llvm():
+def _llvm(vector: Vector | None = None):
     import tvm
 
-    return tvm.target.Target({"kind": "llvm", "mcpu": load_target("host").resolved_cpu})
+    described = {"kind": "llvm", "mcpu": load_target("host").resolved_cpu}
+    if vector == VECTORS["avx512vnni"]:
+        described |= {"mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]}
+    return tvm.target.Target(described)
 
 
-@pytest.fixture(scope="session")
-def run_kernel():
+@pytest.fixture
+def run_kernel(request: pytest.FixtureRequest):
     """Compile a PrimFunc for this machine and run it; the output starts as garbage."""
+    vector = request.getfixturevalue("vector") if "vector" in request.fixturenames else None
 
     def run(function, *arguments: np.ndarray, size: int, dtype: type) -> np.ndarray:
         import tvm
 
-        built = tvm.compile(tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")}), _llvm())
+        module = tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")})
+        built = tvm.compile(module, _llvm(vector))
         output = tvm.runtime.tensor(np.full(size, 77, dtype))
         built.mod["kernel"](
             *(tvm.runtime.tensor(np.ascontiguousarray(a).reshape(-1)) for a in arguments), output

@@ -8,7 +8,7 @@ import pytest
 from armlet.compile.kernels import conv2d, depthwise
 from armlet.compile.kernels.epilogue import FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.loops import Vector
-from armlet.compile.layout.packing import pack_conv2d
+from armlet.compile.layout.packing import pack_conv2d, starts
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import requantization
 
@@ -64,11 +64,10 @@ def test_int8_convolution_equals_the_reference_bit_for_bit(shape, least, vector:
         least == -128,
     )
     folded = (bias - origin * weight.astype(np.int32).sum((1, 2, 3))).astype(np.int32)
-    packed = pack_conv2d(weight, spec, conv2d.tile_of(spec, vector))
+    tile = conv2d.tile_of(spec, vector)
+    operands = pack_conv2d(weight, spec, tile), starts(folded, weight, tile), factor.multipliers
     function = conv2d.build(spec, vector)
-    result = run_kernel(
-        function, _channels_last(x), packed, folded, factor.multipliers, size=expected.size, dtype=np.int8
-    )
+    result = run_kernel(function, _channels_last(x), *operands, size=expected.size, dtype=np.int8)
     assert len(np.unique(expected)) > min(4, expected.size // 2)
     np.testing.assert_array_equal(result.reshape(_channels_last(expected).shape), _channels_last(expected))
 
@@ -169,7 +168,7 @@ def test_sdot_tiles_pack_four_inputs_of_four_channels_together():
 
 
 @pytest.mark.parametrize("outputs", [1, 3, 10, 16, 27, 64])
-@pytest.mark.parametrize("products", ["widening", "sdot", "pmaddwd"])
+@pytest.mark.parametrize("products", ["widening", "sdot", "pmaddwd", "vpdpbusd"])
 def test_no_weight_is_stored_twice(outputs, products):
     spec = conv2d.Conv2d(6, 6, 8, outputs, (3, 3), (1, 1), 1, Requantize(31, 0, -128, 127))
     weight = np.ones((outputs, 8, 3, 3), np.int8)

@@ -8,7 +8,9 @@ which they are read. One reduction step of the int8 kernel is
 - `pairs`: two products in int16, added there, then added to int32 (smull, smlal, saddw on Armv8.0). Two products fit
   because |w0| + |w1| ≤ 254 and |x| ≤ 128 give at most 32,512; `singles` where a weight is -128;
 - `sdot`: four products at once, where the core has it;
-- `pmaddwd`: two int16 products at once, on x86.
+- `pmaddwd`: two int16 products at once, on x86;
+- `vpdpbusd`: four products of an unsigned and a signed number at once, with AVX-512 VNNI. The input gets 128 added, and
+  the accumulators begin at 128 times the sum of the weights less (`layout.packing.starts`).
 """
 
 from __future__ import annotations
@@ -40,9 +42,15 @@ from armlet.compile.kernels.loops import (
 if TYPE_CHECKING:
     import tvm
 
-Step = Literal["singles", "pairs", "sdot", "pmaddwd"]
-_UNITS: Mapping[Step, int] = MappingProxyType({"singles": 1, "pairs": 2, "sdot": 4, "pmaddwd": 2})
+Step = Literal["singles", "pairs", "sdot", "pmaddwd", "vpdpbusd"]
+_UNITS: Mapping[Step, int] = MappingProxyType(
+    {"singles": 1, "pairs": 2, "sdot": 4, "pmaddwd": 2, "vpdpbusd": 4}
+)
 """Input elements of each reduction step."""
+_HORIZONTAL = ("sdot", "pmaddwd", "vpdpbusd")
+"""Steps of one instruction that adds up several products in each lane."""
+_SIGNS = -0x7F7F7F80
+"""0x80808080: turning four signs around adds 128 to four signed numbers, as unsigned ones."""
 Place: TypeAlias = tuple[Buffer, Expr]
 """A buffer and where in it."""
 
@@ -118,7 +126,12 @@ class Tile:
     @property
     def interleaved(self) -> bool:
         """Whether the weights of one step lie as (channel, unit) and not as (unit, channel)."""
-        return self.step in ("sdot", "pmaddwd")
+        return self.step in _HORIZONTAL
+
+    @property
+    def offset(self) -> int:
+        """What a reduction step adds to each input, so that it has no sign."""
+        return 128 if self.step == "vpdpbusd" else 0
 
     def steps(self, spec: Conv2d) -> int:
         """Return the reduction steps of one run; the last one ends at the run's last element."""
@@ -129,7 +142,7 @@ def tile_of(spec: Conv2d, vector: Vector) -> Tile:
     """Choose the tile: half the registers hold accumulators, and as little as possible is computed twice."""
     outputs = spec.outputs // spec.groups
     step = _step_of(spec, vector)
-    native = vector.lanes("int32") if step in ("sdot", "pmaddwd") else ep.width(spec.epilogue, vector)
+    native = vector.lanes("int32") if step in _HORIZONTAL else ep.width(spec.epilogue, vector)
     lanes = lanes_for(outputs, native)
     budget = vector.n_registers // 2 * vector.lanes("int32")
     most_pixels = spec.out_width
@@ -150,8 +163,9 @@ def _step_of(spec: Conv2d, vector: Vector) -> Step:
     if not isinstance(spec.epilogue, ep.Requantize):
         return "singles"
     if vector.products != "widening":
-        full = outputs >= vector.lanes("int32") and spec.run_length >= _UNITS[vector.products]
-        if full:
+        # AVX-512 has the instruction for shorter vectors, too.
+        least = 4 if vector.products == "vpdpbusd" else vector.lanes("int32")
+        if outputs >= least and spec.run_length >= _UNITS[vector.products]:
             return vector.products
     return "pairs" if spec.run_length >= 2 and not spec.weights_reach_minus_128 else "singles"
 
@@ -287,6 +301,11 @@ def _horizontal(tile: Tile, acc: Expr, x: Place, weight: Place) -> Expr:
         return t.call_llvm_pure_intrin(
             "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, load(*weight, operands), many
         )
+    if tile.step == "vpdpbusd":
+        one = t.bitwise_xor(t.reinterpret("int32", load(*x, 4)), t.int32(_SIGNS))
+        many = t.reinterpret(f"int8x{operands}", splat(one, lanes))
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        return t.call_llvm_pure_intrin(f"int32x{lanes}", name, acc, many, load(*weight, operands))
     one = t.reinterpret("int32", load(*x, 2, "int16"))
     many = t.reinterpret(f"int16x{operands}", splat(one, lanes))
     name = "llvm.x86.sse2.pmadd.wd" if lanes == 4 else "llvm.x86.avx2.pmadd.wd"

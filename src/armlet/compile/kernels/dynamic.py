@@ -139,7 +139,7 @@ def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
             return clamped(total, spec.clamp.low, spec.clamp.high, "float32", lanes)
 
         def begin(channel: Expr) -> Expr:
-            return load(minus, channel, lanes) * splat(cast(found[1], "int32", 1), lanes)
+            return load(minus, channel, lanes) * splat(cast(found[1], "int32", 1) + tile.offset, lanes)
 
         conv2d.compute(sums, tile, (q, weight, acc, y), begin, finished)
 

@@ -32,13 +32,14 @@ class Vector:
         n_bytes: width of one register.
         n_registers: how many there are.
         products: how it multiplies int8: "widening" to int16 (Armv8.0 smull), "sdot" of four products into int32
-            (Armv8.2), "pmaddwd" of two int16 products into int32 (x86).
+            (Armv8.2), "pmaddwd" of two int16 products into int32 (x86), "vpdpbusd" of four products, of an unsigned
+            with a signed number each, into int32 (AVX-512 VNNI).
         high_product: whether it gives the high half of a doubled int32 product (NEON's sqdmulh).
     """
 
     n_bytes: int
     n_registers: int
-    products: Literal["widening", "sdot", "pmaddwd"]
+    products: Literal["widening", "sdot", "pmaddwd", "vpdpbusd"]
     high_product: bool = False
 
     def lanes(self, dtype: str) -> int:
@@ -51,6 +52,8 @@ def vector_of(target: Target) -> Vector:
     features = target.resolved_features
     if "neon" in features:
         return Vector(16, 32, "sdot" if "dotprod" in features else "widening", high_product=True)
+    if "avx512vnni" in features:
+        return Vector(64, 32, "vpdpbusd")
     if "avx2" in features or "sse4.2" in features:
         return Vector(32 if "avx2" in features else 16, 16, "pmaddwd")
     return Vector(16, 16, "widening")

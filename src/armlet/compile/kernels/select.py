@@ -23,7 +23,7 @@ from armlet.compile.kernels.select_grouped import emit_grouped
 from armlet.compile.kernels.select_moves import EMITTERS as MOVES
 from armlet.compile.kernels.select_recurrent import emit_recurrent
 from armlet.compile.layout.order import channels_last, permuted_columns
-from armlet.compile.layout.packing import pack_conv2d
+from armlet.compile.layout.packing import pack_conv2d, starts
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.lowered import CallInfo, LoweredProgram
 from armlet.compile.quantized.arithmetic import addition, limits, requantization, slopes
@@ -173,7 +173,7 @@ def _call_conv2d(
 ) -> object:
     x, weight, bias, by_channel = operands
     tile = conv2d.tile_of(spec, builder.vector)
-    constants = [pack_conv2d(weight, spec, tile), bias]
+    constants = [pack_conv2d(weight, spec, tile), starts(bias, weight, tile)]
     constants += [] if by_channel is None else [by_channel]
     kernel = Kernel(op, tile.step, spec, conv2d.build, spec.macs)
     size = spec.out_height * spec.out_width * spec.outputs

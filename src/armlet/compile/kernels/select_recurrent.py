@@ -7,7 +7,7 @@ import numpy as np
 from armlet.compile.frontend import graph as g
 from armlet.compile.kernels import conv2d, integer_recurrent, recurrent
 from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale, result
-from armlet.compile.layout.packing import pack_conv2d
+from armlet.compile.layout.packing import pack_conv2d, starts
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.quantized.recurrent import constants_of, tanh_table
 
@@ -74,14 +74,24 @@ def _share(
     epilogue: Epilogue,
     builder: ProgramBuilder,
 ) -> object:
-    """Call the kernel that computes the input's share of all gates of all steps, with weights [D × gates, inputs]."""
+    """Call the kernel that computes the input's share of all gates of all steps.
+
+    Args:
+        layer: whose first input it is.
+        op: its operator.
+        weight: [D × gates, inputs].
+        constants: bias, and factors by row where there are any.
+        epilogue: what makes a share of an accumulator.
+        builder: of the program.
+    """
     steps, (rows, inputs) = builder.graph.tensors[layer.inputs[0]].shape[0], weight.shape
     reach = weight.dtype == np.int8 and bool(weight.min() == -128)
     dense = conv2d.Conv2d(1, steps, inputs, rows, (1, 1), (1, 1), 1, epilogue, reach)
     tile = conv2d.tile_of(dense, builder.vector)
     kernel = Kernel(f"{op.cell}_input", tile.step, dense, conv2d.build, dense.macs)
     packed = pack_conv2d(weight[:, :, None, None], dense, tile)
-    operands = [builder.row_major(layer.inputs[0]).var, packed, *constants]
+    bias, *factors = constants
+    operands = [builder.row_major(layer.inputs[0]).var, packed, starts(bias, weight, tile), *factors]
     return builder.call(layer.name, kernel, operands, steps * rows, result(epilogue))
 
 
@@ -119,11 +129,10 @@ def _emit_integer(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> N
         multiplier=int(constants.result.multipliers[0]),
         weights_reach_minus_128=bool(constants.recurrent.min() == -128),
     )
-    convolution = spec.convolution
-    packed = pack_conv2d(
-        constants.recurrent[:, :, None, None], convolution, conv2d.tile_of(convolution, vector)
-    )
-    arguments = [share, packed, constants.recurrent_bias, constants.product.multipliers, tanh_table()]
+    tile = conv2d.tile_of(spec.convolution, vector)
+    packed = pack_conv2d(constants.recurrent[:, :, None, None], spec.convolution, tile)
+    bias = starts(constants.recurrent_bias, constants.recurrent, tile)
+    arguments = [share, packed, bias, constants.product.multipliers, tanh_table()]
     arguments += [builder.row_major(name).var for name in layer.inputs[1:]]
     loop = Kernel(op.cell, "loop over time", spec, integer_recurrent.build, spec.macs, "int8")
     size = sum(map(spec.size, spec.parts))

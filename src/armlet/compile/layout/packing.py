@@ -8,6 +8,21 @@ from armlet.compile.frontend.graph import Array
 from armlet.compile.kernels.conv2d import Conv2d, Tile
 
 
+def starts(bias: Array, weight: Array, tile: Tile) -> Array:
+    """Return what the accumulators begin at: the bias, less what the tile adds to inputs times the weights.
+
+    Args:
+        bias: [outputs], int32 if the weights are multiplied as integers.
+        weight: [outputs, ...].
+        tile: of the kernel.
+    """
+    if not tile.offset:
+        return bias
+    sums = weight.reshape(len(weight), -1).sum(1, dtype=np.int64)
+    start: Array = (bias.astype(np.int64) - tile.offset * sums).astype(np.int32)
+    return start
+
+
 def pack_conv2d(weight: Array, spec: Conv2d, tile: Tile) -> Array:
     """Pack weights [outputs, inputs / groups, kernel height, kernel width] for the convolution kernel, flat.
 

@@ -1,0 +1,127 @@
+"""One inference in each runtime, as a call without arguments: armlet, ONNX Runtime, LiteRT, OpenVINO, MNN."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from armlet.compile.pipeline import compile_onnx
+from armlet.devices.host import HostProgram
+from armlet.errors import ArmletError
+from armlet.spec.target import Target
+
+Call = Callable[[], object]
+
+
+def all_of(
+    folder: Path, sample: np.ndarray, features: tuple[str, ...]
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """Return a call of `folder/model.onnx` on the sample for each runtime, and why the others have none."""
+    calls: dict[str, Call] = {"armlet": armlet(folder, sample, features)}
+    missing: dict[str, str] = {}
+    for name, make in PEERS.items():
+        try:
+            calls[name] = make(folder, sample)
+        except ModuleNotFoundError as error:
+            missing[name] = f"not installed: {error.name}"
+        except (ArmletError, RuntimeError, ValueError, subprocess.CalledProcessError) as error:
+            missing[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return calls, missing
+
+
+def target_of(features: tuple[str, ...]) -> Target:
+    """Return this machine as a target whose kernels use these features."""
+    cpu = "x86-64-v4" if "avx512vnni" in features else "x86-64-v3" if "avx2" in features else "x86-64-v2"
+    return Target(
+        name="here",
+        triple="native",
+        core={"llvm_cpu": cpu},
+        features=features,
+        toolchain={"cc": "gcc", "ar": "ar"},
+    )
+
+
+def armlet(folder: Path, sample: np.ndarray, features: tuple[str, ...]) -> Call:
+    """Compile for this machine; the call goes through ctypes with pointers made before."""
+    compiled = compile_onnx(folder / "model.onnx", target_of(features), "network", folder / "armlet")
+    program = HostProgram.load(folder / "armlet", compiled)
+    outputs = [np.empty(info.shape, info.dtype) for info in program.outputs]
+    program.run(sample)  # checks shapes
+    given = (ctypes.c_void_p * 1)(sample.ctypes.data)
+    found = (ctypes.c_void_p * len(outputs))(*(a.ctypes.data for a in outputs))
+    entry, arena = program._entry, program._arena()
+    keep = (sample, outputs, program)
+    return lambda: (entry(given, found, arena), keep)[0]
+
+
+def onnxruntime(folder: Path, sample: np.ndarray) -> Call:
+    """ONNX Runtime's CPU provider, all optimisations, input and output bound before."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input(session.get_inputs()[0].name, sample)
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
+    return lambda: session.run_with_iobinding(binding)
+
+
+def litert(folder: Path, sample: np.ndarray) -> Call:
+    """LiteRT with XNNPACK, on the .tflite twin."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    from armlet.export.litert import write_litert
+
+    write_litert(folder / "model.onnx", folder / "model.tflite")
+    interpreter = Interpreter(str(folder / "model.tflite"), num_threads=1)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], sample)
+    return interpreter.invoke
+
+
+def openvino(folder: Path, sample: np.ndarray) -> Call:
+    """OpenVINO's CPU plugin, on the ONNX file."""
+    import openvino as ov
+
+    core = ov.Core()
+    compiled = core.compile_model(
+        core.read_model(folder / "model.onnx"),
+        "CPU",
+        {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"},
+    )
+    request = compiled.create_infer_request()
+    request.set_input_tensor(ov.Tensor(sample, shared_memory=True))
+    return request.infer
+
+
+def mnn(folder: Path, sample: np.ndarray) -> Call:
+    """MNN's CPU backend, on what its converter makes of the ONNX file."""
+    import MNN
+
+    command = [sys.executable, "-m", "MNN.tools.mnnconvert", "-f", "ONNX", "--bizCode", "x"]
+    command += ["--modelFile", str(folder / "model.onnx"), "--MNNModel", str(folder / "model.mnn")]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ})
+    net = MNN.Interpreter(str(folder / "model.mnn"))
+    session = net.createSession({"numThread": 1, "backend": "CPU"})
+    target = net.getSessionInput(session)
+    host = MNN.Tensor(
+        sample.shape, MNN.Halide_Type_Float, np.ascontiguousarray(sample), MNN.Tensor_DimensionType_Caffe
+    )
+    target.copyFrom(host)
+    return lambda: net.runSession(session)
+
+
+PEERS: dict[str, Callable[[Path, np.ndarray], Call]] = {
+    "onnxruntime": onnxruntime,
+    "litert": litert,
+    "openvino": openvino,
+    "mnn": mnn,
+}
