@@ -158,7 +158,7 @@ def on_host(compiled: Compiled, folder: Path, samples: Samples) -> np.ndarray:
     return HostProgram.load(folder / "host", compiled).run_batch(samples.inputs)[0]
 
 
-def on_board(compiled: Compiled, folder: Path, samples: Samples) -> np.ndarray:
-    """Return what the compiled program answers on the emulated board."""
-    board = Emulator(load_target("raspberry-pi-4"))
-    return board.run_all(folder / "raspberry-pi-4" / "bin" / "run", samples.inputs, compiled.outputs)[0]
+def on_board(compiled: Compiled, folder: Path, samples: Samples, name: str = "raspberry-pi-4") -> np.ndarray:
+    """Return what the compiled program answers on an emulated board."""
+    board = Emulator(load_target(name))
+    return board.run_all(folder / name / "bin" / "run", samples.inputs, compiled.outputs)[0]

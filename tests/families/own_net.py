@@ -57,3 +57,20 @@ class Sequences(nn.Module):
         hidden = states[0] if isinstance(states, tuple) else states
         last = hidden[-2:].transpose(0, 1).flatten(1) if self.recurrent.bidirectional else hidden[-1]
         return self.classifier(torch.cat([outputs.mean(dim=1), last], dim=1))
+
+
+class Pooled(nn.Module):
+    """Sequences [N, T, n_inputs] and lengths [N] -> answers [N, n_outputs], from the mean of the frames that count."""
+
+    def __init__(self, n_frames: int, n_inputs: int, width: int, n_outputs: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(n_inputs, width)
+        self.classifier = nn.Linear(width, n_outputs)
+        self.register_buffer("places", torch.arange(n_frames).float())
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        """Compute the network."""
+        valid = (length.unsqueeze(1).float() - self.places).clamp(min=0, max=1)
+        total = (valid.unsqueeze(-1) * self.expand(x).relu()).sum(dim=1, keepdim=True)
+        mean = total / valid.sum(dim=1).clamp(min=1).reshape(-1, 1, 1)
+        return self.classifier(mean.squeeze(1))

@@ -66,6 +66,7 @@ CASES = [
     Case(
         "module", own("Sequences", cell="gru", n_inputs=3, hidden=6, n_outputs=4, bidirectional=True), FRAMES
     ),
+    Case("module", own("Pooled", n_frames=10, n_inputs=3, width=8, n_outputs=4), SPEECH),
 ]
 FOUR_BITS = {
     "kind": "quantize_static",

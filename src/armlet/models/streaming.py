@@ -136,7 +136,7 @@ def _moved(quantization: Quantization, whole: Traced, step: Traced) -> Quantizat
         node = nodes[activation.node]
         if (twin := twins.get(node)) is not None:
             activations.append(replace(activation, node=value_name(twin)))
-        elif operator_name(node) not in _MOVES and not _is_only_moved(node):
+        elif not (operator_name(node) in _MOVES or _is_only_moved(node) or _is_hidden(node, quantization)):
             raise UnsupportedOperator(f"the step has no value like {activation.node}, which is quantised")
     parameters = tuple(replace(p, parameter=_PREFIX + p.parameter) for p in quantization.parameters)
     return Quantization(tuple(activations), parameters)
@@ -145,6 +145,14 @@ def _moved(quantization: Quantization, whole: Traced, step: Traced) -> Quantizat
 def _is_only_moved(node: Node) -> bool:
     """Whether what reads a value lies on the same scale, and is quantised itself."""
     return all(operator_name(user) in _MOVES for user in node.users)
+
+
+def _is_hidden(node: Node, quantization: Quantization) -> bool:
+    """Whether a value is another, on its scale, but for what lies behind a length, of which a step knows nothing."""
+    scales = {a.node: (a.scale, a.zero_point) for a in quantization.activations}
+    return operator_name(node) == "mul" and scales[value_name(node)] in (
+        scales.get(value_name(n)) for n in node.all_input_nodes
+    )
 
 
 _Key = tuple[str, str, int]

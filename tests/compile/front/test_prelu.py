@@ -20,7 +20,8 @@ from armlet.compile.quantized import reference as definition
 from armlet.devices.host import HostProgram
 from armlet.spec.load import load_target
 
-BEFORE, AFTER = QuantizedTensor(0.047, -11), QuantizedTensor(0.031, -40)
+BEFORE = QuantizedTensor(float(np.float32(0.047)), -11)
+AFTER = QuantizedTensor(float(np.float32(0.031)), -40)
 
 
 def slopes_of(n: int) -> np.ndarray:

@@ -192,6 +192,19 @@ def _clip(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     append(reader, node, name, Limit(Clamp(low, high)), (node.input[0],))
 
 
+def _extremum(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    """Read the greater, or the less, of a value and a number as a limit: PyTorch's clamp with one whole number."""
+    numbers = [reader.constants[v] for v in node.input if v in reader.constants]
+    values = [v for v in node.input if v not in reader.constants]
+    single = len(values) == len(numbers) == 1 and numbers[0].values.size == 1
+    if not single or reader.tensor(values[0]).shape != reader.tensor(node.output[0]).shape:
+        convert_generic(node, name, reader)
+        return
+    number = float(numbers[0].real().reshape(-1)[0])
+    clamp = Clamp(number, None) if node.op_type == "Max" else Clamp(None, number)
+    append(reader, node, name, Limit(clamp), (values[0],))
+
+
 def _pool(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     given = attributes(node)
     shape = shape4(reader, node.input[0])
@@ -349,6 +362,8 @@ CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = Mappin
         "Add": _add,
         "Relu": _relu,
         "Clip": _clip,
+        "Max": _extremum,
+        "Min": _extremum,
         "MaxPool": _pool,
         "AveragePool": _pool,
         "GlobalMaxPool": _global_pool,

@@ -157,10 +157,13 @@ class Softmax:
     Attributes:
         mask_rows: rows of the mask, which are added to those of x over and over; 0 without a mask.
         mask: [mask_rows, n], None where it is an input.
+        by_flag: [2, mask_rows, n], the mask of columns whose flag, the second input then [n], is 0, and that of those
+            whose flag is 1; None otherwise.
     """
 
     mask_rows: int = 0
     mask: Array | None = None
+    by_flag: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,6 +208,33 @@ class PRelu:
 @dataclass(frozen=True, slots=True)
 class RowMean:
     """Mean over the last dimension but one: [1, T, C] -> [1, C] or [1, 1, C]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flags:
+    """int32 [1] -> int8 [T]: 1 for each token that starts before this length, 0 for the others.
+
+    Attributes:
+        starts: int32 [T].
+    """
+
+    starts: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Hide:
+    """A value [..., T, C], int8, where the flag [T] of a token is 1, and zero where it is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountedMean:
+    """The sum over T of a value [1, T, C], int8, over the number of flags [n] that are 1, or over an int32 number [1].
+
+    Attributes:
+        most: the largest such number; the least is 1.
+    """
+
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +409,9 @@ Op: TypeAlias = (
     | AddConstant
     | PRelu
     | RowMean
+    | Flags
+    | Hide
+    | CountedMean
     | Add
     | Limit
     | Pool

@@ -20,6 +20,7 @@ from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
 from armlet.compile.kernels.select_dynamic import EMITTERS as DYNAMIC
 from armlet.compile.kernels.select_dynamic import emit_conv2d, emit_dense
 from armlet.compile.kernels.select_grouped import emit_grouped
+from armlet.compile.kernels.select_lengths import EMITTERS as LENGTHS
 from armlet.compile.kernels.select_moves import EMITTERS as MOVES
 from armlet.compile.kernels.select_recurrent import emit_recurrent
 from armlet.compile.layout.order import channels_last, permuted_columns
@@ -307,6 +308,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         **ATTENTION,
         **MOVES,
         **DYNAMIC,
+        **LENGTHS,
     }
 )
 """What emits each operator; generic ones are emitted by the island."""

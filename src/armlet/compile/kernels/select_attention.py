@@ -21,6 +21,7 @@ from armlet.compile.quantized.arithmetic import (
     requantization,
 )
 from armlet.compile.quantized.attention import factor_of
+from armlet.compile.quantized.reference import mask_steps
 
 
 def _requantize(
@@ -57,7 +58,12 @@ def _softmax(layer: g.Layer, op: g.Softmax, builder: ProgramBuilder) -> None:
         return
     epilogue, multiplier = _requantize(layer, op, builder)
     scale = layer.integer.inputs[0].scale
-    integer = softmax.IntegerSoftmax(prod(leading), columns, epilogue, multiplier, op.mask_rows, scale)
+    flagged = op.by_flag is not None
+    if op.by_flag is not None:
+        operands.append(mask_steps(op.by_flag, scale).astype(np.int32).reshape(-1))
+    integer = softmax.IntegerSoftmax(
+        prod(leading), columns, epilogue, multiplier, op.mask_rows, scale, flagged
+    )
     kernel = Kernel("softmax", "rows", integer, softmax.build_integer)
     _call(layer, kernel, [*operands, exponentials(scale)], builder)
 

@@ -51,6 +51,7 @@ class IntegerSoftmax:
         multiplier: of the epilogue.
         mask_rows: as of `Softmax`.
         scale: of x, which the mask is brought to.
+        flagged: whether the mask is that of each column's flag, of two masks in steps of x.
     """
 
     rows: int
@@ -59,6 +60,7 @@ class IntegerSoftmax:
     multiplier: int
     mask_rows: int = 0
     scale: float = 1.0
+    flagged: bool = False
 
 
 def build(spec: Softmax, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -97,11 +99,14 @@ def build(spec: Softmax, vector: Vector) -> tvm.tirx.PrimFunc:
 
 
 def _mask(spec: Softmax | IntegerSoftmax) -> list[Parameter]:
+    if isinstance(spec, IntegerSoftmax) and spec.flagged:
+        steps = Parameter("steps", 2 * spec.mask_rows * spec.columns, "int32")
+        return [Parameter("flags", spec.columns, "int8"), steps]
     return [Parameter("mask", spec.mask_rows * spec.columns, "float32")] if spec.mask_rows else []
 
 
 def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (x, [mask], exponentials, y)."""
+    """Return the kernel (x, [mask or flags, steps], exponentials, y)."""
     from tvm import tirx
     from tvm.script.ir_builder import tirx as t
 
@@ -121,8 +126,11 @@ def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
 
             if moved is not None:
                 with loop(spec.columns) as at:
-                    mask = rest[0][mask_row * spec.columns + at]
-                    steps = ep.in_steps(mask, spec.scale, (-(2.0**16), 2.0**16), 1)
+                    place = mask_row * spec.columns + at
+                    if spec.flagged:
+                        steps = rest[1][cast(rest[0][at], "int32", 1) * mask_rows * spec.columns + place]
+                    else:
+                        steps = ep.in_steps(rest[0][place], spec.scale, (-(2.0**16), 2.0**16), 1)
                     store(moved, at, 1, cast(x[start + at], "int32", 1) + steps)
             store(most, 0, 1, constant(-(2**17), "int32", 1))
             with loop(spec.columns) as at:

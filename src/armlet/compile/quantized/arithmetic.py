@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from armlet.compile.frontend.graph import AddConstant, Array, Clamp, LayerNorm, PRelu, QuantizedTensor
+from armlet.compile.frontend.graph import (
+    AddConstant,
+    Array,
+    Clamp,
+    CountedMean,
+    LayerNorm,
+    PRelu,
+    QuantizedTensor,
+)
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.reference import FixedPoint, Normalization
 
@@ -67,6 +75,15 @@ def slopes(op: PRelu, origin: QuantizedTensor, output: QuantizedTensor) -> tuple
     fixed = addition(np.abs(factors))
     multipliers = fixed.multipliers * np.where(factors < 0, -1, 1).astype(np.int32)
     return int(multipliers[0]), FixedPoint(multipliers[1:], fixed.shift)
+
+
+def counted(op: CountedMean, origin: QuantizedTensor, output: QuantizedTensor) -> FixedPoint:
+    """Return the factors of sums of 1, 2, ... numbers to their mean.
+
+    Raises:
+        OverflowError: the first factor is 2^30 or more.
+    """
+    return requantization(origin.scale / output.scale / np.arange(1, op.most + 1))
 
 
 def _fixed_point(factors: Array, bits: int, largest_shift: int) -> FixedPoint:

@@ -6,6 +6,7 @@ import numpy as np
 
 from armlet.compile.frontend.graph import (
     AddConstant,
+    CountedMean,
     LayerNorm,
     MatMul,
     Multiply,
@@ -27,7 +28,7 @@ _LARGEST = 255
 
 
 def check_attention(
-    op: MatMul | Softmax | LayerNorm | Multiply | AddConstant | RowMean,
+    op: MatMul | Softmax | LayerNorm | Multiply | AddConstant | RowMean | CountedMean,
     shape: tuple[int, ...],
     inputs: tuple[QuantizedTensor, ...],
     output: QuantizedTensor,
@@ -53,7 +54,7 @@ def check_attention(
             return
         case Softmax():
             largest = 2**29
-        case RowMean():
+        case RowMean() | CountedMean():
             largest = shape[-2] * _LARGEST
         case MatMul():
             largest = shape[-1] * _LARGEST**2
@@ -66,17 +67,22 @@ def check_attention(
 
 
 def factor_of(
-    op: MatMul | Softmax | Multiply | RowMean,
+    op: MatMul | Softmax | Multiply | RowMean | CountedMean,
     shape: tuple[int, ...],
     inputs: tuple[QuantizedTensor, ...],
     output: QuantizedTensor,
 ) -> float:
-    """Return the factor from accumulators to the result, for the arguments of `check_attention`."""
+    """Return the factor from accumulators to the result, for the arguments of `check_attention`.
+
+    That of a mean over a number of tokens is the one of the number 1, the largest.
+    """
     match op:
         case Softmax():
             return 2.0**-29 / output.scale
         case RowMean():
             return inputs[0].scale / (output.scale * shape[-2])
+        case CountedMean():
+            return inputs[0].scale / output.scale
         case MatMul():
             return op.factor * inputs[0].scale * inputs[1].scale / output.scale
         case Multiply():

@@ -21,11 +21,14 @@ from armlet.compile.frontend.graph import (
     Constant,
     Conv2d,
     Convert,
+    CountedMean,
     Dense,
     Dequantize,
     Enlarge,
+    Flags,
     Generic,
     Graph,
+    Hide,
     Integer,
     Layer,
     LayerNorm,
@@ -59,6 +62,7 @@ from armlet.compile.quantized.arithmetic import (
 )
 from armlet.compile.quantized.attention import check_attention
 from armlet.compile.quantized.dynamic import expand
+from armlet.compile.quantized.lengths import FLAG, Lengths
 from armlet.compile.quantized.recurrent import constants_of
 from armlet.compile.quantized.tables import Formula, formula_of, table_of
 
@@ -73,6 +77,7 @@ class _Rewriter:
     uses: dict[str, int]
     readers: dict[str, list[Layer]]
     tensors: dict[str, Tensor]
+    lengths: Lengths
     layers: list[Layer] = field(default_factory=list)
     twins: dict[str, tuple[str, QuantizedTensor]] = field(default_factory=dict)
     floats: dict[str, Fallback] = field(default_factory=dict)
@@ -91,13 +96,16 @@ def to_integer(graph: Graph) -> tuple[Graph, tuple[Fallback, ...]]:
     for layer in graph.layers:
         for name in layer.inputs:
             readers.setdefault(name, []).append(layer)
-    state = _Rewriter(graph, graph.uses(), readers, dict(graph.tensors))
+    is_quantized = any(isinstance(layer.op, Quantize) for layer in graph.layers)
+    makers = {layer.output: layer for layer in graph.layers} if is_quantized else {}
+    tensors = dict(graph.tensors)
+    state = _Rewriter(graph, graph.uses(), readers, tensors, Lengths(makers, tensors))
     for layer in graph.layers:
         _rewrite(layer, state)
     result = without_dead_layers(
         dataclasses.replace(graph, layers=tuple(state.layers), tensors=state.tensors)
     )
-    if not any(isinstance(layer.op, Quantize) for layer in graph.layers):
+    if not is_quantized:
         return result, ()
     kept = {layer.output for layer in result.layers}
     return result, tuple(f for value, f in state.floats.items() if value in kept)
@@ -125,12 +133,27 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
             _pass_through(layer, state)
         else:
             state.layers.append(layer)
-    else:
+    elif not _rewrite_flags(layer, state):
         try:
             _rewrite_compute(layer, state)
         except (_StaysFloatError, OverflowError) as reason:
             state.layers.append(layer)
             state.floats[output] = Fallback(layer.name, layer.kind, f"stays float: {reason}")
+
+
+def _rewrite_flags(layer: Layer, state: _Rewriter) -> bool:
+    """Run a layer on integers that gives flags from a length, or a product with them; return whether it is one."""
+    if (found := state.lengths.starts(layer)) is not None:
+        length, starts = found
+        state.lengths.flags.add(layer.output)
+        _emit(replace(layer, op=Flags(starts), inputs=(length,)), (), FLAG, state)
+        return True
+    hidden = state.lengths.hidden(layer)
+    if hidden is None or hidden[0] not in state.twins:
+        return False
+    (twin, origin), (flag, _) = (state.twins[name] for name in hidden)
+    _emit(replace(layer, op=Hide(), inputs=(twin, flag)), (origin,), origin, state)
+    return True
 
 
 def _rewrite_quantize(layer: Layer, op: Quantize, state: _Rewriter) -> None:
@@ -207,14 +230,12 @@ def _output_quantization(value: str, state: _Rewriter) -> QuantizedTensor:
 
 def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
     layer = _gate_last(layer, state)
-    op = _integer_form(layer, state)
+    op, names, more = _operands(layer, state)
     if isinstance(op, Recurrent):
         _recurrent(layer, op, state)
         return
     if isinstance(op, Generic):
         raise _StaysFloatError(f"{layer.kind} has no integer form")
-    names = layer.inputs[:1] if isinstance(op, Softmax) else layer.inputs  # a mask is added as it is
-    masks = layer.inputs[len(names) :]
     if any(name not in state.twins for name in names):
         raise _StaysFloatError("an input is not quantized")
     twins = [state.twins[name] for name in names]
@@ -230,13 +251,13 @@ def _rewrite_compute(layer: Layer, state: _Rewriter) -> None:
         return
     elif isinstance(op, Pool):
         _check_mean(op, inputs[0], output)
-    elif isinstance(op, MatMul | Softmax | LayerNorm | Multiply | AddConstant | RowMean):
-        check_attention(op, state.tensors[layer.inputs[0]].shape, inputs, output)
+    elif isinstance(op, MatMul | Softmax | LayerNorm | Multiply | AddConstant | RowMean | CountedMean):
+        check_attention(op, state.tensors[names[0]].shape, inputs, output)
     elif isinstance(op, Add | Limit):
         addition(np.array([i.scale / output.scale for i in inputs]))
     elif isinstance(op, PRelu):
         slopes(op, inputs[0], output)
-    _emit(replace(layer, op=op, inputs=(*(t[0] for t in twins), *masks)), inputs, output, state)
+    _emit(replace(layer, op=op, inputs=(*(t[0] for t in twins), *more)), inputs, output, state)
 
 
 def _gate_last(layer: Layer, state: _Rewriter) -> Layer:
@@ -246,6 +267,22 @@ def _gate_last(layer: Layer, state: _Rewriter) -> Layer:
     if product and len(shapes[1]) == 4 and shapes[0] == (*shapes[1][:2], 1, 1):
         return replace(layer, inputs=layer.inputs[::-1])
     return layer
+
+
+def _operands(layer: Layer, state: _Rewriter) -> tuple[Op, tuple[str, ...], tuple[str, ...]]:
+    """Return what a layer is in integers, the values that it takes as int8, and those that it takes as they are."""
+    if (counted := state.lengths.count(layer)) is not None:
+        value, by, most = counted
+        return CountedMean(most), (value,), (state.twins[by][0] if by in state.twins else by,)
+    op = _integer_form(layer, state)
+    if not isinstance(op, Softmax):
+        return op, layer.inputs, ()
+    masks = layer.inputs[1:]
+    if not masks or (found := state.lengths.mask(masks[0])) is None:
+        return op, layer.inputs[:1], masks
+    flag, by_flag = found
+    op = replace(op, by_flag=by_flag.reshape(2, op.mask_rows, -1))
+    return op, layer.inputs[:1], (state.twins[flag][0],)
 
 
 def _integer_form(layer: Layer, state: _Rewriter) -> Op:

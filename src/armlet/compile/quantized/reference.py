@@ -150,6 +150,33 @@ def max_pool(x: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Arra
     return best
 
 
+def flags(length: int, starts: Array) -> Array:
+    """Return int8 [T]: 1 for what starts before the length, 0 for the rest."""
+    found: Array = (starts.astype(np.int64) < length).astype(np.int8)
+    return found
+
+
+def hide(x: Array, flag: Array, zero: int) -> Array:
+    """Return int8 [T, C]: the rows of x whose flag is 1, the zero point in the others."""
+    found: Array = np.where(flag[:, None] == 1, x, np.int8(zero))
+    return found
+
+
+def counted_mean(x: Array, number: int, factors: FixedPoint, zero: int) -> Array:
+    """Return int8 [C]: the sums of the columns of x [T, C], its zero point taken off, over a number.
+
+    Args:
+        x: integers.
+        number: 1 or more, or taken for it; or as many as there are factors, or taken for it.
+        factors: of sums over 1, 2, 3, ...
+        zero: zero point of the result.
+    """
+    place = min(max(number, 1), factors.multipliers.size) - 1
+    factor = FixedPoint(factors.multipliers[place : place + 1], factors.shift)
+    found: Array = requantize(x.astype(np.int64).sum(axis=0)[None], factor, zero, (-128, 127))[0]
+    return found
+
+
 def matmul(a: Array, b: Array) -> Array:
     """Return int64 accumulators [batches, M, N] of a [batches, M, K] and b [batches, K, N] (zero points taken off)."""
     acc: Array = a.astype(np.int64) @ b.astype(np.int64)

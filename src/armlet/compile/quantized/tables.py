@@ -59,13 +59,14 @@ def table_of(formula: Formula, origin: QuantizedTensor, to: QuantizedTensor) -> 
         values = {formula.source: x}
         with np.errstate(all="ignore"):  # far from zero some intermediate values are infinite, and rightly so
             for layer in formula.layers:
-                values[layer.output] = _computed(layer, values).reshape(-1)
+                values[layer.output] = computed(layer, values).reshape(-1)
         return values[formula.layers[-1].output]
 
     return reference.table(function, origin, to)
 
 
-def _computed(layer: Layer, values: Mapping[str, Array]) -> Array:
+def computed(layer: Layer, values: Mapping[str, Array]) -> Array:
+    """Return what a layer that may be part of a formula makes of values, in float32."""
     op = layer.op
     if isinstance(op, Generic):
         operands = [op.constants[n] if n in op.constants else values[n] for n in op.node.input if n]

@@ -14,7 +14,9 @@
 5. Recurrent layers take int8 values and give int8 outputs and states, which share one scale; their gates and states in
    between are integers, too.
 6. Embeddings give int8 rows: the table's own integers.
-7. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
+7. What follows from a length alone (`lengths`) needs no scales: a value whose tokens behind the length are hidden has
+   the scale it had before.
+8. Everything else stays float; so do the layers that the user excludes. Each is named in the notes.
 """
 
 from __future__ import annotations
@@ -38,6 +40,14 @@ from armlet.analysis.graph import (
 )
 from armlet.models.recurrent import OPERATOR
 from armlet.passes.base import is_named
+from armlet.passes.quantize.lengths import (
+    averaged,
+    exits,
+    hidden,
+    is_summed,
+    mask_of_flags,
+    of_lengths,
+)
 from armlet.passes.quantize.operators import (
     CLAMPS,
     MATRIX_PRODUCTS,
@@ -132,12 +142,15 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     recurrent: dict[Node, RecurrentWeights] = {}
     tables: list[LookupTable] = []
     notes: list[str] = []
+    floats: set[str] = set()
+    aside = set(of_lengths(traced))
     for node in traced.nodes:
-        if node in fused or node.target in SHARING or not _computes(node) or _scores_of(node, traced):
+        if node in fused or node in aside or not _computes(node) or _belongs(node, traced):
             continue
         whole = _recurrence(node) or node  # which of its values a node takes of a recurrent layer is no layer
         if reason := _why_float(whole, traced, exclude, needed):
             notes.append(f"{layer_name(whole)} stays float: {reason}")
+            floats.add(value_name(node))
             continue
         if whole is not node:
             needed |= {node, arguments(whole)[0]}
@@ -152,8 +165,35 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
         needed |= {result, *_inputs(node, traced)}
         if node.target in WEIGHTED:
             layers.append(_layer(node, traced))
+    shared = _shared(traced, needed)
+    notes += _float_lengths(traced, {name for names in shared for name in names} - floats)
     kept = tuple(dict.fromkeys(notes))
-    return Placement(_shared(traced, needed), tuple(layers), tuple(recurrent.values()), tuple(tables), kept)
+    return Placement(shared, tuple(layers), tuple(recurrent.values()), tuple(tables), kept)
+
+
+def _float_lengths(traced: Traced, integers: set[str]) -> list[str]:
+    """Return what of that which follows from a length alone stays float, as something reads it that is no integer."""
+    nodes = of_lengths(traced)
+    region, notes = set(nodes), []
+    for node in (n for n in nodes if _computes(n) and n.target not in SHARING):
+        for user, read in exits(node, region):
+            scores = _scores_of(user, traced)
+            result = user if scores is None else next(iter(user.users))
+            known = hidden(user, traced) or averaged(user, traced) or (scores and mask_of_flags(read, traced))
+            if not known or value_name(result) not in integers:
+                notes.append(f"{layer_name(node)} stays float: {layer_name(result)}, which reads it, is")
+                break
+    return notes
+
+
+def _belongs(node: Node, traced: Traced) -> bool:
+    """Whether a node has no scale of its own, as it moves values or is a part of what another node does."""
+    return _shares(node, traced) or _scores_of(node, traced) is not None or is_summed(node, traced)
+
+
+def _shares(node: Node, traced: Traced) -> bool:
+    """Whether a node's value has the scale of what it takes (rules 3 and 7)."""
+    return node.target in SHARING or hidden(node, traced) is not None
 
 
 def _computes(node: Node) -> bool:
@@ -165,6 +205,9 @@ def _inputs(node: Node, traced: Traced) -> list[Node]:
     """Return the values of the network that a node computes on; of a softmax behind a mask, what is masked."""
     if node.target is aten.softmax.int and (scores := _scores_of(arguments(node)[0], traced)) is not None:
         return [scores]
+    value = hidden(node, traced) or averaged(node, traced)
+    if value is not None:
+        return [value]
     return [n for n in node.all_input_nodes if traced.tensor_name(n) is None and _computes(n)]
 
 
@@ -192,7 +235,7 @@ def _why_float(node: Node, traced: Traced, exclude: Sequence[str], quantized: se
             return "" if len(arguments(node)) <= 4 else "it counts its padding in an unusual way"
         case aten.prelu.default if traced.tensor_name(arguments(node)[1]) is None:
             return "its slopes are computed"
-        case target if target in (*TABLES, aten.prelu.default):
+        case target if target in (*TABLES, aten.prelu.default) or averaged(node, traced) is not None:
             return _why_not_followed(node, traced, quantized)
         case target if target is OPERATOR.default:
             return _why_no_recurrence(node, traced)
@@ -264,8 +307,8 @@ def _why_no_product(node: Node, traced: Traced, quantized: set[Node]) -> str:
 def _why_not_followed(node: Node, traced: Traced, quantized: set[Node]) -> str:
     """Return why a node does not go on with integers that are there anyway, empty if it does (rule 4)."""
     for source in _inputs(node, traced):
-        while source.target in SHARING and source not in quantized:
-            source = source.all_input_nodes[0]
+        while _shares(source, traced) and source not in quantized:
+            source = _inputs(source, traced)[0]
         if source not in quantized:
             return "what it takes is float"
     return "it gives the network's answer" if _answers(node, traced) else ""
@@ -290,7 +333,7 @@ def _scores_of(node: Node, traced: Traced) -> Node | None:
 
 def _answers(node: Node, traced: Traced) -> bool:
     """Whether a node's value, moved at most, is what the network gives."""
-    while len(node.users) == 1 and next(iter(node.users)).target in SHARING:
+    while len(node.users) == 1 and _shares(next(iter(node.users)), traced):
         node = next(iter(node.users))
     return node in traced.outputs
 
@@ -346,7 +389,7 @@ def _shared(traced: Traced, needed: set[Node]) -> tuple[tuple[str, ...], ...]:
     leader = {node: node for node in nodes}
     for node in traced.nodes:
         whole = _recurrence(node)
-        if node.target in SHARING or whole is not None:
+        if _shares(node, traced) or whole is not None:
             together = list(whole.users) if whole is not None else [node, *_inputs(node, traced)]
             joined = {leader[n] for n in together}
             first = min(joined, key=nodes.index)
