@@ -40,6 +40,11 @@ CASES = [
         Case("transformer", {"width": 8, "heads": 2, "depth": 1, "patch": 1, "causal": True}, SPEECH),
         "quantised",
     ),
+    # Of one head the mask has the shape of the scores.
+    (
+        Case("transformer", {"width": 8, "heads": 1, "depth": 1, "patch": 1, "causal": True}, SPEECH),
+        "quantised",
+    ),
     (Case("transformer", {"width": 8, "heads": 2, "depth": 1, "positions": "none"}, TEXT), "float"),
     (Case("transformer", {"width": 8, "heads": 2, "depth": 1, "patch": 5}, TEXT), "quantised"),
     (Case("module", own("Pooled", n_frames=10, n_inputs=3, width=8, n_outputs=4), SPEECH), "quantised"),

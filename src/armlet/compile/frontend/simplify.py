@@ -15,24 +15,28 @@ from armlet.compile.frontend.graph import (
     Add,
     Constant,
     Conv2d,
+    Convert,
     Dense,
     Generic,
     Graph,
     Layer,
     Limit,
     MatMul,
+    Reshape,
     Softmax,
 )
 
 
 def simplify(graph: Graph) -> Graph:
     """Return the graph with every joinable layer joined into the one before it."""
-    uses = graph.uses()
+    uses, whole = graph.uses(), _of_whole_numbers(graph)
     layers: list[Layer] = []
     place: dict[str, int] = {}
     for layer in graph.layers:
         before = layers[place[layer.inputs[0]]] if layer.inputs and layer.inputs[0] in place else None
-        joined = _joined(before, layer, graph) if before is not None and uses[before.output] == 1 else None
+        joined = (
+            _joined(before, layer, graph, whole) if before is not None and uses[before.output] == 1 else None
+        )
         if joined is None:
             place[layer.output] = len(layers)
             layers.append(layer)
@@ -43,16 +47,35 @@ def simplify(graph: Graph) -> Graph:
     return dataclasses.replace(graph, layers=tuple(layers))
 
 
-def _joined(before: Layer, layer: Layer, graph: Graph) -> Layer | None:
-    """Return one layer that does `before`, then `layer`; None where there is none."""
+def _of_whole_numbers(graph: Graph) -> frozenset[str]:
+    """Return the values that follow from integer inputs alone, element by element, as masks from a length do."""
+    found = {name for name in graph.inputs if graph.tensors[name].dtype == "int32"}
+    for layer in graph.layers:
+        by_element = isinstance(layer.op, Convert | Reshape | Limit | Add) or (
+            isinstance(layer.op, Generic) and layer.op.elementwise
+        )
+        if by_element and layer.inputs and found.issuperset(layer.inputs):
+            found.add(layer.output)
+    return frozenset(found)
+
+
+def _joined(before: Layer, layer: Layer, graph: Graph, whole: frozenset[str]) -> Layer | None:
+    """Return one layer that does `before`, then `layer`; None where there is none.
+
+    Args:
+        before: the layer that gives what the other takes.
+        layer: the other.
+        graph: of both.
+        whole: values that follow from integer inputs alone.
+    """
     op = before.op
     if isinstance(layer.op, Limit) and isinstance(op, Conv2d | Dense | Add | Limit):
         try:
             return replace(before, op=replace(op, clamp=op.clamp.then(layer.op.clamp)), output=layer.output)
         except ValueError:
             return None
-    if isinstance(op, Generic) and isinstance(layer.op, Softmax):
-        return _masked(before, op, layer, graph)
+    if isinstance(op, Generic | Add) and isinstance(layer.op, Softmax):
+        return _masked(before, layer, graph, whole)
     if isinstance(op, MatMul) and (scale := _scalar_factor(layer)) is not None:
         return replace(before, op=MatMul(op.factor * scale), output=layer.output)
     if not isinstance(op, Conv2d | Dense) or not isinstance(layer.op, Generic) or op.clamp.is_active:
@@ -72,14 +95,16 @@ def _joined(before: Layer, layer: Layer, graph: Graph) -> Layer | None:
     return replace(before, op=replace(op, weight=weight, bias=bias), output=layer.output)
 
 
-def _masked(before: Layer, op: Generic, layer: Layer, graph: Graph) -> Layer | None:
+def _masked(before: Layer, layer: Layer, graph: Graph, whole: frozenset[str]) -> Layer | None:
     """Return the softmax of scores with a mask, where the operator before adds one whose rows repeat."""
-    shape = graph.tensors[before.output].shape
-    scores = [name for name in before.inputs if graph.tensors[name].shape == shape]
+    op, shape = before.op, graph.tensors[before.output].shape
+    constants = op.constants if isinstance(op, Generic) else {}
+    adds = op == Add() or (isinstance(op, Generic) and op.node.op_type == "Add")
+    scores = [name for name in before.inputs if graph.tensors[name].shape == shape and name not in whole]
     masks = [name for name in before.inputs if name not in scores]
-    if op.node.op_type != "Add" or len(scores) != 1 or len(masks) + len(op.constants) != 1:
+    if not adds or len(scores) != 1 or len(masks) + len(constants) != 1:
         return None
-    constant = next(iter(op.constants.values()), None)
+    constant = next(iter(constants.values()), None)
     extents = list(graph.tensors[masks[0]].shape if constant is None else constant.shape)
     while extents and extents[0] == 1:
         del extents[0]

@@ -320,7 +320,7 @@ def _scores_of(node: Node, traced: Traced) -> Node | None:
     if node.target is not aten.add.Tensor or node.kwargs or [u.target for u in users] != [aten.softmax.int]:
         return None
     shape = list(shape_of(node))
-    scores = [n for n in _inputs(node, traced) if list(shape_of(n)) == shape]
+    scores = [n for n in _inputs(node, traced) if list(shape_of(n)) == shape and not mask_of_flags(n, traced)]
     masks = [n for n in node.all_input_nodes if n not in scores]
     if len(scores) != 1 or len(masks) != 1:
         return None
