@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tests.passes.conftest import learned
 from torch import nn
 
-from armlet.compile.frontend.graph import Clamp
+from armlet.compile.frontend.values import Clamp
 from armlet.compile.pipeline import compile_onnx, lower
 from armlet.compile.quantized import dynamic as numbers
 from armlet.compile.quantized import reference as integers

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tests.compile.front.test_integer_patterns import Qdq
 
-from armlet.compile.frontend.graph import AddConstant, LayerNorm, QuantizedTensor
+from armlet.compile.frontend.graph import AddConstant, LayerNorm
+from armlet.compile.frontend.values import QuantizedTensor
 from armlet.compile.kernels import elementwise, layer_norm, matmul, softmax
 from armlet.compile.kernels.epilogue import Requantize
 from armlet.compile.quantized import arithmetic

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from armlet.compile.frontend.graph import Clamp, Constant, Conv2d
+from armlet.compile.frontend.graph import Conv2d
+from armlet.compile.frontend.values import Clamp, Constant
 from armlet.compile.kernels import conv2d, dynamic
 from armlet.compile.kernels.epilogue import FloatClamp
 from armlet.compile.kernels.loops import Vector

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from armlet.compile.frontend.graph import Constant
+from armlet.compile.frontend.values import Constant
 from armlet.compile.kernels import grouped
 from armlet.compile.kernels.epilogue import FloatClamp
 from armlet.compile.kernels.loops import Vector

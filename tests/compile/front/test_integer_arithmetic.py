@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armlet.compile.frontend.graph import Clamp, QuantizedTensor
+from armlet.compile.frontend.values import Clamp, QuantizedTensor
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import addition, limits, requantization
 

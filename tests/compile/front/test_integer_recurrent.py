@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 from tests.compile.front.test_integer_patterns import Qdq
 
-from armlet.compile.frontend.graph import QuantizedTensor, Recurrent
+from armlet.compile.frontend.graph import Recurrent
+from armlet.compile.frontend.values import QuantizedTensor
 from armlet.compile.pipeline import lower
 from armlet.compile.quantized import recurrent
 from armlet.compile.quantized import reference as definition

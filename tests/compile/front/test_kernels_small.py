@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from armlet.compile.frontend.graph import QuantizedTensor
+from armlet.compile.frontend.values import QuantizedTensor
 from armlet.compile.kernels import elementwise, move, pool
 from armlet.compile.kernels.epilogue import FloatClamp, Requantize
 from armlet.compile.kernels.loops import Vector

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 from tests.compile.front.test_attention import SHARES, epilogue
 from tests.compile.front.test_integer_patterns import Qdq
 
-from armlet.compile.frontend.graph import CountedMean, QuantizedTensor
+from armlet.compile.frontend.graph import CountedMean
+from armlet.compile.frontend.values import QuantizedTensor
 from armlet.compile.kernels import lengths, softmax
 from armlet.compile.kernels.epilogue import Requantize
 from armlet.compile.pipeline import compile_onnx

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from armlet.compile.frontend.graph import QuantizedTensor
+from armlet.compile.frontend.values import QuantizedTensor
 from armlet.compile.kernels import move
 from armlet.compile.quantized import reference as definition
 

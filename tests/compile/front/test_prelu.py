@@ -12,7 +12,8 @@ import onnx
 import pytest
 from tests.compile.front.test_integer_patterns import Qdq
 
-from armlet.compile.frontend.graph import PRelu, QuantizedTensor
+from armlet.compile.frontend.graph import PRelu
+from armlet.compile.frontend.values import QuantizedTensor
 from armlet.compile.kernels import elementwise
 from armlet.compile.pipeline import compile_onnx
 from armlet.compile.quantized import arithmetic

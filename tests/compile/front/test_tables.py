@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.compile.front.test_integer_patterns import Qdq
 
-from armlet.compile.frontend.graph import QuantizedTensor
+from armlet.compile.frontend.values import QuantizedTensor
 from armlet.compile.quantized import reference as definition
 
 BEFORE, AFTER = QuantizedTensor(0.0625, -11), QuantizedTensor(0.03125, -20)

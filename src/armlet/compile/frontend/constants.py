@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array, Constant
 from armlet.compile.frontend.reader import RefusedNode, attributes
+from armlet.compile.frontend.values import Array, Constant
 
 if TYPE_CHECKING:
     import onnx

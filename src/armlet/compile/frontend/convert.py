@@ -13,9 +13,7 @@ from armlet.compile.frontend.constants import transposed
 from armlet.compile.frontend.generic import append, convert_generic
 from armlet.compile.frontend.graph import (
     Add,
-    Clamp,
     Concat,
-    Constant,
     Conv2d,
     Convert,
     Dense,
@@ -29,16 +27,15 @@ from armlet.compile.frontend.graph import (
     Part,
     Pool,
     Quantize,
-    QuantizedTensor,
     Reshape,
     RowMean,
     Softmax,
     Spread,
-    Tensor,
     Transpose,
 )
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
 from armlet.compile.frontend.recurrent import convert_recurrent
+from armlet.compile.frontend.values import Clamp, Constant, QuantizedTensor, Tensor
 
 if TYPE_CHECKING:
     import onnx

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from armlet.compile.frontend.convert import shape4, window
-from armlet.compile.frontend.graph import Array, Constant, Conv2d, Dense, Layer
+from armlet.compile.frontend.graph import Conv2d, Dense, Layer
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
+from armlet.compile.frontend.values import Array, Constant
 
 if TYPE_CHECKING:
     import onnx

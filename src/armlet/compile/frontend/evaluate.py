@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array
 from armlet.compile.frontend.reader import RefusedNode
+from armlet.compile.frontend.values import Array
 
 if TYPE_CHECKING:
     import onnx

@@ -9,104 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+from armlet.compile.frontend.values import NO_CLAMP, Array, Clamp, Constant, QuantizedTensor, Tensor
 
 if TYPE_CHECKING:
     import onnx
-
-Array: TypeAlias = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """Shape and element type of a value, in the order of dimensions that ONNX gives."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedTensor:
-    """How an int8 tensor stands for real numbers: real = scale × (stored - zero).
-
-    Attributes:
-        scale: a float32 number.
-        zero: the zero point, within int8.
-    """
-
-    scale: float
-    zero: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Constant:
-    """A constant, possibly stored as integers with a scale.
-
-    Attributes:
-        values: as stored.
-        scale: float32, one for the tensor or one for each index along `axis`; or, of as many dimensions as the values,
-            one for each block of them, which are all of one shape; None for a plain constant.
-        zero: zero points, like `scale`.
-        axis: the axis of `scale`; meaningless when it has one element or is of blocks.
-    """
-
-    values: Array
-    scale: Array | None = None
-    zero: Array | None = None
-    axis: int = 0
-
-    @property
-    def has_blocks(self) -> bool:
-        """Whether each scale is of a block of values."""
-        return self.scale is not None and self.scale.ndim > 1
-
-    def real(self) -> npt.NDArray[np.float64]:
-        """Return the numbers that it stands for, exactly (ONNX DequantizeLinear before its rounding)."""
-        if self.scale is None or self.zero is None:
-            return self.values.astype(np.float64)
-        shifted: Array = self.values.astype(np.int64) - self._over_values(self.zero).astype(np.int64)
-        real: npt.NDArray[np.float64] = shifted * self._over_values(self.scale).astype(np.float64)
-        return real
-
-    def _over_values(self, factors: Array) -> Array:
-        """Return scales or zero points in a form that broadcasts to the values."""
-        if not self.has_blocks:
-            along = self.axis if factors.size > 1 else -1
-            return factors.reshape([-1 if i == along else 1 for i in range(self.values.ndim)])
-        for axis, extent in enumerate(self.values.shape):
-            factors = factors.repeat(extent // factors.shape[axis], axis)
-        return factors
-
-
-@dataclass(frozen=True, slots=True)
-class Clamp:
-    """An activation that only limits its input: ReLU is (0, None), ReLU6 is (0, 6)."""
-
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it limits anything."""
-        return self.low is not None or self.high is not None
-
-    def then(self, other: Clamp) -> Clamp:
-        """Return one clamp that does what this and then `other` do."""
-        lows = [c for c in (self.low, other.low) if c is not None]
-        highs = [c for c in (self.high, other.high) if c is not None]
-        low = max(lows, default=None)
-        high = min(highs, default=None)
-        if low is not None and high is not None and low > high:  # clip(clip(x, 0, 6), 7, 9) is 7, not [7, 6]
-            raise ValueError(f"clamps {self} and {other} do not overlap")
-        return Clamp(low, high)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +33,7 @@ class Conv2d:
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
     groups: int
-    clamp: Clamp = Clamp()
+    clamp: Clamp = NO_CLAMP
     dynamic: bool = False
 
 
@@ -139,7 +47,7 @@ class Dense:
 
     weight: Constant
     bias: Constant
-    clamp: Clamp = Clamp()
+    clamp: Clamp = NO_CLAMP
     dynamic: bool = False
 
 
@@ -241,7 +149,7 @@ class CountedMean:
 class Add:
     """Sum of two values of one shape."""
 
-    clamp: Clamp = Clamp()
+    clamp: Clamp = NO_CLAMP
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from armlet.compile.frontend.convert import CONVERTERS
 from armlet.compile.frontend.dynamic import read_dynamic
 from armlet.compile.frontend.evaluate import evaluate
 from armlet.compile.frontend.generic import ELEMENTWISE, OTHER, convert_generic
-from armlet.compile.frontend.graph import Array, Constant, Graph, Tensor
+from armlet.compile.frontend.graph import Graph
 from armlet.compile.frontend.reader import Reader, RefusedNode
+from armlet.compile.frontend.values import Array, Constant, Tensor
 from armlet.errors import Problem, UnsupportedOperator, UsageError
 
 if TYPE_CHECKING:

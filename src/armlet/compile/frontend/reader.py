@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from armlet.compile.frontend.graph import Constant, Layer, Tensor
+from armlet.compile.frontend.graph import Layer
+from armlet.compile.frontend.values import Constant, Tensor
 
 if TYPE_CHECKING:
     import onnx

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array, Constant, Layer, Part, Recurrent, Reshape, Tensor
+from armlet.compile.frontend.graph import Layer, Part, Recurrent, Reshape
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
+from armlet.compile.frontend.values import Array, Constant, Tensor
 
 if TYPE_CHECKING:
     import onnx

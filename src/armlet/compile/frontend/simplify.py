@@ -13,7 +13,6 @@ import numpy as np
 
 from armlet.compile.frontend.graph import (
     Add,
-    Constant,
     Conv2d,
     Convert,
     Dense,
@@ -25,6 +24,7 @@ from armlet.compile.frontend.graph import (
     Reshape,
     Softmax,
 )
+from armlet.compile.frontend.values import Constant
 
 
 def simplify(graph: Graph) -> Graph:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array, Generic, Layer
+from armlet.compile.frontend.graph import Generic, Layer
+from armlet.compile.frontend.values import Array
 from armlet.compile.kernels.loops import Vector, lanes_for
 from armlet.errors import UnsupportedOperator
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array
+from armlet.compile.frontend.values import Array
 from armlet.compile.kernels.functions import sigmoid, tanh
 from armlet.compile.kernels.loops import (
     Buffer,

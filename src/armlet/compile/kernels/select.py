@@ -12,6 +12,7 @@ import numpy as np
 
 from armlet.artifacts import Fallback
 from armlet.compile.frontend import graph as g
+from armlet.compile.frontend.values import Array, Clamp, Constant
 from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool
 from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.generic import lower_generic
@@ -68,7 +69,7 @@ def _padded(
     return var, height + top + bottom, width + left + right
 
 
-def _epilogue(layer: g.Layer, clamp: g.Clamp, factors: g.Array | None) -> tuple[Epilogue, g.Array | None]:
+def _epilogue(layer: g.Layer, clamp: Clamp, factors: Array | None) -> tuple[Epilogue, Array | None]:
     """Return what happens to a layer's accumulators, and the factors that it takes for each channel.
 
     Args:
@@ -86,7 +87,7 @@ def _epilogue(layer: g.Layer, clamp: g.Clamp, factors: g.Array | None) -> tuple[
     return Requantize(fixed.shift, output.zero, *limits(clamp, output)), fixed.multipliers
 
 
-def _weights(layer: g.Layer, op: g.Conv2d | g.Dense) -> tuple[g.Array, g.Array, g.Array | None]:
+def _weights(layer: g.Layer, op: g.Conv2d | g.Dense) -> tuple[Array, Array, Array | None]:
     """Return weights, what the accumulators begin at, and the factors from them to the result.
 
     An integer layer's bias has the input's zero point folded in. A float layer whose weights are integers keeps them
@@ -105,7 +106,7 @@ def _weights(layer: g.Layer, op: g.Conv2d | g.Dense) -> tuple[g.Array, g.Array, 
     return weight.values, (bias.values - origin.zero * sums).astype(np.int32), factors
 
 
-def _scales_by_channel(weight: g.Constant) -> g.Array | None:
+def _scales_by_channel(weight: Constant) -> Array | None:
     """Return the scale of each output channel of int8 weights, float64; None where they have no such form."""
     if weight.scale is None or weight.zero is None or weight.values.dtype != np.int8 or np.any(weight.zero):
         return None
@@ -169,7 +170,7 @@ def _call_conv2d(
     layer: g.Layer,
     op: str,
     spec: conv2d.Conv2d,
-    operands: tuple[object, g.Array, g.Array, g.Array | None],
+    operands: tuple[object, Array, Array, Array | None],
     builder: ProgramBuilder,
 ) -> object:
     x, weight, bias, by_channel = operands
@@ -195,7 +196,7 @@ def _pool(layer: g.Layer, op: g.Pool, builder: ProgramBuilder) -> None:
         factors = None
         if layer.integer:
             factors = np.array([layer.integer.inputs[0].scale / (layer.integer.output.scale * count)])
-        epilogue, multipliers = _epilogue(layer, g.Clamp(), factors)
+        epilogue, multipliers = _epilogue(layer, Clamp(), factors)
         mean = pool.Mean(height, width, channels, op.kernel, op.stride, epilogue)
         if multipliers is not None:
             mean = replace(mean, bias=-count * zero, multiplier=int(multipliers[0]))

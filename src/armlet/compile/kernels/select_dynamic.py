@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from armlet.compile.frontend import graph as g
+from armlet.compile.frontend.values import Array
 from armlet.compile.kernels import conv2d, dynamic
 from armlet.compile.kernels.epilogue import FloatClamp
 from armlet.compile.layout.order import channels_last, permuted_columns
@@ -49,7 +50,7 @@ def _product(
     layer: g.Layer,
     name: str,
     integers: conv2d.Conv2d,
-    operands: tuple[object, g.Array],
+    operands: tuple[object, Array],
     builder: ProgramBuilder,
 ) -> object:
     """Call the kernel of a layer with its weight [outputs, inputs / groups, kernel height, kernel width]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from armlet.compile.frontend import graph as g
+from armlet.compile.frontend.values import Array, Constant
 from armlet.compile.kernels import conv2d, integer_recurrent, recurrent
 from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale, result
 from armlet.compile.layout.packing import pack_conv2d, starts
@@ -26,7 +27,7 @@ def _emit_float(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> Non
     hidden = op.weight.shape[1] // gates
     padded = recurrent.padded_units(hidden, vector)
 
-    def padding(values: g.Array) -> g.Array:
+    def padding(values: Array) -> Array:
         """Return values [D, gates × hidden, ...] with rows of zeros behind the units of each gate."""
         whole = values.reshape(len(values), gates, hidden, *values.shape[2:])
         wide = [(0, 0)] * whole.ndim
@@ -69,8 +70,8 @@ def _emit_float(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> Non
 def _share(
     layer: g.Layer,
     op: g.Recurrent,
-    weight: g.Array,
-    constants: list[g.Array],
+    weight: Array,
+    constants: list[Array],
     epilogue: Epilogue,
     builder: ProgramBuilder,
 ) -> object:
@@ -95,13 +96,13 @@ def _share(
     return builder.call(layer.name, kernel, operands, steps * rows, result(epilogue))
 
 
-def _row_scales(weight: g.Constant) -> g.Array:
+def _row_scales(weight: Constant) -> Array:
     """Return the scale of each row of int8 weights [D, rows, columns], float32 [D, rows]."""
     assert weight.scale is not None  # noqa: S101 - the frontend gives no others
     return np.broadcast_to(weight.scale, weight.values.shape[:2])
 
 
-def _in_units(bias: g.Array, scales: g.Array) -> g.Array:
+def _in_units(bias: Array, scales: Array) -> Array:
     """Return what sums of products with int8 weights begin at."""
     return (bias / scales).astype(np.float32)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array
+from armlet.compile.frontend.values import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array
+from armlet.compile.frontend.values import Array
 from armlet.compile.kernels.conv2d import Conv2d, Tile
 
 

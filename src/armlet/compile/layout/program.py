@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from armlet.artifacts import Fallback, TensorInfo
-from armlet.compile.frontend.graph import Array, Graph, Tensor
+from armlet.compile.frontend.graph import Graph
+from armlet.compile.frontend.values import Array, Tensor
 from armlet.compile.kernels import move
 from armlet.compile.kernels.loops import Vector
 from armlet.compile.layout.order import Order, channels_last

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from armlet.compile.frontend.graph import (
-    AddConstant,
-    Array,
-    Clamp,
-    CountedMean,
-    LayerNorm,
-    PRelu,
-    QuantizedTensor,
-)
+from armlet.compile.frontend.graph import AddConstant, CountedMean, LayerNorm, PRelu
+from armlet.compile.frontend.values import Array, Clamp, QuantizedTensor
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.reference import FixedPoint, Normalization
 

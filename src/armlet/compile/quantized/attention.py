@@ -10,10 +10,10 @@ from armlet.compile.frontend.graph import (
     LayerNorm,
     MatMul,
     Multiply,
-    QuantizedTensor,
     RowMean,
     Softmax,
 )
+from armlet.compile.frontend.values import QuantizedTensor
 from armlet.compile.quantized.arithmetic import (
     ACCUMULATOR_LIMIT,
     INT32_LIMIT,

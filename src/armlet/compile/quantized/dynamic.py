@@ -12,16 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from armlet.compile.frontend.graph import (
-    Array,
-    Clamp,
     Conv2d,
     Layer,
     QuantizeBy,
-    QuantizedTensor,
     Range,
     Spread,
-    Tensor,
 )
+from armlet.compile.frontend.values import Array, Clamp, QuantizedTensor, Tensor
 from armlet.compile.quantized import reference
 
 LARGEST = 2.0**126

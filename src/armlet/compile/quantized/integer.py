@@ -16,9 +16,7 @@ from armlet.artifacts import Fallback
 from armlet.compile.frontend.graph import (
     Add,
     AddConstant,
-    Clamp,
     Concat,
-    Constant,
     Conv2d,
     Convert,
     CountedMean,
@@ -41,17 +39,16 @@ from armlet.compile.frontend.graph import (
     Pool,
     PRelu,
     Quantize,
-    QuantizedTensor,
     Recurrent,
     Reshape,
     RowMean,
     Softmax,
     Spread,
     Table,
-    Tensor,
     Transpose,
     without_dead_layers,
 )
+from armlet.compile.frontend.values import Clamp, Constant, QuantizedTensor, Tensor
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import (
     ACCUMULATOR_LIMIT,

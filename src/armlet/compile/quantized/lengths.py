@@ -14,16 +14,13 @@ import numpy as np
 
 from armlet.compile.frontend.graph import (
     Add,
-    Array,
-    Clamp,
     Convert,
     Generic,
     Layer,
     Limit,
-    QuantizedTensor,
     Reshape,
-    Tensor,
 )
+from armlet.compile.frontend.values import Array, Clamp, QuantizedTensor, Tensor
 from armlet.compile.quantized.tables import computed
 
 FLAG = QuantizedTensor(1.0, 0)

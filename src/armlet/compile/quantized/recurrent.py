@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from armlet.compile.frontend.graph import Array, QuantizedTensor, Recurrent
+from armlet.compile.frontend.graph import Recurrent
+from armlet.compile.frontend.values import Array, QuantizedTensor
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import ACCUMULATOR_LIMIT, INT32_LIMIT, requantization
 from armlet.compile.quantized.reference import FixedPoint

@@ -13,7 +13,7 @@ from math import isqrt
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from armlet.compile.frontend.graph import Array, QuantizedTensor
+from armlet.compile.frontend.values import Array, QuantizedTensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from armlet.compile.frontend.evaluate import evaluate
-from armlet.compile.frontend.graph import Add, Array, Generic, Layer, Limit, QuantizedTensor
+from armlet.compile.frontend.graph import Add, Generic, Layer, Limit
+from armlet.compile.frontend.values import Array, QuantizedTensor
 from armlet.compile.quantized import reference
 
 
