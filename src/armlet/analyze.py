@@ -69,13 +69,14 @@ def _pruned(
     import numpy as np
 
     from armlet.analysis.graph import trace
-    from armlet.analysis.groups import channel_groups
     from armlet.passes.prune.allocation import Ranked
+    from armlet.passes.prune.held import prunable_groups
     from armlet.passes.prune.importance import Evidence, importance
     from armlet.passes.prune.remove import remove_channels
     from armlet.train import evaluate
 
-    found = channel_groups(trace(network.module, network.architecture.inputs))
+    inputs = network.architecture.inputs
+    found = prunable_groups(network.module, inputs, trace(network.module, inputs))
     evidence = Evidence(network, samples, scorer.task.kind, seed=0)
     scores = importance(found.prunable, "l2", evidence)
     orders = [tuple(np.argsort(score, kind="stable").tolist()) for score in scores]

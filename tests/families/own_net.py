@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Block(nn.Module):
@@ -74,3 +75,74 @@ class Pooled(nn.Module):
         total = (valid.unsqueeze(-1) * self.expand(x).relu()).sum(dim=1, keepdim=True)
         mean = total / valid.sum(dim=1).clamp(min=1).reshape(-1, 1, 1)
         return self.classifier(mean.squeeze(1))
+
+
+class Encoder(nn.Module):
+    """Sequences [N, T, n_inputs], maybe of different lengths [N] -> answers [N, n_outputs], by torch's own encoder."""
+
+    def __init__(
+        self,
+        n_inputs: int,
+        width: int,
+        heads: int,
+        n_outputs: int,
+        n_tokens: int = 10,
+        depth: int = 1,
+        causal: bool = False,
+        norm_first: bool = True,
+        frames_first: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(n_inputs, width)
+        self.positions = nn.Parameter(0.5 * torch.randn(1, n_tokens, width))
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, 0.1, "gelu", batch_first=not frames_first, norm_first=norm_first
+        )
+        self.encoder = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+        for weight in (p for p in self.encoder.parameters() if p.dim() > 1):
+            nn.init.xavier_uniform_(weight)  # torch makes all layers copies of one
+        self.classifier = nn.Linear(width, n_outputs)
+        self.mask = (
+            nn.Buffer(nn.Transformer.generate_square_subsequent_mask(n_tokens), persistent=False)
+            if causal
+            else None
+        )
+        self.order = nn.Buffer(torch.arange(n_tokens)[None], persistent=False)
+        self.frames_first = frames_first
+
+    def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
+        """Compute the network."""
+        tokens = self.embed(x) + self.positions
+        hidden = None if length is None else self.order >= length[:, None].clamp(min=1)
+        tokens = tokens.transpose(0, 1) if self.frames_first else tokens
+        tokens = self.encoder(tokens, mask=self.mask, src_key_padding_mask=hidden)
+        tokens = tokens.transpose(0, 1) if self.frames_first else tokens
+        return self.classifier(tokens.mean(dim=1) if length is None else tokens[:, 0])
+
+
+class Attends(nn.Module):
+    """Sequences [N, T, n_inputs] -> answers [N, n_outputs], by torch's function for attention."""
+
+    def __init__(
+        self, n_inputs: int, width: int, heads: int, n_outputs: int, causal: bool = False, view: str = "size"
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(n_inputs, width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.mixed, self.classifier = nn.Linear(width, width), nn.Linear(width, n_outputs)
+        self.shape = {"size": (-1, width // heads), "heads": (heads, -1), "both": (heads, width // heads)}[
+            view
+        ]
+        self.causal = causal
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the network."""
+        tokens = functional.silu(self.embed(x))
+        n, t, _ = tokens.shape
+        query, key, value = (
+            layer(tokens).view(n, t, *self.shape).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        found = functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        found = tokens + self.mixed(found.transpose(1, 2).reshape(n, t, -1))
+        return self.classifier(found.mean(dim=1))

@@ -67,6 +67,13 @@ CASES = [
         "module", own("Sequences", cell="gru", n_inputs=3, hidden=6, n_outputs=4, bidirectional=True), FRAMES
     ),
     Case("module", own("Pooled", n_frames=10, n_inputs=3, width=8, n_outputs=4), SPEECH),
+    Case("module", own("Attends", n_inputs=3, width=16, heads=4, n_outputs=4, causal=True), FRAMES),
+    Case("module", own("Encoder", n_inputs=3, width=16, heads=4, n_outputs=4, norm_first=False), FRAMES),
+    Case(
+        "module",
+        own("Encoder", n_inputs=3, width=16, heads=2, n_outputs=4, causal=True, frames_first=True),
+        FRAMES,
+    ),
 ]
 FOUR_BITS = {
     "kind": "quantize_static",
@@ -84,7 +91,7 @@ LEARNED = {
     "weight_bits": 4,
     "train": {"epochs": 2, "batch_size": 8},
 }
-ON_BOARD = ["fnn", "cnn", "mobilenet", "rnn", "lstm", "transformer", "autoencoder", "gan"]
+ON_BOARD = ["fnn", "cnn", "mobilenet", "rnn", "lstm", "transformer", "autoencoder", "gan", "module"]
 
 
 def test_no_family_is_left_out() -> None:

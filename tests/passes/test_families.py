@@ -36,6 +36,7 @@ FAMILIES = {
     "recurrent module": Case(
         "module", own("Sequences", cell="lstm", n_inputs=3, hidden=8, n_outputs=4), FRAMES
     ),
+    "attention module": Case("module", own("Encoder", n_inputs=3, width=16, heads=4, n_outputs=4), FRAMES),
 }
 UNCHANGED = {
     ("remove_dead_units", family) for family in FAMILIES

@@ -181,17 +181,51 @@ class Fixed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.out = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6 * 4, 10)
+        self.conv, self.out = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6 * 4, 4)
 
     def forward(self, x):
         return self.out(functional.adaptive_avg_pool2d(torch.relu(self.conv(x)), 2).reshape(-1, 6 * 4))
 
 
-def test_code_that_holds_a_size_is_refused_with_what_would_be_right(tiny_network, context):
-    network = replace(tiny_network(), module=Fixed().eval())
+class Cut(nn.Module):
+    """Its code says which channels are read, and those would be others without the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.next, self.out = nn.Conv2d(1, 8, 3), nn.Conv2d(4, 6, 3), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.next(torch.relu(self.conv(x))[:, 2:6])).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Fixed, Cut])
+def test_code_that_holds_a_size_keeps_it_and_the_rest_is_pruned(kind, tiny_network, context):
+    network = replace(tiny_network(), module=kind().eval())
+    pruned, record = run_pass(prune(ratio=0.5), network, context(network))
+    assert pruned.module.conv.out_channels == network.module.conv.out_channels
+    said = "conv keeps its channels: the network's own code holds how many there are; it should take that from a weight"
+    assert any(note.startswith(said) for note in record.notes)
+    if kind is Cut:
+        assert pruned.module.next.out_channels == 3
+
+
+class Twos(nn.Module):
+    """Its code has a size that one channel less still fits and two don't."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(1, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x)).mean(dim=(2, 3))
+        return self.out(x if x.shape[1] > 6 else x[:, :4])
+
+
+def test_code_that_fits_only_a_little_less_is_refused_with_what_would_be_right(tiny_network, context):
+    network = replace(tiny_network(), module=Twos().eval())
     with pytest.raises(PreconditionFailed, match=r"holds a size that pruning changes.*compute the size from"):
-        run_pass(prune(ratio=0.5), network, context(network))
-    assert network.module.conv.out_channels == 6
+        run_pass(prune(ratio=0.25), network, context(network))
+    assert network.module.conv.out_channels == 8
 
 
 group_scores = st.lists(

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from armlet.models.torch_recurrent import TorchRecurrent, with_own_layers
+from armlet.models.torch_layers import with_own_layers
+from armlet.models.torch_recurrent import TorchRecurrent
 
 LAYERS = {
     "lstm": lambda **o: nn.LSTM(5, 7, **o),

@@ -1,7 +1,8 @@
 """The operator graph of a torch module, from torch.export, on which every analysis and rewrite of networks rests.
 
-The graph is the one before decomposition: `aten.conv2d`, `aten.linear`, `aten.batch_norm`. Its batch dimension is
-free, and node names depend on nothing but the module, so that they can be stored and found again.
+The graph is the one before decomposition: `aten.conv2d`, `aten.linear`, `aten.batch_norm`; but attention in one
+operator is taken apart. Its batch dimension is free, and node names depend on nothing but the module, so that they can
+be stored and found again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.fx import GraphModule, Node
 
 from armlet.artifacts import InputSpec
 from armlet.errors import UnsupportedOperator
+from armlet.models.attention import Decomposed
 
 aten = torch.ops.aten
 
@@ -106,7 +108,7 @@ def trace(module: torch.nn.Module, inputs: Sequence[InputSpec]) -> Traced:
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     batch = torch.export.Dim("batch")
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), Decomposed(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # raised inside torch, about torch
             program = torch.export.export(
                 module,

@@ -30,6 +30,7 @@ from armlet.analysis.graph import example_inputs
 from armlet.errors import UnsupportedOperator
 from armlet.export.dynamic import initializer, store_dynamic
 from armlet.export.recurrent import keep_factors, translations
+from armlet.models.attention import Decomposed
 from armlet.models.network import Network, executable
 from armlet.models.quantization import ParameterQuantization, dequantized_values, quantized_values
 
@@ -45,7 +46,7 @@ def to_onnx(network: Network) -> ir.Model:
     """
     module = executable(_without_dynamic(network))
     example = example_inputs(network.architecture.inputs, 1)
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), Decomposed():
         try:
             program = torch.export.export(module, example)
             exported = torch.onnx.export(

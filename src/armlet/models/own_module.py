@@ -21,7 +21,7 @@ from armlet.analysis.graph import example_inputs
 from armlet.artifacts import InputSpec
 from armlet.errors import UsageError
 from armlet.models.families import FAMILIES, parse_options
-from armlet.models.torch_recurrent import with_own_layers
+from armlet.models.torch_layers import with_own_layers
 
 
 @dataclass(frozen=True, slots=True)

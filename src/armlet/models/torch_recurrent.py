@@ -64,15 +64,6 @@ class TorchRecurrent(nn.Module):
         return (outputs, (hidden, None)) if self.cell == "lstm" else (outputs, hidden)
 
 
-def with_own_layers(module: nn.Module) -> nn.Module:
-    """Return a module in which armlet's layers stand for torch's recurrent ones; those with a projection stay."""
-    if isinstance(module, nn.RNNBase):
-        return module if module.proj_size else TorchRecurrent(module)
-    for name, child in list(module.named_children()):
-        setattr(module, name, with_own_layers(child))
-    return module
-
-
 def _cell_of(source: nn.RNNBase) -> Cell:
     match source:
         case nn.LSTM():

@@ -20,12 +20,10 @@ from torch.nn import functional
 from armlet.artifacts import InputSpec
 from armlet.errors import UsageError
 from armlet.models.activations import ACTIVATIONS
+from armlet.models.attention import MASKED, by_head, merged, shares
 from armlet.models.blocks import skipped
 from armlet.models.factors import Factors
 from armlet.models.families import FAMILIES, n_classes_of, parse_options
-
-_MASKED = -1e9
-"""Added to the scores of what gets no attention: finite, so that nothing becomes NaN, and zero after the softmax."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,28 +120,18 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        # Of one head. How many there are follows from the weights: some may have been pruned.
         self.size, self.dropout = width // heads, dropout
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None, memory: Memory | None = None) -> Tensor:
         """Attend, to the tokens in the memory too; `mask` is added to the scores [N, heads, T, T]."""
-        n_tokens, width, size = tokens.shape[1], self.query.out_features, self.size
-
-        def by_head(values: Tensor) -> Tensor:
-            return values.reshape(-1, values.shape[1], width // size, size).transpose(1, 2)
-
         query, key, value = (layer(tokens) for layer in (self.query, self.key, self.value))
         if memory is not None:
             key, value = memory.extend(key), memory.extend(value)
-        query, key, value = by_head(query), by_head(key), by_head(value)
-        scores = query @ key.transpose(2, 3) * (1 / math.sqrt(size))
-        if mask is not None:
-            scores = scores + mask
-        shares = functional.dropout(scores.softmax(dim=3), self.dropout, self.training)
-        mixed = (shares @ value).transpose(1, 2).reshape(-1, n_tokens, width)
-        result: Tensor = self.output(mixed)
+        query, key, value = (by_head(values, self.size) for values in (query, key, value))
+        weights = functional.dropout(shares(query, key, mask), self.dropout, self.training)
+        result: Tensor = self.output(merged(weights @ value))
         return result
 
 
@@ -212,7 +200,7 @@ class TransformerEncoder(nn.Module):
         self.order = nn.Buffer(torch.arange(n_tokens, dtype=torch.float32)[None], persistent=False)
         starts = torch.arange(n_tokens, dtype=torch.float32) * (options.patch if len(spec.shape) == 2 else 1)
         self.starts = nn.Buffer(starts[None], persistent=False)
-        unseen = torch.full((1, 1, n_tokens, n_tokens), _MASKED).triu(1)
+        unseen = torch.full((1, 1, n_tokens, n_tokens), MASKED).triu(1)
         self.unseen = nn.Buffer(unseen, persistent=False) if options.causal else None
 
     def encode(self, inputs: Tensor, length: Tensor | None = None) -> Tensor:
@@ -225,7 +213,7 @@ class TransformerEncoder(nn.Module):
         if self.positions is not None:
             tokens = tokens + self.positions
         if valid is not None:
-            padding = ((valid - 1) * -_MASKED)[:, None, None, :]
+            padding = ((valid - 1) * -MASKED)[:, None, None, :]
             mask = padding if mask is None else padding + mask
         tokens = functional.dropout(tokens, self.dropout, self.training)
         for block in self.blocks:
@@ -269,7 +257,7 @@ class TransformerEncoder(nn.Module):
         places = (1 - behind.abs()).clamp(min=0.0)
         if self.positions is not None:
             tokens = tokens + places @ self.positions[0]
-        mask = ((behind + 1).clamp(0.0, 1.0) - 1)[:, None] * -_MASKED
+        mask = ((behind + 1).clamp(0.0, 1.0) - 1)[:, None] * -MASKED
         start = 1 + width
         before = [
             state[:, first:end].reshape(-1, n_tokens, (end - first) // n_tokens)

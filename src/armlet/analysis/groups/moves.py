@@ -67,27 +67,6 @@ def product(tracker: Tracker, node: Node) -> bool:
     return True
 
 
-def attention(tracker: Tracker, node: Node) -> bool:
-    """Rule 8, twice, in one operator; a mask is the same for all heads."""
-    query, key, value = arguments(node)[:3]
-    if not any(n in tracker.values for n in (query, key, value)):
-        return True
-    mask = arguments(node)[3] if len(arguments(node)) > 3 else None
-    if any(n not in tracker.values for n in (query, key, value)):
-        return False
-    found = [tracker.values[n] for n in (query, key, value)]
-    dim = found[0].dim
-    if any(c.dim != dim for c in found) or dim >= len(shape_of(node)) - 2:
-        return False
-    if isinstance(mask, Node) and len(shape_of(mask)) == len(shape_of(node)) and shape_of(mask)[dim] != 1:
-        return False
-    for other in found[1:]:
-        tracker.join(found[0].ids, other.ids)
-    tracker.heads.update(found[0].ids.tolist())
-    tracker.values[node] = found[0]
-    return True
-
-
 def over_one_dim(tracker: Tracker, node: Node) -> bool:
     """Softmax: channels are followed past it, not through it."""
     channels = tracker.values.get(arguments(node)[0])

@@ -20,7 +20,6 @@ _OF_ATEN: tuple[tuple[Rule, str], ...] = (
         "add.Tensor add_.Tensor sub.Tensor mul.Tensor mul_.Tensor div.Tensor maximum.default minimum.default",
     ),
     (moves.product, "matmul.default bmm.default"),
-    (moves.attention, "scaled_dot_product_attention.default"),
     (moves.over_one_dim, "softmax.int log_softmax.int"),
     (moves.cat, "cat.default"),
     (moves.stack, "stack.default"),

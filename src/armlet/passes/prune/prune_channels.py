@@ -32,6 +32,7 @@ from armlet.passes.base import (
 from armlet.passes.finetune import Finetuning, finetune, finetuning_of, teaching_problems
 from armlet.passes.prune.allocation import Goal, Ranked, allocate, sensitivity
 from armlet.passes.prune.goals import goal_of
+from armlet.passes.prune.held import prunable_groups
 from armlet.passes.prune.importance import Evidence, importance, magnitude
 from armlet.passes.prune.remove import remove_channels
 from armlet.passes.prune.selection import select_by_layer, select_globally
@@ -95,10 +96,13 @@ class ChannelPruning:
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Rank, remove, train; in several rounds if asked for."""
-        found = self._groups(network)
+        inputs = network.architecture.inputs
+        found = prunable_groups(
+            network.module, inputs, trace(network.module, inputs), through_layer_norm=self.through_layer_norm
+        )
         notes = [f"{g.name} keeps its channels: {g.reason}" for g in found.fixed]
         notes += [f"{g.name} keeps its {g.unit}: excluded" for g in found.prunable if self._excluded(g)]
-        before = {g.name: g for g in self._open(found)}
+        before = {g.name: g for g in found.prunable if not self._excluded(g)}
         goal = None
         if self.goal != "ratio":
             goal = goal_of(self.goal, self.value, self.target, network, context)
@@ -120,7 +124,7 @@ class ChannelPruning:
                 _check_runs(smaller)
             # What a round that removes nothing would train, a later one does.
             if removes or (step == self.steps and smaller is not shrunk):
-                smaller, epochs = self._trained(smaller, part, trained, step)
+                smaller, epochs = self._trained(smaller, part, before, (trained, step))
                 history += epochs
                 trained = step
         if smaller is shrunk:
@@ -147,9 +151,9 @@ class ChannelPruning:
         traced = trace(network.module, network.architecture.inputs)
         return channel_groups(traced, through_layer_norm=self.through_layer_norm)
 
-    def _open(self, found: ChannelGroups) -> list[ChannelGroup]:
-        """Return the groups that may lose channels."""
-        return [g for g in found.prunable if not self._excluded(g)]
+    def _open(self, network: Network, whole: Mapping[str, ChannelGroup]) -> list[ChannelGroup]:
+        """Return the groups that may lose channels, as they are now; `whole` are those before the first round."""
+        return [g for g in self._groups(network).prunable if g.name in whole]
 
     def _multiple(self, group: ChannelGroup) -> int:
         return 1 if group.unit == "heads" else self.round_to
@@ -171,7 +175,7 @@ class ChannelPruning:
         step: int,
         goal: Goal | None,
     ) -> Removals:
-        groups = self._open(self._groups(network))
+        groups = self._open(network, whole)
         train, task = context.splits.train, context.splits.task.kind
         chosen = np.random.default_rng((context.seed, _STREAM)).permutation(len(train))[: self.n_samples]
         samples = train.take(np.sort(chosen))
@@ -193,9 +197,14 @@ class ChannelPruning:
         return [(r.group, tuple(sorted(r.order[:count]))) for r, count in zip(ranked, counts, strict=True)]
 
     def _trained(
-        self, network: Network, context: PassContext, after: int, step: int
+        self,
+        network: Network,
+        context: PassContext,
+        whole: Mapping[str, ChannelGroup],
+        rounds: tuple[int, int],
     ) -> tuple[Network, tuple[Epoch, ...]]:
-        """Train for the epochs of the rounds behind `after`, up to `step`."""
+        """Train for the epochs of the rounds behind the first of two, up to the second."""
+        after, step = rounds
         if self.finetune is None:
             return network, ()
         train = self.finetune.train
@@ -203,7 +212,7 @@ class ChannelPruning:
         options = replace(self.finetune, train=replace(train, epochs=epochs))
         lasso = None
         if self.shrink is not None and step < self.steps:
-            lasso = GroupLasso(tuple(self._open(self._groups(network))), self.strength)
+            lasso = GroupLasso(tuple(self._open(network, whole)), self.strength)
         return finetune(network, options, context, lasso=lasso)
 
 

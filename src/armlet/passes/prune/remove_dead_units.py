@@ -35,6 +35,7 @@ from armlet.passes.base import (
     is_named,
     unmatched,
 )
+from armlet.passes.prune.held import prunable_groups
 from armlet.passes.prune.remove import remove_channels
 from armlet.spec.passes import RemoveDeadUnits
 
@@ -96,7 +97,7 @@ class DeadUnitRemoval:
         readers = _readers(traced)
         ranges = _ranges(traced, [node for nodes in readers.values() for node in nodes], samples)
         found, notes = [], []
-        for group in channel_groups(traced).prunable:
+        for group in prunable_groups(module, network.architecture.inputs, traced).prunable:
             if any(is_named(layer, self.exclude) for layer in group.layers):
                 notes.append(f"{group.name} is left as it is: excluded")
                 continue

@@ -143,9 +143,9 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     tables: list[LookupTable] = []
     notes: list[str] = []
     floats: set[str] = set()
-    aside = set(of_lengths(traced))
+    aside, varying = set(of_lengths(traced)), _varying(traced)
     for node in traced.nodes:
-        if node in fused or node in aside or not _computes(node) or _belongs(node, traced):
+        if node in fused or node in aside or node not in varying or _belongs(node, traced):
             continue
         whole = _recurrence(node) or node  # which of its values a node takes of a recurrent layer is no layer
         if reason := _why_float(whole, traced, exclude, needed):
@@ -199,6 +199,15 @@ def _shares(node: Node, traced: Traced) -> bool:
 def _computes(node: Node) -> bool:
     """Whether the node computes on values of the network, not on its sizes."""
     return hasattr(node.meta.get("val"), "shape")
+
+
+def _varying(traced: Traced) -> set[Node]:
+    """Return the nodes that compute on what the network takes; the others give constants, such as a causal mask."""
+    found = set(traced.inputs)
+    for node in traced.nodes:
+        if _computes(node) and not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _inputs(node: Node, traced: Traced) -> list[Node]:
@@ -321,6 +330,8 @@ def _scores_of(node: Node, traced: Traced) -> Node | None:
         return None
     shape = list(shape_of(node))
     scores = [n for n in _inputs(node, traced) if list(shape_of(n)) == shape and not mask_of_flags(n, traced)]
+    if len(scores) > 1:  # a mask of its own for each head
+        scores = [n for n in scores if _is_product(n)]
     masks = [n for n in node.all_input_nodes if n not in scores]
     if len(scores) != 1 or len(masks) != 1:
         return None
@@ -329,6 +340,12 @@ def _scores_of(node: Node, traced: Traced) -> Node | None:
     while rest and rest[0] == 1:
         del rest[0]
     return scores[0] if rest and rest == shape[len(shape) - len(rest) :] else None
+
+
+def _is_product(node: Node) -> bool:
+    """Whether a node gives a product of matrices, maybe times a number."""
+    source = node if node.target in MATRIX_PRODUCTS else arguments(node)[0] if node.args else None
+    return isinstance(source, Node) and (source is node or _scaled(source, ()) is node)
 
 
 def _answers(node: Node, traced: Traced) -> bool:
