@@ -110,6 +110,29 @@ def unmatched(patterns: Iterable[str], module: nn.Module) -> tuple[str, ...]:
     )
 
 
+def estimated_ms(network: Network, target: str, context: PassContext, kind: str) -> float:
+    """Return the upper bound of what an inference takes on a target, which is what budgets are held against, in ms.
+
+    Args:
+        network: that is compiled.
+        target: its name, or that of a YAML file.
+        context: says what programs take.
+        kind: of the pass that asks.
+
+    Raises:
+        PreconditionFailed: nothing says what a network takes on the target.
+    """
+    if context.program_cost is None:
+        raise PreconditionFailed(f"{kind}: latency needs a context that can compile programs")
+    latency = context.program_cost(network, target).latency
+    if latency is None:
+        raise PreconditionFailed(
+            f"{kind}: what a network takes on {target} can't be said: the target has no core.cost_model, "
+            "core.clock_mhz or calibration"
+        )
+    return latency.high_ms
+
+
 def float_only(network: Network, kind: str) -> tuple[str, ...]:
     """Return the problem that a network is already quantised, if it is."""
     return (f"{kind} needs a float network, this one is quantised",) if network.quantization else ()

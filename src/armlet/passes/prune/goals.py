@@ -6,7 +6,7 @@ from functools import partial
 
 from armlet.analysis.cost import cost_of
 from armlet.models.network import Network
-from armlet.passes.base import PassContext, PreconditionFailed
+from armlet.passes.base import PassContext, estimated_ms
 from armlet.passes.prune.allocation import Goal
 from armlet.spec.passes.prune import GoalName
 from armlet.units import format_bytes, format_count, format_ms
@@ -26,9 +26,8 @@ def goal_of(name: GoalName, value: float, target: str | None, network: Network, 
         PreconditionFailed: nothing says what a network takes on the target.
     """
     if name == "latency":
-        return Goal(
-            f"latency on {target}", partial(_latency, context=context, target=target or ""), value, format_ms
-        )
+        cost_on = partial(estimated_ms, target=target or "", context=context, kind="prune_channels")
+        return Goal(f"latency on {target}", cost_on, value, format_ms)
     cost = cost_of(network)
     if name == "macs":
         return Goal("MACs", lambda n: cost_of(n).macs, _most(value, cost.macs), format_count)
@@ -40,16 +39,3 @@ def goal_of(name: GoalName, value: float, target: str | None, network: Network, 
 
 def _most(value: float, own: int) -> float:
     return value * own if value <= 1 else value
-
-
-def _latency(network: Network, context: PassContext, target: str) -> float:
-    """Return the upper bound of the estimate, which is what budgets are held against."""
-    if context.program_cost is None:
-        raise PreconditionFailed("prune_channels: latency needs a context that can compile programs")
-    latency = context.program_cost(network, target).latency
-    if latency is None:
-        raise PreconditionFailed(
-            f"prune_channels: what a network takes on {target} can't be said: the target has no core.cost_model, "
-            "core.clock_mhz or calibration"
-        )
-    return latency.high_ms

@@ -55,7 +55,7 @@ def choose_four_bits(
     return tuple(name for name, four in zip(names, chosen, strict=True) if four)
 
 
-def solve(costs: np.ndarray, saved: np.ndarray, least: int) -> np.ndarray:
+def solve(costs: np.ndarray, saved: np.ndarray, least: float) -> np.ndarray:
     """Return bool [n]: the choice of the least total cost that saves at least so much."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 

@@ -1,4 +1,4 @@
-"""Which layers are quantised, and to how many bits: what is asked for by name, by sensitivity or by a budget."""
+"""Which layers are quantised, and to how many bits: what is asked for by name, by sensitivity or by budgets."""
 
 from __future__ import annotations
 
@@ -11,17 +11,32 @@ from torch import Tensor
 from armlet.analysis.graph import Traced
 from armlet.models.network import Network
 from armlet.models.quantization import Quantization
-from armlet.passes.base import PassContext, PreconditionFailed
+from armlet.passes.base import PassContext, PreconditionFailed, estimated_ms
 from armlet.passes.quantize.bits import choose_four_bits
 from armlet.passes.quantize.calibrate import NumberFormat, calibrate, quantization_of, weights_alone
 from armlet.passes.quantize.common import four_bit_bytes, of_types
 from armlet.passes.quantize.data_free import Distribution
 from armlet.passes.quantize.dynamic import with_dynamic_inputs
+from armlet.passes.quantize.latency import FloatChoice, LatencyUnreachable, choose_float
 from armlet.passes.quantize.observers import ObserverOptions
 from armlet.passes.quantize.placement import Placement, place
-from armlet.passes.quantize.sensitivity import sensitivities
+from armlet.passes.quantize.sensitivity import Sensitivity, sensitivities
 from armlet.scores import METRICS
 from armlet.train import evaluate
+from armlet.units import format_ms
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyBudget:
+    """How long one inference may take.
+
+    Attributes:
+        most_ms: on the target, the upper bound of the estimate.
+        target: its name, or that of a YAML file.
+    """
+
+    most_ms: float
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +48,14 @@ class StayFloat:
         types: of modules.
         n_sensitive: so many of the most sensitive layers.
         max_drop: as many of them as it takes for the validation score to fall by no more; None for no such limit.
+        latency: those whose loss is greatest, as far as it allows; None for no such budget.
     """
 
     names: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     n_sensitive: int = 0
     max_drop: float | None = None
+    latency: LatencyBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +104,11 @@ def choose(
     """
     excluded = [*stay.names, *of_types(stay.types, evidence.network.module)]
     placement, quantization, notes = _quantize(evidence, scheme, excluded)
-    if not stay.n_sensitive and stay.max_drop is None:
+    if not stay.n_sensitive and stay.max_drop is None and stay.latency is None:
         return placement, quantization, notes
     ranking = sensitivities(evidence.traced, placement, quantization, evidence.samples)
+    if stay.latency is not None:
+        return _within_latency(evidence, scheme, excluded, ranking, stay.latency, context)
     measured = tuple(
         f"sensitivity of {s.layer}: alone it changes the answers by {s.error:.2%} of their variance"
         for s in ranking
@@ -114,6 +133,63 @@ def choose(
         f"quantize_static: {metric.label} on validation samples falls by more than max_drop {stay.max_drop:g}"
         f" even with {len(names) - 1} of {len(names)} layers float"
     )
+
+
+def _within_latency(
+    evidence: Evidence,
+    scheme: Scheme,
+    excluded: Sequence[str],
+    ranking: Sequence[Sensitivity],
+    budget: LatencyBudget,
+    context: PassContext,
+) -> tuple[Placement, Quantization, tuple[str, ...]]:
+    """Place and calibrate, with those layers left float that lose most, as far as the latency allows."""
+    errors: dict[str, float] = {}
+    for one in ranking:
+        if one.layer:  # weights that no module but the network itself holds can't be left out
+            errors[one.layer] = errors.get(one.layer, 0.0) + one.error
+
+    def estimate(quantization: Quantization | None) -> float:
+        network = replace(evidence.network, quantization=quantization)
+        return estimated_ms(network, budget.target, context, "quantize_static")
+
+    def cost_of(layers: frozenset[str]) -> float:
+        return estimate(_quantize(evidence, scheme, [*excluded, *sorted(layers)])[1])
+
+    name, most = f"latency on {budget.target}", format_ms(budget.most_ms)
+    context.progress.start("latency of the float network")
+    if (in_float := estimate(None)) <= budget.most_ms:
+        raise PreconditionFailed(
+            f"quantize_static: {name} {most} holds without quantisation: the float network takes"
+            f" {format_ms(in_float)}; allow less, or leave latency out for INT8 in every layer"
+        )
+    try:
+        found = choose_float(errors, budget.most_ms, cost_of, context.progress)
+    except LatencyUnreachable as error:
+        raise PreconditionFailed(
+            f"quantize_static: {name} {most} can't be reached: {format_ms(error.best_ms)} with {error.n_float} of"
+            f" {len(errors)} layers in float is the least that was found, of {format_ms(in_float)} in float"
+        ) from error
+    placement, quantization, notes = _quantize(evidence, scheme, [*excluded, *sorted(found.layers)])
+    kept = [layer for layer in errors if layer in found.layers]
+    share = sum(errors[layer] for layer in kept) / (sum(errors.values()) or 1.0)
+    said = (
+        *(_price(layer, error, found) for layer, error in errors.items()),
+        f"{name} (upper bound of the estimate): {format_ms(in_float)} in float, {format_ms(found.integers_ms)} with"
+        f" every layer in INT8, {format_ms(found.ms)} with this choice, which {most} allows;"
+        f" {found.n_programs + 1} programs were compiled",
+        f"{len(kept)} of {len(errors)} layers stay float for the latency, with {share:.1%} of the changes that layers"
+        f" make alone: {', '.join(kept) or 'none'}",
+    )
+    return placement, quantization, (*notes, *said)
+
+
+def _price(layer: str, error: float, found: FloatChoice) -> str:
+    said = f"sensitivity of {layer}: alone it changes the answers by {error:.2%} of their variance"
+    if layer not in found.alone_ms:
+        return said
+    more = found.alone_ms[layer] - found.integers_ms
+    return f"{said}, and in float it takes {format_ms(abs(more))} {'more' if more >= 0 else 'less'}"
 
 
 def _quantize(

@@ -23,7 +23,7 @@ from armlet.passes.base import (
     unmatched,
 )
 from armlet.passes.quantize.calibrate import NumberFormat
-from armlet.passes.quantize.choose import Evidence, Scheme, StayFloat, choose
+from armlet.passes.quantize.choose import Evidence, LatencyBudget, Scheme, StayFloat, choose
 from armlet.passes.quantize.common import (
     calibration_samples,
     group_note,
@@ -164,6 +164,9 @@ class StaticQuantization:
 def build(options: QuantizeStatic) -> Pass:
     """Build the pass from its section of a recipe."""
     symmetric = options.activations == "symmetric"
+    latency = None
+    if options.latency is not None and options.target is not None:
+        latency = LatencyBudget(options.latency, options.target)
     return StaticQuantization(
         n_samples=options.calibration_samples,
         data_free=None if options.input_range is None else DataFree(options.input_range, options.deviations),
@@ -186,5 +189,7 @@ def build(options: QuantizeStatic) -> Pass:
             options.rounding_steps,
             options.bias_correction,
         ),
-        stay_float=StayFloat(options.exclude, options.exclude_types, options.keep_float, options.max_drop),
+        stay_float=StayFloat(
+            options.exclude, options.exclude_types, options.keep_float, options.max_drop, latency
+        ),
     )

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from armlet.spec.base import Bytes, Fraction, ListOf
+from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds
 from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.train import TrainSpec
 
@@ -25,6 +25,8 @@ _OF_RANGES = (
     "bias_correction",
     "keep_float",
     "max_drop",
+    "latency",
+    "target",
     "weight_budget",
 )
 """Options of `quantize_static` that need samples, or say how fixed ranges are found."""
@@ -117,6 +119,17 @@ class QuantizeStatic(PassOptions):
         None,
         description="Most that the validation score may fall: the most sensitive layers stay float until it holds.",
     )
+    latency: Milliseconds | None = Field(
+        None,
+        gt=0.0,
+        description=(
+            "Time that one inference of the program may take on `target`, with its unit: those layers stay float that"
+            " change the answers most when quantised, as far as it allows; left out, none for that reason."
+        ),
+    )
+    target: str | None = Field(
+        None, description="Name of the target, or a YAML file, that `latency` is estimated for."
+    )
     never_after: ClassVar[tuple[str, ...]] = QUANTIZING
     once: ClassVar[bool] = True
 
@@ -126,10 +139,17 @@ class QuantizeStatic(PassOptions):
             raise ValueError(
                 "weights: per_group needs mode: weight_only: integer products that are added up share one scale"
             )
+        if (self.latency is None) != (self.target is None):
+            raise ValueError("latency and target go together: one of them is missing")
         if self.mode == "dynamic":
             self._check_dynamic()
         if self.mode == "weight_only" and self.calibration == "batch_norm":
             raise ValueError("mode: weight_only has no ranges to calibrate: leave calibration out")
+        if self.mode == "weight_only" and self.latency is not None:
+            raise ValueError(
+                "latency chooses between float and INT8: mode: weight_only computes every layer in float, which takes"
+                " longer with integer weights than without"
+            )
         if self.calibration == "batch_norm":
             if self.input_range is None:
                 raise ValueError("calibration: batch_norm needs input_range, such as [0, 1]")
@@ -138,6 +158,7 @@ class QuantizeStatic(PassOptions):
                 "rounding": self.rounding != "nearest",
                 "keep_float": self.keep_float > 0,
                 "max_drop": self.max_drop is not None,
+                "latency": self.latency is not None,
                 "weight_budget": self.weight_budget is not None,
             }
             if needs := [name for name, wanted in asked.items() if wanted]:
@@ -148,10 +169,7 @@ class QuantizeStatic(PassOptions):
             raise ValueError("input_range is for calibration: batch_norm; data has its own")
         if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
             raise ValueError(f"input_range {list(self.input_range)} is not a lower and a higher end")
-        if self.weight_budget is not None and self.weight_bits == 4:
-            raise ValueError("weight_budget chooses between 8 and 4 bits: leave weight_bits at 8")
-        if self.keep_float and self.max_drop is not None:
-            raise ValueError("keep_float and max_drop exclude each other: both say which layers stay float")
+        self._check_limits()
         return self
 
     def _check_dynamic(self) -> None:
@@ -160,6 +178,26 @@ class QuantizeStatic(PassOptions):
         if given := [name for name in _OF_RANGES if getattr(self, name) != defaults[name].default]:
             raise ValueError(
                 f"mode: dynamic finds ranges while the program runs and takes no samples: leave out {', '.join(given)}"
+            )
+
+    def _check_limits(self) -> None:
+        """Refuse two limits that would make one choice, or a choice without alternatives."""
+        if self.weight_budget is not None and self.weight_bits == 4:
+            raise ValueError("weight_budget chooses between 8 and 4 bits: leave weight_bits at 8")
+        floats = {
+            "keep_float": self.keep_float > 0,
+            "max_drop": self.max_drop is not None,
+            "latency": self.latency is not None,
+        }
+        if len(given := [name for name, wanted in floats.items() if wanted]) > 1:
+            raise ValueError(
+                f"{' and '.join(given)} exclude each other: {'both' if len(given) == 2 else 'all'} say which layers"
+                " stay float"
+            )
+        if self.latency is not None and self.weight_budget is not None:
+            raise ValueError(
+                "latency and weight_budget exclude each other: a layer that stays float takes four bytes for each"
+                " weight, which 4 bits elsewhere would have to make good; use weight_bits: 4 for all"
             )
 
 
