@@ -25,7 +25,7 @@ from armlet.compile.emit.entry import check_symbol
 from armlet.data import digests as data_digests
 from armlet.errors import MissingDependency, UsageError
 from armlet.spec.load import load_target
-from armlet.spec.passes import PassOptions, n_teachers
+from armlet.spec.passes import n_teachers
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
 from armlet.spec.train import TrainSpec
@@ -111,6 +111,7 @@ class Step:
         what: what it does, in words.
         target: for the steps that have one.
         position: index of the pass in the recipe, for passes; number of a further teacher, from 1.
+        costs_on: the target on which a pass costs programs, to choose by their latency; of no other step.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Step:
     what: str
     target: Target | None = None
     position: int = 0
+    costs_on: Target | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ class _Layout:
         spec: object,
         target: Target | None = None,
         position: int = 0,
+        costs_on: Target | None = None,
     ) -> str:
         """Add a step and return its name; `spec` is what of the recipe its result depends on."""
         machine = target and [target.resolved_triple, target.resolved_cpu, target.resolved_features]
@@ -211,7 +214,9 @@ class _Layout:
             "code": _code_digest((*_SHARED_SOURCES, *STAGES[stage].sources)),
             "versions": _versions(stage, target),
         }
-        self.steps[name] = Step(name, stage, digest.of_json(material), needs, what, target, position)
+        self.steps[name] = Step(
+            name, stage, digest.of_json(material), needs, what, target, position, costs_on
+        )
         return name
 
     def add_network(self) -> str:
@@ -250,9 +255,12 @@ class _Layout:
             what = options.kind.replace("_", " ") + (f": {options.gains}" if options.gains else "")
             others = (f"teacher {number + 1}" for number in range(1, n_teachers(options)))
             needs = (*dict.fromkeys((last, "train")), *others, *self.judge)
+            named: str | None = getattr(options, "target", None)
+            costs_on = None if named is None else load_target(named)
             last = self.add(
                 f"pass {position + 1} {options.kind}", "pass", what, needs,
-                [options.model_dump(mode="json"), data, seed, *_programs_of(options)], position=position,
+                [options.model_dump(mode="json"), data, seed, *_programs_on(costs_on)], position=position,
+                costs_on=costs_on,
             )  # fmt: skip
         self._network = last
         what = "export to ONNX and LiteRT, verify against torch"
@@ -327,12 +335,11 @@ def _epochs(train: TrainSpec) -> str:
     return f"{train.epochs} epoch" + "s" * (train.epochs != 1)
 
 
-def _programs_of(options: PassOptions) -> list[object]:
-    """Return what the programs depend on that a pass compiles to see what they take."""
-    name: str | None = getattr(options, "target", None)
-    if name is None:
+def _programs_on(target: Target | None) -> list[object]:
+    """Return what the programs depend on that a pass compiles to see what they take on a target."""
+    if target is None:
         return []
-    target, inputs = load_target(name), STAGES["program_cost"]
+    inputs = STAGES["program_cost"]
     return [
         target.model_dump(mode="json"), target.resolved_triple, _code_digest(inputs.sources),
         _versions("program_cost", target),

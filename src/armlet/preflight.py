@@ -37,13 +37,12 @@ def require(steps: Iterable[Step]) -> None:
     steps = tuple(steps)
     _refuse_foreign(steps)
     used = {package for step in steps for package in STAGES[step.stage].packages}
+    if any(step.costs_on is not None for step in steps):
+        used |= set(STAGES["program_cost"].packages)
     missing = [finding for finding in packages() if finding.name in used and finding.is_missing]
-    for step in steps:
-        if step.target is not None and step.stage in _COMPILING:
-            missing += _toolchain(step.target)
-    if any(
-        step.stage in _MEASURING and step.target is not None and not step.target.is_native for step in steps
-    ):
+    for target in _targets(steps, _COMPILING):
+        missing += _toolchain(target)
+    if any(not target.is_native for target in _targets(steps, _MEASURING)):
         missing += [finding for finding in programs() if finding.name in _EMULATION and finding.is_missing]
     if not missing:
         _refuse_unknown_cores(steps)
@@ -58,16 +57,26 @@ def require(steps: Iterable[Step]) -> None:
     )
 
 
+def _targets(steps: tuple[Step, ...], stages: tuple[str, ...]) -> tuple[Target, ...]:
+    """Return the targets that these stages work for, and passes that cost programs as they do, each once."""
+    found: list[Target] = []
+    for step in steps:
+        target = step.target if step.stage in stages else step.costs_on
+        if target is not None and target not in found:
+            found.append(target)
+    return tuple(found)
+
+
 def _refuse_foreign(steps: tuple[Step, ...]) -> None:
     """Refuse targets whose programs should run on this machine, but are for another kind of it."""
-    targets = {step.target.name: step.target for step in steps if step.target is not None}
+    targets = _targets(steps, tuple({step.stage for step in steps}))
     problems = [
         Problem(
             f"target {target.name} is for {target.resolved_triple} and this machine is {platform.machine()}",
             key="emulator",
             hint="say how its programs run here: emulator: {cpu: ...}",
         )
-        for target in targets.values()
+        for target in targets
         if target.is_native and target.resolved_triple.split("-")[0] != platform.machine()
     ]
     if problems:
@@ -76,11 +85,10 @@ def _refuse_foreign(steps: tuple[Step, ...]) -> None:
 
 def _refuse_unknown_cores(steps: tuple[Step, ...]) -> None:
     """Refuse names of cores that the compiler, the emulator or the cost model would only stumble over later."""
-    for step in steps:
-        target = step.target
-        if target is not None and step.stage in _COMPILING:
-            _check_compiled_core(target)
-        if target is not None and step.stage in _MEASURING and not target.is_native:
+    for target in _targets(steps, _COMPILING):
+        _check_compiled_core(target)
+    for target in _targets(steps, _MEASURING):
+        if not target.is_native:
             Emulator(target)
             check_core(find_llvm(), target)
 

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from armlet.errors import UsageError
 from armlet.plan import STAGES, make_plan
-from armlet.spec.load import load_recipe, load_target
+from armlet.spec.load import load_recipe, load_target, shipped_targets
 from armlet.spec.recipe import Recipe
 
 BASE = {
@@ -202,3 +202,26 @@ def test_further_teachers_are_trained_once_and_only_for_the_passes_that_learn_fr
     assert before["teacher 2"] != before["teacher 3"]
     assert before["teacher 2"] != after["teacher 2"]
     assert before["train"] == keys(BASE)["train"]
+
+
+@pytest.mark.parametrize("kind", ["prune_channels", "quantize_static"])
+def test_a_pass_that_costs_programs_depends_on_their_target_and_on_what_makes_them(
+    kind, tmp_path, monkeypatch
+):
+    text = shipped_targets()["raspberry-pi-4"].read_text()
+    board = tmp_path / "board.yaml"
+    board.write_text(text.replace("name: raspberry-pi-4", "name: board"))
+    options = {"kind": kind, "latency": "1 ms", "target": str(board)}
+    recipe = BASE | {"passes": [options]}
+    step = f"pass 1 {kind}"
+    before = keys(recipe, "host")
+    (planned,) = make_plan(Recipe.model_validate(recipe), [load_target("host")]).pass_steps
+    assert (planned.target, planned.costs_on) == (None, load_target(str(board)))
+    assert keys(BASE | {"passes": [options | {"latency": "2 ms"}]}, "host")[step] != before[step]
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["armlet.plan"], "_llvm_version", lambda: "99.1.0")
+        assert keys(recipe, "host")[step] != before[step]
+    board.write_text(board.read_text().replace("clock_mhz: 1800", "clock_mhz: 900"))
+    after = keys(recipe, "host")
+    assert after[step] != before[step]
+    assert after["train"] == before["train"]

@@ -55,6 +55,25 @@ def test_what_no_step_uses_is_not_asked_for(steps, monkeypatch):
     preflight.require(step for step in steps if step.stage in ("check", "measure"))
 
 
+LATENCY = {"latency": "1 ms", "target": "raspberry-pi-4"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"kind": "prune_channels"}, {"kind": "quantize_static"}], ids=lambda o: o["kind"]
+)
+def test_a_pass_that_costs_programs_asks_for_what_they_need(options, monkeypatch):
+    """The run itself is for this machine: the board is the pass's alone."""
+    recipe = RECIPE.model_validate(RECIPE.model_dump(mode="json") | {"passes": [options | LATENCY]})
+    steps = make_plan(recipe, [load_target("host")]).steps
+    preflight.require(steps)
+    monkeypatch.setattr(
+        preflight.shutil, "which", lambda tool: None if "aarch64" in tool else f"/usr/bin/{tool}"
+    )
+    with pytest.raises(MissingDependency, match=r"aarch64-linux-gnu-gcc.*programs for raspberry-pi-4"):
+        preflight.require(steps)
+    preflight.require(step for step in steps if step.stage != "pass")
+
+
 @pytest.mark.parametrize(
     ("part", "key", "wrong", "right"),
     [

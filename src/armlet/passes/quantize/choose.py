@@ -109,10 +109,7 @@ def choose(
     ranking = sensitivities(evidence.traced, placement, quantization, evidence.samples)
     if stay.latency is not None:
         return _within_latency(evidence, scheme, excluded, ranking, stay.latency, context)
-    measured = tuple(
-        f"sensitivity of {s.layer}: alone it changes the answers by {s.error:.2%} of their variance"
-        for s in ranking
-    )
+    measured = tuple(_sensitivity(s.layer, s.error) for s in ranking)
     names = [s.layer for s in ranking]
     if stay.max_drop is None:
         placement, quantization, notes = _quantize(evidence, scheme, [*excluded, *names[: stay.n_sensitive]])
@@ -184,8 +181,12 @@ def _within_latency(
     return placement, quantization, (*notes, *said)
 
 
+def _sensitivity(layer: str, error: float) -> str:
+    return f"sensitivity of {layer}: alone it changes the answers by {100 * error:.2g}% of their variance"
+
+
 def _price(layer: str, error: float, found: FloatChoice) -> str:
-    said = f"sensitivity of {layer}: alone it changes the answers by {error:.2%} of their variance"
+    said = _sensitivity(layer, error)
     if layer not in found.alone_ms:
         return said
     more = found.alone_ms[layer] - found.integers_ms
