@@ -113,7 +113,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Compute the network."""
         tokens = self.embed(x) + self.positions
-        hidden = None if length is None else self.order >= length[:, None].clamp(min=1)
+        hidden = None if length is None else self.order >= length[:, None]
         tokens = tokens.transpose(0, 1) if self.frames_first else tokens
         tokens = self.encoder(tokens, mask=self.mask, src_key_padding_mask=hidden)
         tokens = tokens.transpose(0, 1) if self.frames_first else tokens

@@ -69,6 +69,7 @@ CASES = [
     Case("module", own("Pooled", n_frames=10, n_inputs=3, width=8, n_outputs=4), SPEECH),
     Case("module", own("Attends", n_inputs=3, width=16, heads=4, n_outputs=4, causal=True), FRAMES),
     Case("module", own("Encoder", n_inputs=3, width=16, heads=4, n_outputs=4, norm_first=False), FRAMES),
+    Case("module", own("Encoder", n_inputs=3, width=16, heads=4, n_outputs=4, causal=True), SPEECH),
     Case(
         "module",
         own("Encoder", n_inputs=3, width=16, heads=2, n_outputs=4, causal=True, frames_first=True),

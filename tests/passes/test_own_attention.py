@@ -1,4 +1,4 @@
-"""Attention in modules of the user's own: pruned head by head and computed on integers, whoever wrote it."""
+"""A module of one's own with torch's attention: pruned, quantised and compiled as the family `transformer` is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.families.conftest import Case, answers, on_host, own, program, quantized
+from tests.families.conftest import LENGTH, Case, answers, on_host, own, program, quantized
 from tests.passes.test_families import context_of
 from tests.passes.test_prune_families import check_pruned
 from torch import Tensor, nn
@@ -53,6 +53,17 @@ def test_heads_and_hidden_units_go_and_the_rest_answers_as_before(case: Case) ->
     else:
         assert found == {"query": ("heads", 4), "embed": ("units", 16)}
     assert check_pruned(module, FRAMES, tuple(map(torch.from_numpy, case.samples().inputs)))
+
+
+def test_behind_a_length_nothing_counts_and_heads_go_as_well() -> None:
+    case = Case("module", own("Encoder", **SIZES), (*FRAMES, LENGTH))
+    module = case.build().module
+    frames, length = map(torch.from_numpy, case.samples().inputs)
+    behind = torch.arange(10)[None] >= length[:, None]
+    with torch.no_grad():
+        other = module(torch.where(behind[:, :, None], 1e3, frames), length)
+        torch.testing.assert_close(other, module(frames, length))
+    assert {g.unit for g, _ in check_pruned(module, case.inputs, (frames, length))} == {"heads", "units"}
 
 
 def test_a_head_is_in_query_key_value_and_output() -> None:

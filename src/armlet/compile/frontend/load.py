@@ -14,6 +14,7 @@ from armlet.compile.frontend.evaluate import evaluate
 from armlet.compile.frontend.generic import ELEMENTWISE, OTHER, convert_generic
 from armlet.compile.frontend.graph import Graph
 from armlet.compile.frontend.reader import Reader, RefusedNode
+from armlet.compile.frontend.truth import TRUTH
 from armlet.compile.frontend.values import Array, Constant, Tensor
 from armlet.errors import Problem, UnsupportedOperator, UsageError
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 OPSETS = range(13, 22)
 """Versions of the ONNX operators that are read."""
+
+_WITHIN = {"int64": "int32", "bool": "float32"}
+"""What stands for a type between the layers: large whole numbers come from int32 inputs, truth values are 1 or 0."""
 
 
 def read_onnx(file: Path) -> Graph:
@@ -55,8 +59,8 @@ def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         raise RefusedNode(f"its domain is {node.domain}")
     if _fold(node, reader) or read_dynamic(node, name, reader):
         return
-    if node.op_type in CONVERTERS:
-        CONVERTERS[node.op_type](node, name, reader)
+    if convert := CONVERTERS.get(node.op_type) or TRUTH.get(node.op_type):
+        convert(node, name, reader)
     elif node.op_type in ELEMENTWISE or node.op_type in OTHER:
         convert_generic(node, name, reader)
     else:
@@ -90,15 +94,17 @@ def _initializers(model: onnx.ModelProto) -> dict[str, Constant]:
 
 
 def _tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
-    """Return every value whose shape is static."""
+    """Return every value whose shape is static, with its type in the program."""
     import onnx
 
     found = {}
+    ends = {i.name for i in [*model.graph.input, *model.graph.output]}
     for info in [*model.graph.input, *model.graph.value_info, *model.graph.output]:
         dims = info.type.tensor_type.shape.dim
         if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-            found[info.name] = Tensor(tuple(d.dim_value for d in dims), dtype.name)
+            within = dtype.name if info.name in ends else _WITHIN.get(dtype.name, dtype.name)
+            found[info.name] = Tensor(tuple(d.dim_value for d in dims), within)
     return found
 
 
