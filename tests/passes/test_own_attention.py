@@ -1,4 +1,4 @@
-"""A module of one's own with torch's attention: pruned, quantised and compiled as the family `transformer` is."""
+"""Attention in modules of the user's own: pruned head by head and computed on integers, whoever wrote it."""
 
 from __future__ import annotations
 
