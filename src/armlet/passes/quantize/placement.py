@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from armlet.analysis.graph import (
@@ -145,7 +146,9 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     floats: set[str] = set()
     aside, varying = set(of_lengths(traced)), _varying(traced)
     for node in traced.nodes:
-        if node in fused or node in aside or node not in varying or _belongs(node, traced):
+        if node in fused or node in aside or node not in varying or not _computes(node):
+            continue
+        if _belongs(node, traced):
             continue
         whole = _recurrence(node) or node  # which of its values a node takes of a recurrent layer is no layer
         if reason := _why_float(whole, traced, exclude, needed):
@@ -205,7 +208,8 @@ def _varying(traced: Traced) -> set[Node]:
     """Return the nodes that compute on what the network takes; the others give constants, such as a causal mask."""
     found = set(traced.inputs)
     for node in traced.nodes:
-        if _computes(node) and not found.isdisjoint(node.all_input_nodes):
+        is_size = isinstance(node.meta.get("val"), torch.SymInt | int)
+        if not is_size and not found.isdisjoint(node.all_input_nodes):
             found.add(node)
     return found
 
