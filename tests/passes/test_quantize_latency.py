@@ -99,7 +99,7 @@ def test_where_neighbours_share_changes_of_type_choices_hold_and_are_near_the_be
         found = choose_float(errors, most, counted, Silent())
         assert cost_of(found.layers) == found.ms <= most
         assert len(found.layers) < len(errors)
-        assert len(asked) == len(set(asked)) == found.n_programs <= len(errors) + 1 + 8 + 8
+        assert len(asked) == len(set(asked)) == found.n_programs <= len(errors) + 1 + 8 + 4
         naive = greedy(errors, found, most)
         assert cost_of(naive) > most or gain(errors, found.layers) >= gain(errors, naive) - 1e-12
         shares.append(gain(errors, found.layers) / best_of_all(errors, cost_of, most))

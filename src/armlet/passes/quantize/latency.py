@@ -24,7 +24,7 @@ from armlet.progress import Progress
 
 _ROOMS = 16  # that are tried; each halves the range of rooms at worst
 _PROGRAMS = 8  # choices that are costed on the way, beside each layer alone
-_LAST = 8  # layers that are tried with what is left
+_LAST = 4  # layers that are tried with what is left
 
 CostOf = Callable[[frozenset[str]], float]
 """Milliseconds of one inference with these layers in float, all others in INT8."""
@@ -60,7 +60,7 @@ class LatencyUnreachable(ValueError):
 def choose_float(
     errors: Mapping[str, float], most_ms: float, cost_of: CostOf, progress: Progress
 ) -> FloatChoice:
-    """Return the layers that stay float, so that the answers change least within a latency; at least one does not.
+    """Return which layers stay float, never all, so that the answers change least within a latency.
 
     Args:
         errors: what the answers change by when a layer alone is quantised, by its name, in any unit.
@@ -145,9 +145,8 @@ class _Search:
     def _chosen(self, room: float) -> np.ndarray:
         """Return bool [n]: the choice of the largest gain whose prices fit."""
         wanted = (self._gains > 0) | (self._prices < 0)
-        scale = max(
-            float(np.abs(self._prices).max(initial=0.0)), 1e-30
-        )  # the solver's tolerances are absolute
+        # The solver's tolerances are absolute.
+        scale = max(float(np.abs(self._prices).max(initial=0.0)), 1e-30)
         chosen = np.zeros(len(wanted), bool)
         if wanted.any():
             chosen[wanted] = solve(-self._gains[wanted], -self._prices[wanted] / scale, -room / scale)
