@@ -66,7 +66,7 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         Goal("4-bit weights, AdaRound", 0.01, (FOUR,)),
         Goal("a quarter of the MACs", 0.005, (
             {"kind": "prune_channels", "ratio": 0.52, "finetune": {"epochs": 1, **_SGD, "learning_rate": 0.02}},
-            {"kind": "distill", "teachers": 2, "temperature": 4.0, "alpha": 0.9,
+            {"kind": "distill", "temperature": 4.0, "alpha": 0.9,
              "train": {"epochs": 40, **_SGD, "learning_rate": 0.1, "weight_decay": 0.0002, "augment": ["flip"]}},
         )),
     ),
