@@ -189,8 +189,7 @@ def main() -> None:
                 result = measure(name, precision, tuple(given.features))
                 keeping.keep(RESULTS, result)
                 print(table([result]), *result["missing"].items(), sep="\n", file=sys.stderr, flush=True)
-    if PAGE.is_file():
-        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

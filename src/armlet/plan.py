@@ -377,7 +377,7 @@ def _versions(stage: StageName, target: Target | None) -> dict[str, str]:
     if stage in ("measure", "program_cost") and target.emulator is not None:
         program = target.emulator.program
         found |= {program: program_version(program) or "none", "llvm-mca": _llvm_version()}
-    elif stage == "measure":
+    elif stage in ("measure", "program_cost"):
         found["CPU"] = cpu_name()
     return found
 

@@ -61,9 +61,9 @@ def _targets(steps: tuple[Step, ...], stages: tuple[str, ...]) -> tuple[Target, 
     """Return the targets that these stages work for, and passes that cost programs as they do, each once."""
     found: list[Target] = []
     for step in steps:
-        target = step.target if step.stage in stages else step.costs_on
-        if target is not None and target not in found:
-            found.append(target)
+        for target in (step.target if step.stage in stages else None, step.costs_on):
+            if target is not None and target not in found:
+                found.append(target)
     return tuple(found)
 
 

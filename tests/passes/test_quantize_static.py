@@ -340,3 +340,19 @@ def test_an_embedding_has_int8_rows(mode, context, splits, tiny_network, tmp_pat
     quantized, record = run_pass(excluded, network, own)
     assert "embed.weight" not in [p.parameter for p in quantized.quantization.parameters]
     assert "embed (embedding) stays float: excluded" in record.notes
+
+
+class Category(nn.Module):
+    """A whole number for each sample, which is no length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.second = nn.Embedding(7, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, kind: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(self.embed(kind)).relu())
+
+
+def test_what_follows_the_embedding_of_a_category_computes_on_integers():
+    placement = place(trace(Category().eval(), (InputSpec("kind", (), "int32", 7),)), ())
+    assert (len(placement.layers), len(placement.tables), placement.notes) == (2, 1, ())

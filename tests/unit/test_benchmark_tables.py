@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
         ("imagenet", "docs/models.md"),
         ("quantization", "docs/techniques/post-training-quantization.md"),
         ("compression", "docs/techniques/index.md"),
+        ("goals", "docs/techniques/index.md"),
+        ("latency", "docs/performance.md"),
     ],
 )
 def test_a_table_is_made_from_the_results(benchmark_of, name, document):

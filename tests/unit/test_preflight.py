@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from armlet import preflight
@@ -95,3 +97,7 @@ def test_a_target_for_another_machine_without_an_emulator_is_refused():
     )
     with pytest.raises(UsageError, match="raspberry-pi-4 is for riscv64-linux-gnu and this machine is"):
         preflight.require(make_plan(RECIPE, [foreign]).steps)
+    steps = make_plan(RECIPE, [load_target("host")]).steps
+    of_a_pass = tuple(replace(s, costs_on=foreign) if s.stage == "train" else s for s in steps)
+    with pytest.raises(UsageError, match="raspberry-pi-4 is for riscv64-linux-gnu and this machine is"):
+        preflight.require(of_a_pass)

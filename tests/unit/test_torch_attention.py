@@ -130,6 +130,23 @@ def test_what_is_not_the_same_stays_torchs():
         layer = nn.MultiheadAttention(E, HEADS, **options)
         assert with_own_layers(layer) is layer
 
+    class Turned(nn.MultiheadAttention):
+        def forward(self, query, key, value, **more):
+            return super().forward(-query, key, value, **more)
+
+    turned = Turned(E, HEADS)
+    assert with_own_layers(turned) is turned
+
+
+def test_a_layer_keeps_its_type_and_what_is_frozen():
+    layer = nn.MultiheadAttention(E, HEADS, dtype=torch.float64)
+    layer.out_proj.bias.requires_grad_(False)
+    layer.in_proj_weight.requires_grad_(False)
+    own = with_own_layers(layer)
+    frozen = {name for name, parameter in own.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"query.weight", "key.weight", "value.weight", "output.bias"}
+    assert {parameter.dtype for parameter in own.parameters()} == {torch.float64}
+
 
 def test_a_layer_under_two_names_stays_one():
     layer = nn.MultiheadAttention(E, HEADS)

@@ -31,13 +31,20 @@ class TorchAttention(nn.Module):
         self.embed_dim = source.embed_dim
         self.size: int = source.head_dim
         self.dropout, self.batch_first = source.dropout, source.batch_first
-        width, bias = source.embed_dim, source.in_proj_bias is not None
-        self.query = nn.Linear(width, width, bias)
-        self.key = nn.Linear(source.kdim, width, bias)
-        self.value = nn.Linear(source.vdim, width, bias)
-        self.output = nn.Linear(width, width, bias)
+        width, bias, like = source.embed_dim, source.in_proj_bias is not None, source.out_proj.weight
+        inputs = width, source.kdim, source.vdim
+        self.query, self.key, self.value = (
+            nn.Linear(n, width, bias, device=like.device, dtype=like.dtype) for n in inputs
+        )
+        self.output = nn.Linear(width, width, bias, device=like.device, dtype=like.dtype)
         self.register_load_state_dict_pre_hook(_read_torchs_names)  # type: ignore[no-untyped-call]
         self.load_state_dict(source.state_dict())
+        trained = {name: p.requires_grad for name, p in source.named_parameters()}
+        for name, parameter in self.named_parameters():
+            part, _, kind = name.partition(".")
+            theirs = (f"out_proj.{kind}", f"{part[0]}_proj_{kind}", f"in_proj_{kind}")
+            own = theirs[:1] if part == "output" else theirs[1:]
+            parameter.requires_grad_(next(trained[n] for n in own if n in trained))
 
     @property
     def num_heads(self) -> int:

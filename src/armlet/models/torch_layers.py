@@ -16,6 +16,9 @@ _AROUND = (
 )
 
 
+_TAKEN = nn.RNN, nn.LSTM, nn.GRU, nn.MultiheadAttention
+
+
 def with_own_layers(module: nn.Module) -> nn.Module:
     """Return a module in which armlet's layers stand for torch's recurrent ones and for its attention.
 
@@ -39,7 +42,9 @@ def with_own_layers(module: nn.Module) -> nn.Module:
 
 
 def _own(layer: nn.Module) -> nn.Module | None:
-    """Return what stands for a layer, None if it stays."""
+    """Return what stands for a layer, None if it stays: so does one that computes otherwise than torch's does."""
+    if all(type(layer).forward is not cls.forward for cls in _TAKEN):
+        return None
     match layer:
         case nn.RNNBase() if not layer.proj_size:
             return TorchRecurrent(layer)

@@ -98,9 +98,14 @@ def test_a_softmax_behind_flags_is_the_one_behind_the_mask_of_each(
 class Net(Qdq):
     """A network that takes tokens and a length."""
 
-    def __init__(self, starts: np.ndarray = STARTS, most: float = 1.0, quantized: bool = True) -> None:
-        super().__init__(1, TOKENS, WIDTH)
+    def __init__(
+        self, starts: np.ndarray = STARTS, most: float = 1.0, quantized: bool = True, frames: int = 1
+    ) -> None:
+        super().__init__(1, TOKENS * frames, WIDTH)
         self.x = self.qdq("x", BEFORE.scale, BEFORE.zero) if quantized else "x"
+        if frames > 1:  # of each token
+            shape = self.constant(np.array((1, TOKENS, WIDTH * frames), np.int64))
+            self.x = self.node("Reshape", self.x, shape)
         self.float_length = self.node("Cast", "length", to=TensorProto.FLOAT)
         difference = self.node("Sub", self.float_length, self.constant(starts[None]))
         limits = self.constant(np.float32(0)), self.constant(np.float32(most))
@@ -153,6 +158,32 @@ def expected(q: np.ndarray, length: int) -> np.ndarray:
     kept = definition.hide(q, flag, BEFORE.zero).astype(np.int64) - BEFORE.zero
     factors = arithmetic.counted(CountedMean(TOKENS), BEFORE, AFTER)
     return definition.dequantize(definition.counted_mean(kept, length, factors, AFTER.zero), AFTER)
+
+
+def test_a_length_in_frames_is_not_limited_to_the_number_of_tokens(lowered, reference):
+    net = Net(STARTS * 2, frames=2)
+    model = net.model(net.qdq(by_the_length(net), AFTER.scale, AFTER.zero))
+    program, run = lowered(model)
+    assert "mean" in [c.op for c in program.calls]
+    x = definition.dequantize(integers(TOKENS * 2, WIDTH), BEFORE)[None]
+    answers = []
+    for length in range(1, 2 * TOKENS + 1):
+        given = x, np.array([length], np.int32)
+        answers.append(run(*given)[0])
+        np.testing.assert_allclose(answers[-1], reference(model)(*given)[0], rtol=0, atol=1.001 * AFTER.scale)
+    assert np.abs(answers[-1] - answers[TOKENS]).max() > 3 * AFTER.scale
+
+
+def test_one_flag_for_several_columns_is_added_as_a_mask(lowered, reference):
+    net = Net(quantized=False)
+    flag = net.node("Slice", net.flags, net.axes(0), net.axes(1), net.axes(1))
+    mask = net.node("Mul", net.node("Sub", flag, net.constant(np.float32(1))), net.constant(np.float32(1e9)))
+    unseen = net.constant(np.triu(np.full((1, TOKENS, WIDTH), -1e9, np.float32), 1))
+    scores = net.node("Add", net.qdq("x", BEFORE.scale, BEFORE.zero), net.node("Add", mask, unseen))
+    model = net.model(net.qdq(net.node("Softmax", scores, axis=-1), SHARES.scale, SHARES.zero))
+    _, run = lowered(model)
+    given = definition.dequantize(integers(TOKENS, WIDTH), BEFORE)[None], np.array([3], np.int32)
+    np.testing.assert_allclose(run(*given)[0], reference(model)(*given)[0], rtol=0, atol=1.001 * SHARES.scale)
 
 
 FORMS = [as_the_family, with_dimensions_kept, by_the_length]

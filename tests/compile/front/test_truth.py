@@ -45,6 +45,21 @@ def test_whole_numbers_are_compared_exactly(kind, inputs, lowered, reference):
     check(model([wide, node(kind, inputs, "z")], constants), lowered, reference)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_whole_numbers_but_zero_are_true(turned, lowered, reference):
+    kind = "Not" if turned else "Identity"
+    nodes = [node("Cast", "x", "a", to=TensorProto.BOOL), node("Cast", "a", "b", to=TensorProto.BOOL)]
+    check(model([*nodes, node(kind, "b", "z")], {}), lowered, reference)
+
+
+def test_a_truth_value_is_no_answer(lowered):
+    made = model([node("Less", "x c", "z")], {"c": np.array(3, np.int32)})
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", TensorProto.BOOL, None))
+    del made.graph.node[-1]
+    with pytest.raises(UnsupportedOperator, match="an answer is a truth value"):
+        lowered(made)
+
+
 def test_truth_values_are_joined_and_turned(lowered, reference):
     nodes = [
         node("Greater", "x two", "a"),
@@ -66,6 +81,7 @@ def test_truth_values_are_joined_and_turned(lowered, reference):
         (["Less x x z"], 0, TensorProto.INT32, "only whole numbers are compared, and with constants"),
         (["Less x c z"], np.float32(1), TensorProto.FLOAT, "only whole numbers are compared"),
         (["Less x c z"], np.int32(2**24), TensorProto.INT32, "its constant is not below 16777216"),
+        (["Max x c w", "Less w c z"], np.int32(2), TensorProto.INT32, "int32, not float32"),
         (["Not x z"], 0, TensorProto.BOOL, "its truth values are not computed in the network"),
     ],
 )
@@ -75,3 +91,9 @@ def test_what_is_not_exact_is_refused(nodes, constant, dtype, said, lowered):
     ]
     with pytest.raises(UnsupportedOperator, match=said):
         lowered(model(made, {"c": np.asarray(constant)}, dtype))
+
+
+def test_floats_are_no_truth_values(lowered):
+    nodes = [node("Cast", "x", "f", to=TensorProto.FLOAT), node("Cast", "f", "z", to=TensorProto.BOOL)]
+    with pytest.raises(UnsupportedOperator, match="only whole numbers are turned into truth values"):
+        lowered(model(nodes, {}))

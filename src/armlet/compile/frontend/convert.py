@@ -185,16 +185,18 @@ def _relu(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 def _clip(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     limits = [reader.constant(node, position) for position in (1, 2)]
+    if (dtype := reader.tensor(node.input[0]).dtype) != "float32":
+        raise RefusedNode(f"{node.input[0]} is {dtype}, not float32")
     low, high = (None if c is None else float(c.values.reshape(-1)[0]) for c in limits)
     append(reader, node, name, Limit(Clamp(low, high)), (node.input[0],))
 
 
 def _extremum(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    """Read the greater, or the less, of a value and a number as a limit: PyTorch's clamp with one whole number."""
+    """Read the greater, or the less, of float values and a number as a limit: PyTorch's clamp to a whole number."""
     numbers = [reader.constants[v] for v in node.input if v in reader.constants]
     values = [v for v in node.input if v not in reader.constants]
     single = len(values) == len(numbers) == 1 and numbers[0].values.size == 1
-    if not single or reader.tensor(values[0]).shape != reader.tensor(node.output[0]).shape:
+    if not single or reader.tensor(values[0]) != Tensor(reader.tensor(node.output[0]).shape, "float32"):
         convert_generic(node, name, reader)
         return
     number = float(numbers[0].real().reshape(-1)[0])
@@ -270,6 +272,8 @@ def _reshape(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 
 def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     types = reader.tensor(node.input[0]).dtype, reader.tensor(node.output[0]).dtype
+    if node.output[0] in reader.truths and node.input[0] not in reader.truths:
+        raise RefusedNode(f"only whole numbers are turned into truth values, not {types[0]}")
     if types == ("int32", "float32"):
         append(reader, node, name, Convert(), (node.input[0],))
     elif types[0] == types[1]:

@@ -14,7 +14,7 @@ from armlet.compile.frontend.evaluate import evaluate
 from armlet.compile.frontend.generic import ELEMENTWISE, OTHER, convert_generic
 from armlet.compile.frontend.graph import Graph
 from armlet.compile.frontend.reader import Reader, RefusedNode
-from armlet.compile.frontend.truth import TRUTH
+from armlet.compile.frontend.truth import TRUTH, convert_cast
 from armlet.compile.frontend.values import Array, Constant, Tensor
 from armlet.errors import Problem, UnsupportedOperator, UsageError
 
@@ -37,7 +37,8 @@ def read_onnx(file: Path) -> Graph:
     """
     model, opset = _checked_model(file)
     used = {n for node in model.graph.node for n in node.input if n} | {o.name for o in model.graph.output}
-    reader = Reader(_initializers(model), _tensors(model), opset, frozenset(used))
+    truths = _truths(model)
+    reader = Reader(_initializers(model), _tensors(model), opset, frozenset(used), truths=truths)
     refused = []
     for node in model.graph.node:
         name = node.name or node.output[0]
@@ -48,6 +49,7 @@ def read_onnx(file: Path) -> Graph:
     refused += [
         f"{o.name}: an answer is a part of a layer" for o in model.graph.output if o.name in reader.pending
     ]
+    refused += [f"{o.name}: an answer is a truth value" for o in model.graph.output if o.name in truths]
     if refused:
         raise UnsupportedOperator(f"{file.name} has nodes that can't be compiled:\n  " + "\n  ".join(refused))
     inputs = tuple(i.name for i in model.graph.input if i.name not in reader.constants)
@@ -58,6 +60,8 @@ def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     if node.domain not in ("", "ai.onnx"):
         raise RefusedNode(f"its domain is {node.domain}")
     if _fold(node, reader) or read_dynamic(node, name, reader):
+        return
+    if node.op_type == "Cast" and convert_cast(node, name, reader):
         return
     if convert := CONVERTERS.get(node.op_type) or TRUTH.get(node.op_type):
         convert(node, name, reader)
@@ -106,6 +110,14 @@ def _tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
             within = dtype.name if info.name in ends else _WITHIN.get(dtype.name, dtype.name)
             found[info.name] = Tensor(tuple(d.dim_value for d in dims), within)
     return found
+
+
+def _truths(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the values that are true or false."""
+    import onnx
+
+    values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    return frozenset(v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.BOOL)
 
 
 def _fold(node: onnx.NodeProto, reader: Reader) -> bool:

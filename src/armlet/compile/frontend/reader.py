@@ -30,6 +30,7 @@ class Reader:
         used: values that a node or the caller reads.
         pending: values of layers that are not whole yet (`frontend.dynamic`).
         factors: the two constants of each constant that is their matrix product.
+        truths: values that are true or false, 1.0 or 0.0 between the layers.
     """
 
     constants: dict[str, Constant]
@@ -38,6 +39,7 @@ class Reader:
     used: frozenset[str] = frozenset()
     pending: dict[str, Pending] = field(default_factory=dict)
     factors: dict[str, tuple[Constant, Constant]] = field(default_factory=dict)
+    truths: frozenset[str] = frozenset()
     layers: list[Layer] = field(default_factory=list)
 
     def constant(self, node: onnx.NodeProto, position: int) -> Constant | None:

@@ -40,11 +40,7 @@ def convert_comparison(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     limits: Array = constant.values.astype(np.float64)
     if np.abs(limits).max(initial=0) >= _LARGEST:
         raise RefusedNode(f"its constant is not below {_LARGEST}")
-    real = f"{value}:real"
-    if real not in reader.tensors:
-        reader.tensors[real] = Tensor(reader.tensor(value).shape, "float32")
-        reader.layers.append(Layer(name, "Cast", Convert(), (value,), real))
-    output = node.output[0]
+    real, output = _real(value, name, reader), node.output[0]
     match kind:
         case "Greater" | "GreaterOrEqual":
             found = _computed("Sub", real, limits - (kind != "Greater"), f"{output}:over", output, reader)
@@ -55,6 +51,16 @@ def convert_comparison(node: onnx.NodeProto, name: str, reader: Reader) -> None:
             apart = _computed("Abs", over, None, f"{output}:apart", output, reader)
             found = _computed("Sub", np.ones(1), apart, f"{output}:equal", output, reader)
     append(reader, node, name, Limit(Clamp(0.0, 1.0)), (found,))
+
+
+def convert_cast(node: onnx.NodeProto, name: str, reader: Reader) -> bool:
+    """Read whole numbers as truth values, which all but 0 are; return whether the node does that."""
+    value, output = node.input[0], node.output[0]
+    if output not in reader.truths or reader.tensor(value).dtype != "int32":
+        return False
+    apart = _computed("Abs", _real(value, name, reader), None, f"{output}:apart", output, reader)
+    append(reader, node, name, Limit(Clamp(0.0, 1.0)), (apart,))
+    return True
 
 
 def convert_logic(node: onnx.NodeProto, name: str, reader: Reader) -> None:
@@ -70,6 +76,15 @@ def convert_logic(node: onnx.NodeProto, name: str, reader: Reader) -> None:
             _computed("Mul", operands[0], operands[1], output, output, reader)
         case _:
             _computed("Max", operands[0], operands[1], output, output, reader)
+
+
+def _real(value: str, name: str, reader: Reader) -> str:
+    """Return whole numbers as float32, made by a layer where there is none yet."""
+    real = f"{value}:real"
+    if real not in reader.tensors:
+        reader.tensors[real] = Tensor(reader.tensor(value).shape, "float32")
+        reader.layers.append(Layer(name, "Cast", Convert(), (value,), real))
+    return real
 
 
 def _computed(

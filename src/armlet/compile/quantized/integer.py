@@ -96,7 +96,9 @@ def to_integer(graph: Graph) -> tuple[Graph, tuple[Fallback, ...]]:
     is_quantized = any(isinstance(layer.op, Quantize) for layer in graph.layers)
     makers = {layer.output: layer for layer in graph.layers} if is_quantized else {}
     tensors = dict(graph.tensors)
-    state = _Rewriter(graph, graph.uses(), readers, tensors, Lengths(makers, tensors))
+    shapes = [tensors[name].shape for name in graph.inputs]
+    longest = max((shape[1] for shape in shapes if len(shape) in (2, 3)), default=0)
+    state = _Rewriter(graph, graph.uses(), readers, tensors, Lengths(makers, tensors, longest))
     for layer in graph.layers:
         _rewrite(layer, state)
     result = without_dead_layers(

@@ -35,11 +35,13 @@ class Lengths:
     Attributes:
         makers: the layer that gives each value.
         tensors: shape and type of each value.
+        most: frames or tokens of the longest input, which no length is above.
         flags: values that are 1.0 or 0.0 for each token, as far as they have been found.
     """
 
     makers: Mapping[str, Layer]
     tensors: Mapping[str, Tensor]
+    most: int = 0
     flags: set[str] = field(default_factory=set)
 
     def starts(self, layer: Layer) -> tuple[str, Array] | None:
@@ -94,7 +96,7 @@ class Lengths:
                 return None
             divisor = self._unmoved(limit.inputs[0])
         if (length := self._length(divisor)) is not None:
-            return value, length, shape[1]
+            return value, length, max(shape[1], self.most)  # tokens may be of several frames
         number = self.makers.get(divisor)
         if number is None or not self._is_sum(number, None):
             return None
@@ -140,6 +142,7 @@ class Lengths:
             kept = isinstance(layer.op, Add | Limit) or (
                 isinstance(layer.op, Generic) and layer.op.elementwise
             )
+        kept = kept and all(self.tensors[name].shape[-1:] == shape[-1:] for name in layer.inputs)
         if not kept or not all(self._follow(name, way) for name in layer.inputs):
             return False
         way[value] = layer

@@ -6,6 +6,7 @@ shape. So one channel of each group goes, and the smaller network's groups must 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,10 +40,14 @@ class _Trial:
     def _follows(self, groups: Sequence[ChannelGroup]) -> bool:
         """Whether the network without the first channel of each of these has the groups that it should have."""
         smaller = remove_channels(self.module, [(group, (0,)) for group in groups])
+        logger = logging.getLogger("torch._subclasses.fake_tensor")
+        disabled, logger.disabled = logger.disabled, True  # it reports what is tried here as an error
         try:
             traced = trace(smaller, self.inputs)
         except UnsupportedOperator:
             return False
+        finally:
+            logger.disabled = disabled
         found = {
             g.name: g for g in channel_groups(traced, through_layer_norm=self.through_layer_norm).prunable
         }

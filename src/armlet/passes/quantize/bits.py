@@ -8,7 +8,10 @@ min Σ cost × chosen, Σ saved bytes × chosen ≥ bytes to save.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -59,17 +62,32 @@ def solve(costs: np.ndarray, saved: np.ndarray, least: float) -> np.ndarray:
     """Return bool [n]: the choice of the least total cost that saves at least so much."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    result = milp(
-        costs / max(float(np.abs(costs).max()), 1e-30),  # the solver's tolerances are absolute
-        integrality=np.ones(len(costs)),
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(saved[None, :], lb=least),
-        options={"mip_rel_gap": 0.0},
-    )
+    with _silent():
+        result = milp(
+            costs / max(float(np.abs(costs).max()), 1e-30),  # the solver's tolerances are absolute
+            integrality=np.ones(len(costs)),
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(saved[None, :], lb=least),
+            options={"mip_rel_gap": 0.0},
+        )
     if result.x is None:
         raise ValueError(f"the integer program has no solution: {result.message}")
     chosen: np.ndarray = result.x > 0.5
     return chosen
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what the solver, a C++ library, prints of its own off the standard output, which may be JSON."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _costs(

@@ -78,7 +78,11 @@ def mask_of_flags(node: Node, traced: Traced) -> bool:
 
 
 def of_lengths(traced: Traced) -> tuple[Node, ...]:
-    """Return the nodes that depend on nothing but whole numbers of one for each sample, in graph order."""
+    """Return the nodes that depend on nothing but whole numbers of one for each sample, in graph order.
+
+    What has weights, such as the embedding of a category, is a layer like any other, and so is what follows it.
+    """
+    parameters = traced.program.graph_signature.inputs_to_parameters
     found: dict[Node, None] = dict.fromkeys(
         node
         for node in traced.inputs
@@ -87,7 +91,8 @@ def of_lengths(traced: Traced) -> tuple[Node, ...]:
     lengths = set(found)
     for node in traced.nodes:
         computed = [n for n in node.all_input_nodes if traced.tensor_name(n) is None]
-        if computed and all(n in found for n in computed):
+        weighted = any(n.name in parameters for n in node.all_input_nodes)
+        if computed and not weighted and all(n in found for n in computed):
             found[node] = None
     return tuple(node for node in found if node not in lengths)
 
