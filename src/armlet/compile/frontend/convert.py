@@ -35,6 +35,7 @@ from armlet.compile.frontend.graph import (
 )
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
 from armlet.compile.frontend.recurrent import convert_recurrent
+from armlet.compile.frontend.truth import convert_to_truth
 from armlet.compile.frontend.values import Clamp, Constant, QuantizedTensor, Tensor
 
 if TYPE_CHECKING:
@@ -273,8 +274,8 @@ def _reshape(node: onnx.NodeProto, name: str, reader: Reader) -> None:
 def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     types = reader.tensor(node.input[0]).dtype, reader.tensor(node.output[0]).dtype
     if node.output[0] in reader.truths and node.input[0] not in reader.truths:
-        raise RefusedNode(f"only whole numbers are turned into truth values, not {types[0]}")
-    if types == ("int32", "float32"):
+        convert_to_truth(node, name, reader)
+    elif types == ("int32", "float32"):
         append(reader, node, name, Convert(), (node.input[0],))
     elif types[0] == types[1]:
         _reshape(node, name, reader)

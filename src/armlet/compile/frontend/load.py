@@ -14,7 +14,7 @@ from armlet.compile.frontend.evaluate import evaluate
 from armlet.compile.frontend.generic import ELEMENTWISE, OTHER, convert_generic
 from armlet.compile.frontend.graph import Graph
 from armlet.compile.frontend.reader import Reader, RefusedNode
-from armlet.compile.frontend.truth import TRUTH, convert_cast
+from armlet.compile.frontend.truth import TRUTH
 from armlet.compile.frontend.values import Array, Constant, Tensor
 from armlet.errors import Problem, UnsupportedOperator, UsageError
 
@@ -60,8 +60,6 @@ def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     if node.domain not in ("", "ai.onnx"):
         raise RefusedNode(f"its domain is {node.domain}")
     if _fold(node, reader) or read_dynamic(node, name, reader):
-        return
-    if node.op_type == "Cast" and convert_cast(node, name, reader):
         return
     if convert := CONVERTERS.get(node.op_type) or TRUTH.get(node.op_type):
         convert(node, name, reader)

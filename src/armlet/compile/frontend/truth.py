@@ -53,14 +53,13 @@ def convert_comparison(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     append(reader, node, name, Limit(Clamp(0.0, 1.0)), (found,))
 
 
-def convert_cast(node: onnx.NodeProto, name: str, reader: Reader) -> bool:
-    """Read whole numbers as truth values, which all but 0 are; return whether the node does that."""
+def convert_to_truth(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    """Read whole numbers as truth values, which all but 0 are."""
     value, output = node.input[0], node.output[0]
-    if output not in reader.truths or reader.tensor(value).dtype != "int32":
-        return False
+    if (dtype := reader.tensor(value).dtype) != "int32":
+        raise RefusedNode(f"only whole numbers are turned into truth values, not {dtype}")
     apart = _computed("Abs", _real(value, name, reader), None, f"{output}:apart", output, reader)
     append(reader, node, name, Limit(Clamp(0.0, 1.0)), (apart,))
-    return True
 
 
 def convert_logic(node: onnx.NodeProto, name: str, reader: Reader) -> None:

@@ -41,6 +41,7 @@ from armlet.analysis.graph import (
 )
 from armlet.models.recurrent import OPERATOR
 from armlet.passes.base import is_named
+from armlet.passes.quantize.joints import groups_of
 from armlet.passes.quantize.lengths import (
     averaged,
     exits,
@@ -146,9 +147,8 @@ def place(traced: Traced, exclude: Sequence[str]) -> Placement:
     floats: set[str] = set()
     aside, varying = set(of_lengths(traced)), _varying(traced)
     for node in traced.nodes:
-        if node in fused or node in aside or node not in varying or not _computes(node):
-            continue
-        if _belongs(node, traced):
+        is_value = node in varying and _computes(node)
+        if not is_value or node in fused or node in aside or _belongs(node, traced):
             continue
         whole = _recurrence(node) or node  # which of its values a node takes of a recurrent layer is no layer
         if reason := _why_float(whole, traced, exclude, needed):
@@ -263,7 +263,7 @@ def _why_no_weights(node: Node, traced: Traced, weights: Sequence[Any]) -> str:
         return "its weight is computed"
     if any(len(n.users) > 1 for n in weights if isinstance(n, Node)):
         return "its weight is shared with another layer"
-    if node.target is aten.conv_transpose2d.input and _groups(node) > 1:
+    if node.target is aten.conv_transpose2d.input and groups_of(node) > 1:
         return "a transposed convolution in groups has no integer form"
     return ""
 
@@ -398,10 +398,6 @@ def _layer(node: Node, traced: Traced) -> WeightedLayer:
     axis = 1 if node.target is aten.conv_transpose2d.input else 0
     weight = traced.tensor_name(arguments(node)[1]) or ""
     return WeightedLayer(value_name(arguments(node)[0]), weight, traced.tensor_name(bias), axis)
-
-
-def _groups(node: Node) -> int:
-    return arguments(node)[6] if len(arguments(node)) > 6 else 1
 
 
 def _shared(traced: Traced, needed: set[Node]) -> tuple[tuple[str, ...], ...]:
