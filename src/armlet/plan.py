@@ -171,7 +171,7 @@ def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") 
     compiled_for = (reference, *(t for t in by_name.values() if t.name != reference.name))
     for target in compiled_for:
         layout.add(f"compile/{target.name}", "compile", f"compile for {target.description or target.name}",
-                   (exported,), [recipe.symbol, recipe.package], target)  # fmt: skip
+                   (exported,), [recipe.symbol, recipe.package, recipe.optimize], target)  # fmt: skip
     layout.add_stream(compiled_for)
     layout.add("evaluate", "evaluate", "score the compiled program on the test split",
                (f"compile/{reference.name}", "data", "train", *layout.judge), layout.data_and_seed)  # fmt: skip
@@ -259,7 +259,7 @@ class _Layout:
             costs_on = None if named is None else load_target(named)
             last = self.add(
                 f"pass {position + 1} {options.kind}", "pass", what, needs,
-                [options.model_dump(mode="json"), data, seed, *_programs_on(costs_on)], position=position,
+                [options.model_dump(mode="json"), data, seed, *_programs_on(costs_on, recipe)], position=position,
                 costs_on=costs_on,
             )  # fmt: skip
         self._network = last
@@ -277,7 +277,7 @@ class _Layout:
         )
         for target in targets:
             self.add(f"compile_stream/{target.name}", "compile_stream", f"compile the step for {target.name}",
-                     (exported,), recipe.stream_symbol, target)  # fmt: skip
+                     (exported,), [recipe.stream_symbol, recipe.optimize], target)  # fmt: skip
 
     def _measure_stream(self, target: Target, where: str, reference: str) -> tuple[str, ...]:
         """Add the measurement of the program for streams; return what the bundle needs of it."""
@@ -299,7 +299,7 @@ class _Layout:
         for name in self._networks()[:-1]:
             self.add(
                 f"program_cost/{target.name}/{name}", "program_cost", f"cost of the network after {name}",
-                (name, "data"), [self._recipe.symbol, *self.data_and_seed], target,
+                (name, "data"), [self._recipe.symbol, self._recipe.optimize, *self.data_and_seed], target,
             )  # fmt: skip
 
     def _networks(self) -> tuple[str, ...]:
@@ -335,13 +335,13 @@ def _epochs(train: TrainSpec) -> str:
     return f"{train.epochs} epoch" + "s" * (train.epochs != 1)
 
 
-def _programs_on(target: Target | None) -> list[object]:
+def _programs_on(target: Target | None, recipe: Recipe) -> list[object]:
     """Return what the programs depend on that a pass compiles to see what they take on a target."""
     if target is None:
         return []
     inputs = STAGES["program_cost"]
     return [
-        target.model_dump(mode="json"), target.resolved_triple, _code_digest(inputs.sources),
+        target.model_dump(mode="json"), target.resolved_triple, recipe.optimize, _code_digest(inputs.sources),
         _versions("program_cost", target),
     ]  # fmt: skip
 

@@ -77,6 +77,21 @@ def test_the_name_of_the_recipe_changes_only_what_carries_it():
     assert before["compile/host"] != after["compile/host"]
 
 
+def test_what_kernels_are_chosen_for_changes_every_program_and_passes_that_cost_programs():
+    budget = {"kind": "prune_channels", "latency": "1 ms", "target": "raspberry-pi-4"}
+    for passes, networks in (
+        (
+            BASE["passes"],
+            {"data", "train", "pass 1 prune_channels", "pass 2 distill", "pass 3 quantize_static"},
+        ),
+        ([budget], {"data", "train"}),
+    ):
+        recipe = BASE | {"passes": passes}
+        before, after = keys(recipe), keys(recipe | {"optimize": "size"})
+        same = {name for name in before if before[name] == after[name]}
+        assert same == networks | ({"export"} if passes is BASE["passes"] else set())
+
+
 def test_the_order_of_keys_in_the_file_does_not_matter(tmp_path):
     yaml = YAML()
     forward, backward = tmp_path / "a.yaml", tmp_path / "b.yaml"

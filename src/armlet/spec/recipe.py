@@ -62,6 +62,13 @@ class Recipe(Spec):
             " to unpack them into."
         ),
     )
+    optimize: Literal["latency", "size"] = Field(
+        "latency",
+        description=(
+            "What float32 kernels are chosen for. latency: weights of 3×3 convolutions may be stored transformed, up to"
+            " four times as large, for fewer multiplications (Winograd). size: as they are."
+        ),
+    )
     passes: ListOf[PassSpec] = Field((), description="What makes it smaller, in this order.")
     budgets: Budgets = Field(Budgets(), description="What must hold for a build to pass.")
     profiles: dict[str, dict[str, Any]] = Field(
@@ -73,6 +80,11 @@ class Recipe(Spec):
     def symbol(self) -> str:
         """The name as a C identifier."""
         return self.name.replace("-", "_")
+
+    @property
+    def small(self) -> bool:
+        """Whether constants of programs must not grow for the sake of speed."""
+        return self.optimize == "size"
 
     @property
     def stream_symbol(self) -> str:

@@ -57,9 +57,11 @@ def cost_of_a_call(
 
 
 def program_cost(
-    network: Network, splits: Splits, target: Target, symbol: str, progress: Progress
+    network: Network, splits: Splits, target: Target, symbol: str, progress: Progress, *, small: bool = False
 ) -> ProgramCost:
     """Compile a network for a target and count what one inference costs; the program is not kept.
+
+    With `small`, constants do not grow for the sake of speed.
 
     Raises:
         UnsupportedOperator: it can't be compiled.
@@ -71,7 +73,7 @@ def program_cost(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export_onnx(network, splits.train, folder)
-        compiled = compile_onnx(folder / "model.onnx", target, symbol, folder)
+        compiled = compile_onnx(folder / "model.onnx", target, symbol, folder, small=small)
         sample = splits.test.take(slice(1)).inputs
         _, latency = cost_of_a_call(folder / "bin" / "run", sample, target, emulator_of(target), progress)
     return ProgramCost(target.name, compiled.size_bytes, compiled.arena_bytes, latency)

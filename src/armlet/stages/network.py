@@ -129,7 +129,7 @@ def run_one_pass(context: StageContext) -> Compressed:
             progress=context.progress,
             other_teachers=tuple(map(load_network, teachers)),
             program_cost=lambda candidate, target: program_cost(
-                candidate, splits, load_target(target), recipe.symbol, context.progress
+                candidate, splits, load_target(target), recipe.symbol, context.progress, small=recipe.small
             ),
         ),
     )

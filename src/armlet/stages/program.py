@@ -44,7 +44,9 @@ def compile_program(context: StageContext) -> Compiled:
 
     recipe, packed = context.plan.recipe, context.plan.recipe.package == "packed"
     model = context.inputs[0] / "model.onnx"
-    return compile_onnx(model, context.target, recipe.symbol, context.folder, packed=packed)
+    return compile_onnx(
+        model, context.target, recipe.symbol, context.folder, packed=packed, small=recipe.small
+    )
 
 
 def evaluate_program(context: StageContext) -> Evaluated:
@@ -89,6 +91,7 @@ def cost_of_program(context: StageContext) -> ProgramCost:
         context.target,
         context.plan.recipe.symbol,
         context.progress,
+        small=context.plan.recipe.small,
     )
 
 

@@ -31,8 +31,8 @@ def compile_stream(context: StageContext) -> Compiled:
     from armlet.compile.pipeline import compile_onnx
     from armlet.export import STREAM_FILE
 
-    symbol = context.plan.recipe.stream_symbol
-    return compile_onnx(context.inputs[0] / STREAM_FILE, context.target, symbol, context.folder)
+    recipe, step = context.plan.recipe, context.inputs[0] / STREAM_FILE
+    return compile_onnx(step, context.target, recipe.stream_symbol, context.folder, small=recipe.small)
 
 
 def measure_stream(context: StageContext) -> StreamMeasured:

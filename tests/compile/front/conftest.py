@@ -57,14 +57,14 @@ def run_kernel(request: pytest.FixtureRequest):
 def lowered(tmp_path):
     """Lower an ONNX model; return the program and a function that runs it."""
 
-    def make(model, target: str = "host"):
+    def make(model, target: str = "host", *, small: bool = False):
         import onnx
         import tvm
         from tvm import relax
 
         file = tmp_path / "model.onnx"
         onnx.save(model, file)
-        program = lower(file, load_target(target))
+        program = lower(file, load_target(target), small=small)
         machine = relax.VirtualMachine(relax.build(program.module, _llvm()), tvm.cpu())
 
         def run(*inputs: np.ndarray) -> list[np.ndarray]:

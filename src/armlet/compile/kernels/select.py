@@ -24,6 +24,7 @@ from armlet.compile.kernels.select_grouped import emit_grouped
 from armlet.compile.kernels.select_lengths import EMITTERS as LENGTHS
 from armlet.compile.kernels.select_moves import EMITTERS as MOVES
 from armlet.compile.kernels.select_recurrent import emit_recurrent
+from armlet.compile.kernels.select_winograd import emit_winograd, tile_for
 from armlet.compile.layout.order import channels_last, permuted_columns
 from armlet.compile.layout.packing import pack_conv2d, starts
 from armlet.compile.layout.program import Kernel, ProgramBuilder
@@ -31,9 +32,18 @@ from armlet.compile.lowered import CallInfo, LoweredProgram
 from armlet.compile.quantized.arithmetic import addition, limits, requantization, slopes
 
 
-def select_kernels(graph: g.Graph, fallbacks: tuple[Fallback, ...], vector: Vector) -> LoweredProgram:
-    """Return the program of a graph; `fallbacks` are those found so far."""
-    builder = ProgramBuilder(graph, vector)
+def select_kernels(
+    graph: g.Graph, fallbacks: tuple[Fallback, ...], vector: Vector, *, small: bool = False
+) -> LoweredProgram:
+    """Return the program of a graph.
+
+    Args:
+        graph: what it computes.
+        fallbacks: those found so far.
+        vector: unit that kernels are written for.
+        small: whether constants must not grow for the sake of speed.
+    """
+    builder = ProgramBuilder(graph, vector, small=small)
     builder.fallbacks.extend(fallbacks)
     return builder.build(lambda: _emit_layers(graph, builder))
 
@@ -139,7 +149,11 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
         spec = conv2d.Conv2d(
             height, width, channels, outputs, tuple(kernel), op.stride, op.groups, epilogue, reach
         )
-        var = _call_conv2d(layer, "conv2d", spec, (x, weight, bias, by_channel), builder)
+        tile = None if builder.small else tile_for(spec)
+        if tile is None:
+            var = _call_conv2d(layer, "conv2d", spec, (x, weight, bias, by_channel), builder)
+        else:
+            var = emit_winograd(layer, spec, tile, (x, weight, bias), builder)
     builder.define(layer.output, var, channels_last(shape))
 
 

@@ -63,12 +63,13 @@ class ProgramBuilder:
     Args:
         graph: whose inputs become the parameters of `main`.
         vector: unit that kernels are written for.
+        small: whether constants must not grow for the sake of speed.
     """
 
-    def __init__(self, graph: Graph, vector: Vector) -> None:
+    def __init__(self, graph: Graph, vector: Vector, *, small: bool = False) -> None:
         from tvm import relax
 
-        self.graph, self.vector = graph, vector
+        self.graph, self.vector, self.small = graph, vector, small
         self.fallbacks: list[Fallback] = []
         self._calls: list[CallInfo] = []
         self._values: dict[str, Value] = {}

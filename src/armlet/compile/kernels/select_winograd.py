@@ -1,0 +1,67 @@
+"""Chooses which float32 convolutions are computed by Winograd's minimal filtering, and transforms their weights."""
+
+from __future__ import annotations
+
+from armlet.compile.frontend import graph as g
+from armlet.compile.frontend.values import Array
+from armlet.compile.kernels import conv2d, winograd
+from armlet.compile.kernels.epilogue import FloatClamp
+from armlet.compile.layout.packing import pack_conv2d
+from armlet.compile.layout.program import Kernel, ProgramBuilder
+
+CACHED_BYTES = 1 << 20
+"""Weights up to this many bytes are taken to stay in the outer cache from one inference to the next."""
+
+
+def tile_for(spec: conv2d.Conv2d) -> int | None:
+    """Return m for a convolution, None where it is faster as it stands or has no such form.
+
+    Costs are counted in multiply-accumulates: a vector operation of a transform costs as much as one, about eight for
+    each element, and a byte of weights that no cache holds as much as two.
+    """
+    fits = spec.kernel == (3, 3) and spec.stride == (1, 1) and spec.groups == 1
+    if not fits or not isinstance(spec.epilogue, FloatClamp):
+        return None
+
+    def read(weights: int) -> int:
+        return 8 * weights if 4 * weights > CACHED_BYTES else 0
+
+    pairs = spec.channels * spec.outputs
+    best, least = None, spec.macs + read(9 * pairs)
+    for tile in winograd.PAIRS:
+        if tile > min(spec.out_height, spec.out_width):
+            continue
+        fast = winograd.Winograd(spec.height, spec.width, spec.channels, spec.outputs, tile, spec.epilogue)
+        elements = fast.n_tiles * fast.alpha**2
+        cost = elements * (pairs + 8 * (spec.channels + spec.outputs)) + read(fast.alpha**2 * pairs)
+        if cost < least:
+            best, least = tile, cost
+    return best
+
+
+def emit_winograd(
+    layer: g.Layer,
+    conv: conv2d.Conv2d,
+    tile: int,
+    operands: tuple[object, Array, Array],
+    builder: ProgramBuilder,
+) -> object:
+    """Call the kernel of a layer; return its flat result.
+
+    Args:
+        layer: of the graph.
+        conv: the convolution, over the padded input.
+        tile: from `tile_for`.
+        operands: padded input, weights [outputs, channels, 3, 3], bias.
+        builder: of the program.
+    """
+    x, weight, bias = operands
+    assert isinstance(conv.epilogue, FloatClamp)  # noqa: S101 - `tile_for` has looked
+    spec = winograd.Winograd(conv.height, conv.width, conv.channels, conv.outputs, tile, conv.epilogue)
+    products = spec.products
+    packed = pack_conv2d(
+        winograd.transformed(weight, tile), products, conv2d.tile_of(products, builder.vector)
+    )
+    kernel = Kernel("conv2d", f"winograd {tile}", spec, winograd.build, spec.macs)
+    size = conv.out_height * conv.out_width * conv.outputs
+    return builder.call(layer.name, kernel, [x, packed, bias], size, "float32")

@@ -1,0 +1,276 @@
+"""3 × 3 convolution of stride 1 in float32 by Winograd's minimal filtering: tiles of the output from fewer products.
+
+A tile of m × m outputs needs α × α inputs, α = m + 2. Tile and weights are transformed, multiplied element by element
+summed over the channels (α² matrix products), and the sums transformed back: α² products where m² × 9 were, 2.25 times
+fewer for m = 2 and 4 times for m = 4. Weights are transformed when the program is compiled (`transformed`).
+
+The last tile of a row or column is moved back so that it ends at the edge.
+
+Source: Lavin and Gray 2015, from Winograd 1980. Points of evaluation: 0, ±1, ∞ for m = 2; 0, ±√2, ±1/√2, ∞ for m = 4,
+whose transforms amplify rounding errors less than those of 0, ±1, ±2, ∞ do (Barabasz et al. 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from armlet.compile.frontend.values import Array
+from armlet.compile.kernels import conv2d
+from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.loops import (
+    Buffer,
+    Expr,
+    Parameter,
+    Vector,
+    ceil_div,
+    clamped,
+    constant,
+    lanes_for,
+    load,
+    loop,
+    minimum,
+    prim_func,
+    registers,
+    store,
+    tiles,
+)
+
+if TYPE_CHECKING:
+    import tvm
+
+PAIRS = {2: (1.0,), 4: (sqrt(2), sqrt(0.5))}
+"""Points ±p of evaluation beside 0 and ∞, by m."""
+WORKING_BYTES = 1 << 16
+"""About the most bytes of transformed inputs and sums at a time, as caches are small."""
+LEAST_TILES = 8
+"""Of a block, where there are as many: weights are read once for each block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Winograd:
+    """One kernel: everything that its code depends on.
+
+    Attributes:
+        height, width, channels: of the padded input.
+        outputs: output channels.
+        tile: m, the height and width of a tile of the output; no more than the output's.
+        epilogue: limits of the result.
+    """
+
+    height: int
+    width: int
+    channels: int
+    outputs: int
+    tile: int
+    epilogue: ep.FloatClamp
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output."""
+        return self.height - 2
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        return self.width - 2
+
+    @property
+    def alpha(self) -> int:
+        """Height and width of a tile of the input."""
+        return self.tile + 2
+
+    @property
+    def columns(self) -> int:
+        """Tiles in a row of tiles."""
+        return ceil_div(self.out_width, self.tile)
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles of the output."""
+        return ceil_div(self.out_height, self.tile) * self.columns
+
+    @property
+    def block(self) -> int:
+        """Tiles that are computed together."""
+        most = max(WORKING_BYTES // (4 * self.alpha**2 * (self.channels + self.outputs)), LEAST_TILES)
+        return ceil_div(self.n_tiles, ceil_div(self.n_tiles, most))
+
+    @property
+    def products(self) -> conv2d.Conv2d:
+        """The α² matrix products of a block: a 1 × 1 convolution in as many groups."""
+        groups = self.alpha**2
+        channels, outputs = groups * self.channels, groups * self.outputs
+        return conv2d.Conv2d(
+            1, self.block, channels, outputs, (1, 1), (1, 1), groups, ep.FloatClamp(None, None)
+        )
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that the layer asks for: more than there are products."""
+        return self.out_height * self.out_width * self.outputs * self.channels * 9
+
+
+def transformed(weight: Array, tile: int) -> Array:
+    """Return weights [outputs, channels, 3, 3] as those of the products: [α² × outputs, channels, 1, 1], float32."""
+    points = [0.0, *(sign * p for p in PAIRS[tile] for sign in (1, -1))]
+    rows = [np.array([1, a, a * a]) / prod(a - b for b in points if b != a) for a in points]
+    matrix = np.array([*rows, [0, 0, 1]])
+    found = np.einsum("ai,bj,ocij->aboc", matrix, matrix, weight.astype(np.float64))
+    flat: Array = found.reshape(-1, weight.shape[1], 1, 1).astype(np.float32)
+    return flat
+
+
+def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, weight, bias, y): x channels last with its border, weight packed for `spec.products`."""
+    from tvm.script.ir_builder import tirx as t
+
+    products = spec.products
+    tile = conv2d.tile_of(products, vector)
+
+    def body(x: Buffer, weight: Buffer, bias: Buffer, y: Buffer) -> None:
+        values = t.alloc_buffer((spec.block * products.channels,), "float32")
+        sums = t.alloc_buffer((spec.block * products.outputs,), "float32")
+        acc = registers(tile.pixels * tile.channels, "float32")
+        with tiles(spec.n_tiles, spec.block) as (_, first):
+            with loop(spec.block) as number:
+                _transform_inputs(spec, vector, x, values, (first, number))
+            conv2d.compute(
+                products,
+                tile,
+                (values, weight, acc, sums),
+                lambda _: constant(0.0, "float32", tile.lanes),
+                lambda place, _: load(acc, place, tile.lanes),
+            )
+            with loop(spec.block) as number:
+                _transform_sums(spec, vector, (sums, bias, y), (first, number))
+
+    return prim_func(
+        [
+            Parameter("x", spec.height * spec.width * spec.channels, "float32"),
+            Parameter("weight", conv2d.n_packed(products, tile), "float32"),
+            Parameter("bias", spec.outputs, "float32"),
+            Parameter("y", spec.out_height * spec.out_width * spec.outputs, "float32"),
+        ],
+        body,
+    )
+
+
+def _corner(spec: Winograd, number: Expr) -> tuple[Expr, Expr]:
+    """Return the row and column of the output at which a tile begins."""
+    from tvm import tirx
+
+    row, column = (
+        (number // spec.columns, number % spec.columns)
+        if isinstance(number, int)
+        else (tirx.floordiv(number, spec.columns), tirx.floormod(number, spec.columns))
+    )
+    return (
+        minimum(row * spec.tile, spec.out_height - spec.tile),
+        minimum(column * spec.tile, spec.out_width - spec.tile),
+    )
+
+
+def _transform_inputs(
+    spec: Winograd, vector: Vector, x: Buffer, values: Buffer, place: tuple[Expr, Expr]
+) -> None:
+    """Write the transform of a tile's inputs: x[row, column, channel] -> values[number, position, channel]."""
+    first, number = place
+    row, column = _corner(spec, first + number)
+    alpha, lanes = spec.alpha, lanes_for(spec.channels, vector.lanes("float32"))
+    half, line = registers(alpha * alpha * lanes, "float32"), registers(alpha * lanes, "float32")
+    with tiles(spec.channels, lanes) as (_, channel):
+        corner = (row * spec.width + column) * spec.channels + channel
+        for j in range(alpha):
+            for i in range(alpha):
+                store(line, i * lanes, lanes, load(x, corner + (i * spec.width + j) * spec.channels, lanes))
+            for i, value in enumerate(_to_points(spec.tile, line, lanes)):
+                store(half, (i * alpha + j) * lanes, lanes, value)
+        for i in range(alpha):
+            for j in range(alpha):
+                store(line, j * lanes, lanes, load(half, (i * alpha + j) * lanes, lanes))
+            for j, value in enumerate(_to_points(spec.tile, line, lanes)):
+                at = (number * alpha * alpha + i * alpha + j) * spec.channels + channel
+                store(values, at, lanes, value)
+
+
+def _transform_sums(
+    spec: Winograd, vector: Vector, buffers: tuple[Buffer, Buffer, Buffer], place: tuple[Expr, Expr]
+) -> None:
+    """Write the transform of a tile's sums: sums[number, position, channel] -> y[row, column, channel]."""
+    (sums, bias, y), (first, number) = buffers, place
+    row, column = _corner(spec, first + number)
+    alpha, lanes = spec.alpha, lanes_for(spec.outputs, vector.lanes("float32"))
+    half, line = registers(spec.tile * alpha * lanes, "float32"), registers(alpha * lanes, "float32")
+    with tiles(spec.outputs, lanes) as (_, channel):
+        corner = (row * spec.out_width + column) * spec.outputs + channel
+        for j in range(alpha):
+            for i in range(alpha):
+                at = (number * alpha * alpha + i * alpha + j) * spec.outputs + channel
+                store(line, i * lanes, lanes, load(sums, at, lanes))
+            for i, value in enumerate(_from_points(spec.tile, line, lanes)):
+                store(half, (i * alpha + j) * lanes, lanes, value)
+        for i in range(spec.tile):
+            for j in range(alpha):
+                store(line, j * lanes, lanes, load(half, (i * alpha + j) * lanes, lanes))
+            for j, value in enumerate(_from_points(spec.tile, line, lanes)):
+                value = value + load(bias, channel, lanes)
+                value = clamped(value, spec.epilogue.low, spec.epilogue.high, "float32", lanes)
+                store(y, corner + (i * spec.out_width + j) * spec.outputs, lanes, value)
+
+
+def _to_points(tile: int, line: Buffer, lanes: int) -> list[Expr]:
+    """Return Bᵀd of α vectors d: at each point a the coefficients of M(x) / (x - a), at ∞ those of M(x).
+
+    M(x) = x Π (x² - p²) has the finite points as its zeros. At a pair ±p the terms of even and odd powers are shared.
+    """
+    squares = [p * p for p in PAIRS[tile]]
+    whole = _product(squares)  # of Π (x² - p²), powers of x²
+    result = [_sum(line, lanes, {2 * k: c for k, c in enumerate(whole)})]
+    for p in PAIRS[tile]:
+        others = _product([s for s in squares if s != p * p])
+        even = _sum(line, lanes, {2 * k + 2: c for k, c in enumerate(others)})
+        odd = _sum(line, lanes, {2 * k + 1: p * c for k, c in enumerate(others)})
+        result += [even + odd, even - odd]
+    return [*result, _sum(line, lanes, {2 * k + 1: c for k, c in enumerate(whole)})]
+
+
+def _from_points(tile: int, line: Buffer, lanes: int) -> list[Expr]:
+    """Return Aᵀs of α vectors s: the value of each power of the points, that of ∞ with the highest."""
+    pairs, last = PAIRS[tile], tile + 1
+    result = []
+    for power in range(tile):
+        sign = -1.0 if power % 2 else 1.0
+        total = None
+        for k, p in enumerate(pairs):
+            plus, minus = load(line, (1 + 2 * k) * lanes, lanes), load(line, (2 + 2 * k) * lanes, lanes)
+            term = _scaled(plus - minus if sign < 0 else plus + minus, p**power, lanes)
+            total = term if total is None else total + term
+        total = total + load(line, 0, lanes) if power == 0 else total
+        result.append(total + load(line, last * lanes, lanes) if power == tile - 1 else total)
+    return result
+
+
+def _product(squares: Sequence[float]) -> list[float]:
+    """Return the coefficients of Π (x - s), the constant one first."""
+    coefficients = np.poly1d([1.0]) if not squares else np.poly1d(squares, r=True)
+    return [float(c) for c in coefficients.coeffs[::-1]]
+
+
+def _sum(line: Buffer, lanes: int, terms: dict[int, float]) -> Expr:
+    """Return Σ c × line[i] over the terms {i: c}."""
+    total = None
+    for index, factor in terms.items():
+        value = load(line, index * lanes, lanes)
+        term = _scaled(value, factor, lanes)
+        total = term if total is None else total + term
+    return total
+
+
+def _scaled(value: Expr, factor: float, lanes: int) -> Expr:
+    """Return the value times a factor, which may be one."""
+    return value if abs(factor - 1) < 1e-12 else value * constant(factor, "float32", lanes)
