@@ -116,7 +116,7 @@ def test_the_host_program_is_within_one_step_of_onnx_runtime(model: Path, sample
     assert compiled.fallbacks == ()
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5", "aws-graviton3"])
 def test_a_board_computes_the_same_bits(
     name: str, model: Path, samples: np.ndarray, on_host, board: Target, tmp_path: Path
 ):

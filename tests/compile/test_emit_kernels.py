@@ -136,6 +136,7 @@ def test_every_kernel_object_is_free_of_tvm(tmp_path: Path, lowered_cnn, host: T
     [
         ("raspberry-pi-4", ["+neon"]),
         ("raspberry-pi-5", ["+neon", "+dotprod", "+fullfp16"]),
+        ("aws-graviton3", ["+neon", "+dotprod", "+fullfp16", "+i8mm", "+sve"]),
     ],
 )
 def test_the_features_of_a_target_become_llvm_attributes(name: str, attributes: list[str]):

@@ -52,7 +52,7 @@ def on_host(model: Path, samples: np.ndarray, host: Target, tmp_path_factory: py
     return HostProgram.load(folder, compile_onnx(model, host, "net", folder)).run_many(samples)
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5", "aws-graviton3"])
 def test_a_board_computes_the_same_bits(
     name: str, model: Path, samples: np.ndarray, on_host, board: Target, tmp_path: Path
 ):

@@ -97,6 +97,13 @@ class Target(Spec):
     emulator: Emulator | None = Field(None, description="Left out: programs run on this machine itself.")
     calibration: Calibration | None = Field(None, description="Left out: no latency can be estimated.")
 
+    @field_validator("features")
+    @classmethod
+    def _matrix_products_come_with_dot_products(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+        if "i8mm" in features and not {"neon", "dotprod"} <= set(features):
+            raise ValueError("a core with i8mm has neon and dotprod, too: list all three")
+        return features
+
     @property
     def resolved_triple(self) -> str:
         """The triple with `native` replaced by this machine's."""

@@ -357,7 +357,7 @@ def test_what_is_no_such_layer_is_refused(change: str, reason: str, tmp_path: Pa
         lower(tmp_path / "model.onnx", load_target("host"))
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5", "aws-graviton3"])
 @pytest.mark.parametrize(
     ("make", "shape", "answer"),
     [(_two_layers, (3, 19), (3, 5)), (_convolution, (4, 9, 11), (6, 4, 10))],

@@ -158,17 +158,19 @@ def test_int8_depthwise_equals_the_reference_bit_for_bit(shape, least, vector: V
     np.testing.assert_array_equal(result.reshape(_channels_last(expected).shape), _channels_last(expected))
 
 
-def test_sdot_tiles_pack_four_inputs_of_four_channels_together():
-    spec = conv2d.Conv2d(1, 1, 8, 4, (1, 1), (1, 1), 1, Requantize(31, 0, -128, 127))
-    tile = conv2d.tile_of(spec, Vector(16, 32, "sdot"))
+@pytest.mark.parametrize(("pixels", "step", "first"), [(1, "sdot", (4, 4)), (2, "smmla", (2, 8))])
+def test_steps_of_one_instruction_pack_its_channels_and_inputs_together(pixels, step, first):
+    spec = conv2d.Conv2d(1, pixels, 8, 4, (1, 1), (1, 1), 1, Requantize(31, 0, -128, 127))
+    tile = conv2d.tile_of(spec, Vector(16, 32, "smmla"))
     weight = np.arange(32, dtype=np.int8).reshape(4, 8, 1, 1)
     packed = pack_conv2d(weight, spec, tile)
-    assert tile.step == "sdot"
-    np.testing.assert_array_equal(packed[:16].reshape(4, 4), weight[:, :4, 0, 0])
+    assert tile.step == step
+    channels, inputs = first
+    np.testing.assert_array_equal(packed[:16].reshape(first), weight[:channels, :inputs, 0, 0])
 
 
 @pytest.mark.parametrize("outputs", [1, 3, 10, 16, 27, 64])
-@pytest.mark.parametrize("products", ["widening", "sdot", "pmaddwd", "vpdpbusd"])
+@pytest.mark.parametrize("products", ["widening", "sadalp", "sdot", "smmla", "pmaddwd", "vpdpbusd"])
 def test_no_weight_is_stored_twice(outputs, products):
     spec = conv2d.Conv2d(6, 6, 8, outputs, (3, 3), (1, 1), 1, Requantize(31, 0, -128, 127))
     weight = np.ones((outputs, 8, 3, 3), np.int8)

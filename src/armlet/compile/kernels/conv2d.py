@@ -5,9 +5,12 @@ In float32 the weights may be int8, with a scale for each channel that the sum i
 A tile of pixels × output channels stays in registers while the reduction runs. Weights are packed in the order in
 which they are read. One reduction step of the int8 kernel is
 
-- `pairs`: two products in int16, added there, then added to int32 (smull, smlal, saddw on Armv8.0). Two products fit
-  because |w0| + |w1| ≤ 254 and |x| ≤ 128 give at most 32,512; `singles` where a weight is -128;
+- `pairs`: two products in int16, added there, then added to int32. Two products fit because |w0| + |w1| ≤ 254 and
+  |x| ≤ 128 give at most 32,512; `singles` where a weight is -128;
+- `sadalp`: four products, in int16 two of them for each of two lanes, which are added to one lane of int32 (smull,
+  smlal, sadalp on Armv8.0);
 - `sdot`: four products at once, where the core has it;
+- `smmla`: eight products at once for each of two pixels and two channels, where the core has it;
 - `pmaddwd`: two int16 products at once, on x86;
 - `vpdpbusd`: four products of an unsigned and a signed number at once, with AVX-512 VNNI. The input gets 128 added, and
   the accumulators begin at 128 times the sum of the weights less (`layout.packing.starts`).
@@ -28,12 +31,14 @@ from armlet.compile.kernels.loops import (
     Vector,
     cast,
     ceil_div,
+    combine,
     lanes_for,
     load,
     loop,
     minimum,
     prim_func,
     registers,
+    shuffle,
     splat,
     store,
     tiles,
@@ -42,13 +47,24 @@ from armlet.compile.kernels.loops import (
 if TYPE_CHECKING:
     import tvm
 
-Step = Literal["singles", "pairs", "sdot", "pmaddwd", "vpdpbusd"]
+Step = Literal["singles", "pairs", "sadalp", "sdot", "smmla", "pmaddwd", "vpdpbusd"]
 _UNITS: Mapping[Step, int] = MappingProxyType(
-    {"singles": 1, "pairs": 2, "sdot": 4, "pmaddwd": 2, "vpdpbusd": 4}
+    {"singles": 1, "pairs": 2, "sadalp": 4, "sdot": 4, "smmla": 8, "pmaddwd": 2, "vpdpbusd": 4}
 )
 """Input elements of each reduction step."""
-_HORIZONTAL = ("sdot", "pmaddwd", "vpdpbusd")
+_HORIZONTAL = ("sdot", "smmla", "pmaddwd", "vpdpbusd")
 """Steps of one instruction that adds up several products in each lane."""
+_INSTRUCTIONS: Mapping[str, tuple[Step, ...]] = MappingProxyType(
+    {
+        "widening": (),
+        "sadalp": ("sadalp",),
+        "sdot": ("sdot",),
+        "smmla": ("smmla", "sdot"),
+        "pmaddwd": ("pmaddwd",),
+        "vpdpbusd": ("vpdpbusd",),
+    }
+)
+"""Those steps that each vector unit has, the best first."""
 _SIGNS = -0x7F7F7F80
 """0x80808080: turning four signs around adds 128 to four signed numbers, as unsigned ones."""
 Place: TypeAlias = tuple[Buffer, Expr]
@@ -111,7 +127,7 @@ class Tile:
         packed: output channels whose weights lie together: those of one block, or all of the group's where blocks
             overlap, so that no weight is stored twice.
         pixels: output pixels of one row that are computed together.
-        lanes: output channels of one vector operation.
+        lanes: accumulators of one vector operation.
         step: what one reduction step is.
         unit: input elements of one reduction step.
     """
@@ -124,9 +140,16 @@ class Tile:
     unit: int
 
     @property
-    def interleaved(self) -> bool:
-        """Whether the weights of one step lie as (channel, unit) and not as (unit, channel)."""
-        return self.step in _HORIZONTAL
+    def adjacent(self) -> int:
+        """Weights of one channel that lie side by side; those of a step lie as (unit / these, channel, these)."""
+        if self.step == "sadalp":
+            return 2
+        return self.unit if self.step in _HORIZONTAL else 1
+
+    @property
+    def rows(self) -> int:
+        """Pixels of one vector operation of a reduction step, whose channels are `lanes` / `rows`."""
+        return _together(self.step)
 
     @property
     def offset(self) -> int:
@@ -139,22 +162,30 @@ class Tile:
 
 
 def tile_of(spec: Conv2d, vector: Vector) -> Tile:
-    """Choose the tile: half the registers hold accumulators, and as little as possible is computed twice."""
+    """Choose the tile: about half the registers hold accumulators, and as little as possible is computed twice."""
     outputs = spec.outputs // spec.groups
     step = _step_of(spec, vector)
-    native = vector.lanes("int32") if step in _HORIZONTAL else ep.width(spec.epilogue, vector)
+    native = vector.lanes("int32") if step in (*_HORIZONTAL, "sadalp") else ep.width(spec.epilogue, vector)
     lanes = lanes_for(outputs, native)
-    budget = vector.n_registers // 2 * vector.lanes("int32")
+    # Products in int16 take registers, too.
+    share = 3 / 8 if step == "sadalp" else 1 / 2
+    budget = int(vector.n_registers * share) * vector.lanes("int32")
     most_pixels = spec.out_width
     widths = [w for w in (lanes, 2 * lanes, 4 * lanes, 8 * lanes) if w <= min(outputs, budget)]
     if most_pixels > 1:  # two channels' worth of accumulators for each pixel still leave room for pixels
         widths = [w for w in widths if w <= max(lanes, budget // min(most_pixels, 4))]
     channels = min(widths, key=lambda w: (ceil_div(outputs, w) * w, -w))
+    together = _together(step)
     pixels = min(
-        range(1, min(most_pixels, max(budget // channels, 1)) + 1),
+        range(together, min(most_pixels, max(budget // channels, 1)) + 1, together),
         key=lambda p: (ceil_div(most_pixels, p) * (p + 1), -p),
     )
     return Tile(channels, outputs if outputs % channels else channels, pixels, lanes, step, _UNITS[step])
+
+
+def _together(step: Step) -> int:
+    """Return how many pixels one instruction works on."""
+    return 2 if step == "smmla" else 1
 
 
 def _step_of(spec: Conv2d, vector: Vector) -> Step:
@@ -162,11 +193,13 @@ def _step_of(spec: Conv2d, vector: Vector) -> Step:
     outputs = spec.outputs // spec.groups
     if not isinstance(spec.epilogue, ep.Requantize):
         return "singles"
-    if vector.products != "widening":
-        # AVX-512 has the instruction for shorter vectors, too.
-        least = 4 if vector.products == "vpdpbusd" else vector.lanes("int32")
-        if outputs >= least and spec.run_length >= _UNITS[vector.products]:
-            return vector.products
+    for step in _INSTRUCTIONS[vector.products]:
+        if step == "sadalp" and spec.weights_reach_minus_128:
+            continue
+        # AVX-512 has its instruction for shorter vectors, too.
+        least = 4 if step == "vpdpbusd" else vector.lanes("int32")
+        if outputs >= least and spec.run_length >= _UNITS[step] and spec.out_width >= _together(step):
+            return step
     return "pairs" if spec.run_length >= 2 and not spec.weights_reach_minus_128 else "singles"
 
 
@@ -221,7 +254,7 @@ def compute(
     Args:
         spec: of the convolution.
         tile: how it is cut up.
-        buffers: x, the packed weight, the accumulators of one tile, y.
+        buffers: x, the packed weight, the accumulators of one tile in the order (pixel, channel), y.
         begin: what the accumulators from an output channel on start at.
         finished: the results of the accumulators at a place, which are those from an output channel on.
     """
@@ -234,10 +267,13 @@ def compute(
         tiles(spec.out_width, tile.pixels) as (_, column),
     ):
         first = group * outputs + channel
-        for pixel in range(tile.pixels):
+        sums = acc if tile.rows == 1 else registers(tile.pixels * tile.channels, str(acc.dtype))
+        for pixel in range(0, tile.pixels, tile.rows):
             for at in range(0, tile.channels, tile.lanes):
-                store(acc, pixel * tile.channels + at, tile.lanes, begin(first + at))
-        reduce(spec, tile, (x, weight, acc), (group, channel, row, column))
+                _begin(tile, sums, pixel * tile.channels + at * tile.rows, begin(first + at))
+        reduce(spec, tile, (x, weight, sums), (group, channel, row, column))
+        if tile.rows > 1:
+            _part_pixels(tile, sums, acc)
         out = (row * spec.out_width + column) * spec.outputs + first
         for at in range(0, tile.channels, tile.lanes):
             for pixel in range(tile.pixels):
@@ -248,7 +284,11 @@ def compute(
 def reduce(
     spec: Conv2d, tile: Tile, buffers: tuple[Buffer, Buffer, Buffer], place: tuple[Expr, Expr, Expr, Expr]
 ) -> None:
-    """Write the reduction loops of one tile."""
+    """Write the reduction loops of one tile.
+
+    Its accumulators are in the order (pixel, channel), or (pixels of one operation, channels of one operation, pixel,
+    channel) where an operation has several pixels.
+    """
     x, weight, acc = buffers
     group, channel, row, column = place
     steps = tile.steps(spec)
@@ -257,7 +297,7 @@ def reduce(
     if tile.packed == tile.channels:
         block = (group * (spec.outputs // spec.groups) + channel) * spec.runs * steps * tile.unit
     else:
-        block = group * spec.runs * run_weights + channel * (tile.unit if tile.interleaved else 1)
+        block = group * spec.runs * run_weights + channel * tile.adjacent
     with loop(spec.kernel[0]) as ky, loop(columns) as kx, loop(steps) as number:
         start = number * tile.unit
         if spec.run_length % tile.unit:
@@ -265,20 +305,44 @@ def reduce(
         pixel = (row * spec.stride[0] + ky) * spec.width + column * spec.stride[1] + kx
         source = pixel * spec.channels + group * (spec.channels // spec.groups) + start
         weights = block + (ky * columns + kx) * run_weights + number * tile.unit * tile.packed
-        for at in range(0, tile.channels, tile.lanes):
-            for p in range(tile.pixels):
-                where = p * tile.channels + at
-                read = source + p * spec.stride[1] * spec.channels
-                value = _step(tile, load(acc, where, tile.lanes), (x, read), (weight, weights), at)
+        between = spec.stride[1] * spec.channels
+        for at in range(0, tile.channels, tile.lanes // tile.rows):
+            for p in range(0, tile.pixels, tile.rows):
+                where, read = p * tile.channels + at * tile.rows, source + p * between
+                before = load(acc, where, tile.lanes)
+                if tile.step == "smmla":
+                    value = _smmla(before, (x, read), between, (weight, weights + at * tile.unit))
+                else:
+                    value = _step(tile, before, (x, read), (weight, weights), at)
                 store(acc, where, tile.lanes, value)
+
+
+def _begin(tile: Tile, sums: Buffer, place: int, value: Expr) -> None:
+    """Store what one vector of channels starts at; each half of it for two pixels in 2 × 2 blocks."""
+    halves = (
+        [value] if tile.rows == 1 else [shuffle([value], picked) for picked in ((0, 1, 0, 1), (2, 3, 2, 3))]
+    )
+    for number, half in enumerate(halves):
+        store(sums, place + number * tile.lanes, tile.lanes, half)
+
+
+def _part_pixels(tile: Tile, sums: Buffer, acc: Buffer) -> None:
+    """Store the accumulators of 2 × 2 blocks in the order (pixel, channel)."""
+    for pixel in range(0, tile.pixels, 2):
+        for at in range(0, tile.channels, 4):
+            blocks = [load(sums, pixel * tile.channels + 2 * at + i, 4) for i in (0, 4)]
+            for row, picked in enumerate(((0, 1, 4, 5), (2, 3, 6, 7))):
+                store(acc, (pixel + row) * tile.channels + at, 4, shuffle(blocks, picked))
 
 
 def _step(tile: Tile, acc: Expr, x: Place, weight: Place, at: int) -> Expr:
     """Return the accumulators of the channels from `at` on after one reduction step."""
     lanes = tile.lanes
     (inputs, source), (weights, start) = x, weight
-    if tile.interleaved:
+    if tile.step in _HORIZONTAL:
         return _horizontal(tile, acc, x, (weights, start + at * tile.unit))
+    if tile.step == "sadalp":
+        return _pairwise(tile, acc, x, (weights, start + at * tile.adjacent))
     if str(inputs.dtype) == "float32":
         wide = None if str(weights.dtype) == "float32" else "float32"
         return acc + load(weights, start + at, lanes, wide) * splat(inputs[source], lanes)
@@ -288,6 +352,32 @@ def _step(tile: Tile, acc: Expr, x: Place, weight: Place, at: int) -> Expr:
         product = load(weights, start + k * tile.packed + at, lanes, "int16") * factor
         total = product if total is None else total + product
     return acc + cast(total, "int32", lanes)
+
+
+def _pairwise(tile: Tile, acc: Expr, x: Place, weight: Place) -> Expr:
+    """Return acc[i] + Σ_k weight[k, i] × x[k] for four lanes i: products of two inputs side by side, in int16."""
+    from tvm.script.ir_builder import tirx as t
+
+    (inputs, source), (weights, start) = x, weight
+    total: Expr = None
+    for k in range(0, tile.unit, 2):
+        one = t.reinterpret("int16", load(inputs, source + k, 2))
+        many = t.reinterpret("int8x8", splat(one, 4))
+        product = t.call_llvm_pure_intrin(
+            "int16x8", "llvm.aarch64.neon.smull.v8i16", load(weights, start + k * tile.packed, 8), many
+        )
+        total = product if total is None else total + product
+    return acc + t.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", total)
+
+
+def _smmla(acc: Expr, x: Place, between: int, weight: Place) -> Expr:
+    """Return acc[i, j] + Σ_k x[i, k] × weight[j, k] for two pixels i, so far apart, and two channels j."""
+    from tvm.script.ir_builder import tirx as t
+
+    (inputs, source), (weights, start) = x, weight
+    two = combine([load(inputs, source, 8), load(inputs, source + between, 8)], "int8", 8)
+    name = "llvm.aarch64.neon.smmla.v4i32.v16i8"
+    return t.call_llvm_pure_intrin("int32x4", name, acc, two, load(weights, start, 16))
 
 
 def _horizontal(tile: Tile, acc: Expr, x: Place, weight: Place) -> Expr:

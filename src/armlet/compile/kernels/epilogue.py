@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, constant, load
+from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, combine, constant, load
 
 Multipliers: TypeAlias = Callable[[int, int], Expr]
 """Gives the factors of (first channel of the vector, lanes): int32 multipliers, or float32 scales of weights."""
@@ -116,7 +116,7 @@ def rescaled(
         _rounded_product(load(buffer, start + i, 4), multipliers(i, 4), epilogue.shift)
         for i in range(0, lanes, 4)
     ]
-    return _combined(parts)
+    return combine(parts, "int32", 4)
 
 
 def shifted_product(a: Expr, b: Expr, shift: int, lanes: int, vector: Vector) -> Expr:
@@ -142,17 +142,6 @@ def _high_half(a: Expr, b: Expr) -> Expr:
     from tvm.script.ir_builder import tirx as t
 
     return t.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", a, b)
-
-
-def _combined(parts: list[Expr]) -> Expr:
-    """Return one vector of several, which are a power of two of vectors of four int32."""
-    from tvm.script.ir_builder import tirx as t
-
-    while len(parts) > 1:
-        lanes = 4 * len(parts)
-        half = len(parts) // 2
-        return t.vectorcombine(f"int32x{lanes}", _combined(parts[:half]), _combined(parts[half:]))
-    return parts[0]
 
 
 def in_steps(x: Expr, scale: float, limits: tuple[float, float], lanes: int) -> Expr:

@@ -22,6 +22,8 @@ Expr: TypeAlias = Any
 """A TIR expression or a Python int: TVM's Python classes have no static types."""
 Buffer: TypeAlias = Any
 """A TIR buffer of one dimension."""
+Products = Literal["widening", "sadalp", "sdot", "smmla", "pmaddwd", "vpdpbusd"]
+"""How a vector unit multiplies int8; see `Vector`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +33,16 @@ class Vector:
     Attributes:
         n_bytes: width of one register.
         n_registers: how many there are.
-        products: how it multiplies int8: "widening" to int16 (Armv8.0 smull), "sdot" of four products into int32
-            (Armv8.2), "pmaddwd" of two int16 products into int32 (x86), "vpdpbusd" of four products, of an unsigned
-            with a signed number each, into int32 (AVX-512 VNNI).
+        products: how it multiplies int8: "widening" to int16, "sadalp" of int16 products added to their neighbours in
+            int32 (Armv8.0), "sdot" of four products into int32 (Armv8.2), "smmla" of eight products into each of 2 × 2
+            int32 (Armv8.6) beside sdot, "pmaddwd" of two int16 products into int32 (x86), "vpdpbusd" of four products,
+            of an unsigned with a signed number each, into int32 (AVX-512 VNNI).
         high_product: whether it gives the high half of a doubled int32 product (NEON's sqdmulh).
     """
 
     n_bytes: int
     n_registers: int
-    products: Literal["widening", "sdot", "pmaddwd", "vpdpbusd"]
+    products: Products
     high_product: bool = False
 
     def lanes(self, dtype: str) -> int:
@@ -51,7 +54,8 @@ def vector_of(target: Target) -> Vector:
     """Return the vector unit that the target's features give."""
     features = target.resolved_features
     if "neon" in features:
-        return Vector(16, 32, "sdot" if "dotprod" in features else "widening", high_product=True)
+        products: Products = "smmla" if "i8mm" in features else "sdot" if "dotprod" in features else "sadalp"
+        return Vector(16, 32, products, high_product=True)
     if "avx512vnni" in features:
         return Vector(64, 32, "vpdpbusd")
     if "avx2" in features or "sse4.2" in features:
@@ -179,6 +183,24 @@ def splat(value: Expr, lanes: int) -> Expr:
     from tvm.script.ir_builder import tirx as t
 
     return value if lanes == 1 else t.broadcast(value, lanes)
+
+
+def combine(parts: Sequence[Expr], dtype: str, lanes: int) -> Expr:
+    """Return one vector of several of `lanes` elements each; their number is a power of two."""
+    from tvm.script.ir_builder import tirx as t
+
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    halves = [combine(some, dtype, lanes) for some in (parts[:half], parts[half:])]
+    return t.vectorcombine(f"{dtype}x{lanes * len(parts)}", *halves)
+
+
+def shuffle(vectors: Sequence[Expr], picked: Sequence[int]) -> Expr:
+    """Return a vector of the picked elements of vectors, numbered from the first one's first on."""
+    from tvm import tirx
+
+    return tirx.Shuffle(list(vectors), [tirx.const(place, "int32") for place in picked])
 
 
 def constant(value: float, dtype: str, lanes: int) -> Expr:

@@ -26,14 +26,14 @@ def starts(bias: Array, weight: Array, tile: Tile) -> Array:
 def pack_conv2d(weight: Array, spec: Conv2d, tile: Tile) -> Array:
     """Pack weights [outputs, inputs / groups, kernel height, kernel width] for the convolution kernel, flat.
 
-    The order is block of channels that lie together, run, step, then (unit, channel), or (channel, unit) where the
-    tile interleaves. The last step of a run is moved back to end at its end; elements that the step before has are
-    zero there.
+    The order is block of channels that lie together, run, step, then (unit / n, channel, n), n being how many weights
+    of a channel are adjacent. The last step of a run is moved back to end at its end; elements that the step before
+    has are zero there.
     """
     runs = weight.transpose(0, 2, 3, 1).reshape(spec.outputs, spec.runs, spec.run_length)
     steps = np.arange(tile.steps(spec))[:, None] * tile.unit
     index = np.minimum(steps, spec.run_length - tile.unit) + np.arange(tile.unit)
     gathered = np.where(index >= steps, runs[:, :, index], runs.dtype.type(0))  # [outputs, runs, steps, unit]
     blocks = gathered.reshape(-1, tile.packed, *gathered.shape[1:])
-    order = (0, 2, 3, 1, 4) if tile.interleaved else (0, 2, 3, 4, 1)
-    return np.ascontiguousarray(blocks.transpose(order)).reshape(-1)
+    units = blocks.reshape(*blocks.shape[:-1], -1, tile.adjacent)
+    return np.ascontiguousarray(units.transpose(0, 2, 3, 4, 1, 5)).reshape(-1)

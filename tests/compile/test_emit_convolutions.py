@@ -1,0 +1,114 @@
+"""INT8 convolutions equal the NumPy reference bit for bit on emulated boards, with each way to multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from armlet.compile.emit import emit_program
+from armlet.compile.kernels import conv2d
+from armlet.compile.kernels.epilogue import Requantize
+from armlet.compile.kernels.loops import vector_of
+from armlet.compile.layout.packing import pack_conv2d, starts
+from armlet.compile.lowered import LoweredProgram
+from armlet.compile.quantized import reference
+from armlet.compile.quantized.arithmetic import requantization
+from armlet.devices.emulator import Emulator
+from armlet.spec.load import load_target
+from armlet.spec.target import Target
+
+if TYPE_CHECKING:
+    import tvm
+
+# (height, width, channels, outputs, kernel, stride, groups) and the reduction step of i8mm, where dotprod has sdot:
+# one pixel, two and many, odd numbers of them; runs shorter than a step, of one, and no multiple of it; blocks of
+# channels that overlap; strides and groups.
+SHAPES = {
+    (1, 1, 64, 48, (1, 1), (1, 1), 1): "sdot",
+    (6, 1, 16, 8, (1, 1), (1, 1), 1): "sdot",
+    (1, 5, 7, 12, (1, 1), (1, 1), 1): "sdot",
+    (1, 2, 8, 4, (1, 1), (1, 1), 1): "smmla",
+    (1, 3, 9, 5, (1, 1), (1, 1), 1): "smmla",
+    (1, 13, 40, 10, (1, 1), (1, 1), 1): "smmla",
+    (1, 49, 24, 64, (1, 1), (1, 1), 1): "smmla",
+    (8, 9, 3, 13, (3, 3), (2, 2), 1): "smmla",
+    (6, 11, 16, 32, (3, 3), (1, 1), 1): "smmla",
+    (7, 8, 13, 27, (3, 2), (1, 2), 1): "smmla",
+    (6, 6, 32, 12, (3, 3), (1, 1), 2): "smmla",
+    (5, 7, 16, 14, (3, 3), (2, 1), 2): "smmla",
+}
+
+
+def _operands(shape, seed: int, least: int):
+    """Return weight, bias and requantization of a layer; rows of the weight reach both ends of int8."""
+    *_, channels, outputs, kernel, _, groups = shape
+    generator = np.random.default_rng(seed)
+    weight = generator.integers(least, 128, (outputs, channels // groups, *kernel)).astype(np.int8)
+    weight[0], weight[-1] = least, 127
+    bias = generator.integers(-5000, 5000, outputs).astype(np.int32)
+    return weight, bias, requantization(generator.uniform(0.05, 1.0, outputs) / np.sqrt(weight[0].size) / 100)
+
+
+def _program(wrap: Callable[[tvm.IRModule], LoweredProgram], target: Target, least: int):
+    """Return a program with one convolution for each shape, their steps, and a function for what it should answer."""
+    from tvm import relax
+
+    vector, origin, zero, limits = vector_of(target), -9, 5, (-100, 127)
+    builder, parameters, steps, layers = relax.BlockBuilder(), [], [], []
+    for seed, shape in enumerate(SHAPES):
+        height, width, channels = shape[:3]
+        parameters.append(relax.Var(f"x{seed}", relax.TensorType((1, height * width * channels), "int8")))
+        layers.append((shape, *_operands(shape, seed, least)))
+    with builder.function("main", parameters):
+        results = []
+        for x, (shape, weight, bias, factor) in zip(parameters, layers, strict=True):
+            spec = conv2d.Conv2d(*shape, Requantize(factor.shift, zero, *limits), least == -128)
+            tile = conv2d.tile_of(spec, vector)
+            steps.append(tile.step)
+            folded = (bias - origin * weight.astype(np.int32).sum((1, 2, 3))).astype(np.int32)
+            constants = pack_conv2d(weight, spec, tile), starts(folded, weight, tile), factor.multipliers
+            kernel = builder.add_func(conv2d.build(spec, vector), f"conv{len(steps)}")
+            size = spec.out_height * spec.out_width * spec.outputs
+            arguments = relax.Tuple([x, *map(relax.const, constants)])
+            results.append(
+                builder.emit(relax.call_tir(kernel, arguments, relax.TensorType((1, size), "int8")))
+            )
+        builder.emit_func_output(relax.Tuple(results))
+
+    def expected(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        answers = []
+        for values, (shape, weight, bias, factor) in zip(inputs, layers, strict=True):
+            pictures = values.reshape(-1, *shape[:3]).transpose(0, 3, 1, 2).astype(np.int32) - origin
+            sums = [reference.conv2d(picture, weight, bias, *shape[5:]) for picture in pictures]
+            rounded = np.stack([reference.requantize(s, factor, zero, limits) for s in sums])
+            answers.append(rounded.transpose(0, 2, 3, 1).reshape(len(values), -1))
+        return answers
+
+    return wrap(builder.get()), steps, expected
+
+
+@pytest.mark.parametrize("least", [-127, -128])
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5", "aws-graviton3"])
+def test_every_vector_unit_equals_the_reference_bit_for_bit(
+    name: str, least: int, board: Target, wrap: Callable[[tvm.IRModule], LoweredProgram], tmp_path: Path
+):
+    target = load_target(name)
+    program, steps, expected = _program(wrap, target, least)
+    compiled = emit_program(program, target, "net", tmp_path)
+    generator = np.random.default_rng(99)
+    inputs = tuple(generator.integers(-128, 128, (9, *i.shape[1:])).astype(np.int8) for i in program.inputs)
+    for values in inputs:
+        values[0], values[1] = -128, 127  # the largest sums that there are
+
+    outputs = Emulator(target).run_all(tmp_path / "bin" / "run", inputs, compiled.outputs)
+
+    plain = "sadalp" if least == -127 else "singles"
+    of_unit = {"raspberry-pi-4": [plain] * len(SHAPES), "raspberry-pi-5": ["sdot"] * len(SHAPES)}
+    assert steps == of_unit.get(name, list(SHAPES.values()))
+    for shape, output, answer in zip(SHAPES, outputs, expected(inputs), strict=True):
+        np.testing.assert_array_equal(output, answer, err_msg=str(shape))
+        assert len(np.unique(answer)) > 30
