@@ -176,3 +176,15 @@ def test_no_weight_is_stored_twice(outputs, products):
     weight = np.ones((outputs, 8, 3, 3), np.int8)
     packed = pack_conv2d(weight, spec, conv2d.tile_of(spec, Vector(16, 32, products)))
     assert packed.size == weight.size
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "step"),
+    [(8, 16, "lanes"), (13, 27, "lanes"), (1, 16, "singles"), (3, 16, "singles"), (8, 3, "singles")],
+)
+def test_four_inputs_are_one_vector_where_they_fill_a_run_and_the_core_multiplies_by_lanes(
+    channels, outputs, step
+):
+    spec = conv2d.Conv2d(6, 6, channels, outputs, (3, 3), (1, 1), 1, FloatClamp(None, None))
+    assert conv2d.tile_of(spec, Vector(16, 32, "sdot", by_lane=True)).step == step
+    assert conv2d.tile_of(spec, Vector(16, 32, "sdot")).step == "singles"

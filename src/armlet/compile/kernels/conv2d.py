@@ -3,7 +3,8 @@
 In float32 the weights may be int8, with a scale for each channel that the sum is multiplied by.
 
 A tile of pixels × output channels stays in registers while the reduction runs. Weights are packed in the order in
-which they are read. One reduction step of the int8 kernel is
+which they are read. One reduction step of the float32 kernel is one product, or `lanes`: four, whose inputs are loaded
+as one vector, where the core multiplies by one lane of it. One of the int8 kernel is
 
 - `pairs`: two products in int16, added there, then added to int32. Two products fit because |w0| + |w1| ≤ 254 and
   |x| ≤ 128 give at most 32,512; `singles` where a weight is -128;
@@ -47,9 +48,9 @@ from armlet.compile.kernels.loops import (
 if TYPE_CHECKING:
     import tvm
 
-Step = Literal["singles", "pairs", "sadalp", "sdot", "smmla", "pmaddwd", "vpdpbusd"]
+Step = Literal["singles", "lanes", "pairs", "sadalp", "sdot", "smmla", "pmaddwd", "vpdpbusd"]
 _UNITS: Mapping[Step, int] = MappingProxyType(
-    {"singles": 1, "pairs": 2, "sadalp": 4, "sdot": 4, "smmla": 8, "pmaddwd": 2, "vpdpbusd": 4}
+    {"singles": 1, "lanes": 4, "pairs": 2, "sadalp": 4, "sdot": 4, "smmla": 8, "pmaddwd": 2, "vpdpbusd": 4}
 )
 """Input elements of each reduction step."""
 _HORIZONTAL = ("sdot", "smmla", "pmaddwd", "vpdpbusd")
@@ -192,7 +193,10 @@ def _step_of(spec: Conv2d, vector: Vector) -> Step:
     """Choose the reduction step: the widest that the vector unit has and that one run and the outputs fill."""
     outputs = spec.outputs // spec.groups
     if not isinstance(spec.epilogue, ep.Requantize):
-        return "singles"
+        # The last step may compute up to three products with zeros.
+        padded = ceil_div(spec.run_length, _UNITS["lanes"]) * _UNITS["lanes"]
+        fits = outputs >= 4 and spec.run_length >= 4 and padded <= 1.1 * spec.run_length
+        return "lanes" if vector.by_lane and fits else "singles"
     for step in _INSTRUCTIONS[vector.products]:
         if step == "sadalp" and spec.weights_reach_minus_128:
             continue
@@ -306,6 +310,9 @@ def reduce(
         source = pixel * spec.channels + group * (spec.channels // spec.groups) + start
         weights = block + (ky * columns + kx) * run_weights + number * tile.unit * tile.packed
         between = spec.stride[1] * spec.channels
+        if tile.step == "lanes":
+            _multiply_by_lanes(tile, (x, source), between, (weight, weights), acc)
+            return
         for at in range(0, tile.channels, tile.lanes // tile.rows):
             for p in range(0, tile.pixels, tile.rows):
                 where, read = p * tile.channels + at * tile.rows, source + p * between
@@ -315,6 +322,19 @@ def reduce(
                 else:
                     value = _step(tile, before, (x, read), (weight, weights), at)
                 store(acc, where, tile.lanes, value)
+
+
+def _multiply_by_lanes(tile: Tile, x: Place, between: int, weight: Place, acc: Buffer) -> None:
+    """Add to a tile's accumulators the products of four inputs of each of its pixels, which are so far apart."""
+    (inputs, source), (weights, start) = x, weight
+    wide = None if str(weights.dtype) == "float32" else "float32"
+    for k in range(tile.unit):
+        for at in range(0, tile.channels, tile.lanes):
+            factors = load(weights, start + k * tile.packed + at, tile.lanes, wide)
+            for p in range(tile.pixels):
+                one = shuffle([load(inputs, source + p * between, tile.unit)], [k] * tile.lanes)
+                where = p * tile.channels + at
+                store(acc, where, tile.lanes, load(acc, where, tile.lanes) + factors * one)
 
 
 def _begin(tile: Tile, sums: Buffer, place: int, value: Expr) -> None:

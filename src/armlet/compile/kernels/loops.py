@@ -37,12 +37,14 @@ class Vector:
             int32 (Armv8.0), "sdot" of four products into int32 (Armv8.2), "smmla" of eight products into each of 2 × 2
             int32 (Armv8.6) beside sdot, "pmaddwd" of two int16 products into int32 (x86), "vpdpbusd" of four products,
             of an unsigned with a signed number each, into int32 (AVX-512 VNNI).
+        by_lane: whether it multiplies float32 vectors by one lane of another (NEON's fmla by element).
         high_product: whether it gives the high half of a doubled int32 product (NEON's sqdmulh).
     """
 
     n_bytes: int
     n_registers: int
     products: Products
+    by_lane: bool = False
     high_product: bool = False
 
     def lanes(self, dtype: str) -> int:
@@ -55,7 +57,7 @@ def vector_of(target: Target) -> Vector:
     features = target.resolved_features
     if "neon" in features:
         products: Products = "smmla" if "i8mm" in features else "sdot" if "dotprod" in features else "sadalp"
-        return Vector(16, 32, products, high_product=True)
+        return Vector(16, 32, products, by_lane=True, high_product=True)
     if "avx512vnni" in features:
         return Vector(64, 32, "vpdpbusd")
     if "avx2" in features or "sse4.2" in features:
