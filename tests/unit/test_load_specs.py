@@ -205,7 +205,7 @@ def test_every_shipped_target_is_valid_and_named_like_its_file(name):
     target = load_target(name)
     assert target.name == name
     assert type(target).model_validate_json(target.model_dump_json()) == target
-    assert target.is_native or (target.core.cost_model and target.core.clock_mhz)
+    assert target.calibration is None or (target.core.cost_model and target.core.clock_mhz)
 
 
 def test_an_unknown_target_names_the_nearest():
@@ -222,6 +222,12 @@ def test_an_unknown_target_names_the_nearest():
         ("ways: 2}", "ways: 2, line: 0 B}", "caches.l1.line: a line of 0 bytes is no power of two"),
         ("size: 32 KiB", "size: 0 B", "caches.l1: a cache of 0 bytes can't have 2 ways"),
         ("[neon]", "[neon, i8mm]", "features: a core with i8mm has neon and dotprod, too: list all three"),
+        ("[neon]", "[neon]\nvariants: [i8mm]", "variants: a core with i8mm has dotprod, too"),
+        ("[neon]", "[neon]\nvariants: [i8mm, dotprod]", "list dotprod before it"),
+        ("[neon]", "[neon]\nvariants: [dotprod, dotprod]", "variants: dotprod is listed twice"),
+        ("[neon]", "[neon, dotprod]\nvariants: [dotprod]", "variants: dotprod is listed twice"),
+        ("[neon]", "[]\nvariants: [dotprod]", "variants: they need neon in features"),
+        ("[neon]", "[neon]\nvariants: [fp16]", "variants.0: unknown value 'fp16' (known: dotprod, i8mm)"),
     ],
 )
 def test_an_impossible_board_is_refused(tmp_path, old, new, message):
@@ -233,6 +239,23 @@ def test_an_impossible_board_is_refused(tmp_path, old, new, message):
         load_target(str(path))
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"{path}:")
+
+
+def test_variants_are_refused_where_nobody_tells_of_extensions(tmp_path):
+    path = tmp_path / "board.yaml"
+    path.write_text(
+        shipped_targets()["arm64-linux"].read_text().replace("aarch64-linux-gnu\n", "aarch64-none-elf\n")
+    )
+    with pytest.raises(
+        UsageError, match="aarch64-none-elf has none: Linux tells of extensions on aarch64 only"
+    ):
+        load_target(str(path))
+
+
+def test_each_build_of_a_target_has_one_extension_more(tmp_path):
+    builds = load_target("arm64-linux").builds
+    assert [b.features for b in builds] == [("neon",), ("neon", "dotprod"), ("neon", "dotprod", "i8mm")]
+    assert [len(load_target(name).builds) for name in ("host", "raspberry-pi-5")] == [1, 1]
 
 
 def test_a_target_with_an_unknown_key_is_refused(tmp_path):

@@ -107,6 +107,21 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelVariant:
+    """Another build of a program's kernels in the same library, for CPUs with more extensions.
+
+    Attributes:
+        name: the last extension that it needs.
+        features: all that it needs.
+        kernels: in order of execution.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    kernels: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PackedProgram:
     """The same program with packed constants (`packed/`): smaller to store, and its constants take memory.
 
@@ -138,9 +153,11 @@ class Compiled:
         target: name of the target.
         symbol: C prefix of the entry, `<symbol>_run`.
         code_bytes, constant_bytes: what an app links, as laid out in memory (text, read-only data).
-        arena_bytes: working memory that the caller provides.
+        features: extensions that every CPU which it runs on has.
+        arena_bytes: working memory that the caller provides; that of the build that needs most.
         arena_lower_bound: most bytes alive at any one call, below which no plan can go.
-        kernels: in order of execution.
+        kernels: in order of execution, of the build for `features`.
+        variants: the other builds, each of which needs more extensions than the one before.
         packed: the same program with packed constants, where the recipe asks for it.
     """
 
@@ -160,6 +177,11 @@ class Compiled:
     integer_only: bool
     tool_versions: tuple[str, ...]
     packed: PackedProgram | None = None
+    variants: tuple[KernelVariant, ...] = ()
+
+    def kernels_of(self, variant: str | None) -> tuple[Kernel, ...]:
+        """Return the kernels of a variant; of any other name those of the first build."""
+        return next((v.kernels for v in self.variants if v.name == variant), self.kernels)
 
     @property
     def size_bytes(self) -> int:

@@ -142,13 +142,18 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came of running a compiled program on a device; what was not measured is None."""
+    """What came of running a compiled program on a device; what was not measured is None.
+
+    Attributes:
+        variant: which build of the kernels ran, where the program has several.
+    """
 
     target: str
     device: str
     match: Match | None
     counts: Counts | None
     latency: Latency | None
+    variant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

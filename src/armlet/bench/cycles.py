@@ -58,7 +58,7 @@ def count_cycles(blocks: BlockCounts, program: Path, target: Target) -> Counts:
     check_core(llvm, target)
     merged = glue(blocks.blocks)
     hot = hottest(merged, _COVERAGE)
-    attributes = [_ATTRIBUTES[feature] for feature in target.features if feature in _ATTRIBUTES]
+    attributes = [_ATTRIBUTES[f] for f in (*target.features, *target.variants) if f in _ATTRIBUTES]
     costs = cost_blocks(llvm, [b.code for b in hot], target.core.cost_model, attributes)
     cycles = {b: cost.cycles * b.executions for b, cost in zip(hot, costs, strict=True)}
     hot_instructions = sum(b.n_instructions * b.executions for b in hot)

@@ -78,6 +78,9 @@ def _print(opened: Bundle) -> None:
     facts.add_row(
         "target", f"{manifest.target.name}: {compiled.triple}, {compiled.cpu} {' '.join(compiled.features)}"
     )
+    if compiled.variants:
+        names = ", ".join(variant.name for variant in compiled.variants)
+        facts.add_row("variants", f"{names}: taken where the CPU has them; {manifest.measured.variant} ran")
     for label, text in score_rows(manifest.evaluated.score):
         facts.add_row(label, text)
     facts.add_row("size", f"{format_bytes(manifest.size_bytes)} ({format_bytes(compiled.code_bytes)} code,"
@@ -111,7 +114,8 @@ def _print(opened: Bundle) -> None:
     for column in ("kernel", "layer", "schedule", "precision"):
         kernels.add_column(column)
     kernels.add_column("MACs", justify="right")
-    for kernel in compiled.kernels:
+    # A variant's own kernels follow; those that builds share are there once.
+    for kernel in dict.fromkeys([*compiled.kernels, *(k for v in compiled.variants for k in v.kernels)]):
         kernels.add_row(kernel.symbol, kernel.layer, kernel.schedule, kernel.precision, f"{kernel.macs:,}")
     console.print(kernels)
     for fallback in compiled.fallbacks:

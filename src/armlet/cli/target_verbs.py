@@ -24,10 +24,10 @@ def list_(json: options.Json = False) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "description", "features"):
+    for column in ("name", "description", "features", "variants"):
         table.add_column(column)
     for target in found:
-        table.add_row(target.name, target.description, " ".join(target.features))
+        table.add_row(target.name, target.description, " ".join(target.features), " ".join(target.variants))
     stdout().print(table)
 
 

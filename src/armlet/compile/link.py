@@ -27,6 +27,8 @@ _PACKAGES = {"gcc": "gcc", "cc": "gcc", "clang": "clang", "ar": "binutils"}
 _CROSS = "aarch64-linux-gnu-"
 
 LIBC_SYMBOLS = frozenset({"memcpy", "memmove", "memset"})
+EXTENSIONS_SYMBOL = "getauxval"
+"""The function of Linux's and Android's C libraries that tells which extensions the CPU has."""
 LIBM_SYMBOLS = frozenset(
     f"{name}{suffix}"
     for suffix in ("", "f")
@@ -159,14 +161,15 @@ def undefined_symbols(file: Path) -> tuple[str, ...]:
         return tuple(sorted({s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name}))
 
 
-def check_undefined(file: Path) -> None:
-    """Refuse an object that needs more than memcpy, memset and libm.
+def check_undefined(file: Path, *, extensions: bool = False) -> None:
+    """Refuse an object that needs more than memcpy, memset and libm, and getauxval if it looks for `extensions`.
 
     Raises:
         ArmletError: it does; names the symbols.
     """
-    linker_made = {"_GLOBAL_OFFSET_TABLE_"}
-    unknown = sorted(set(undefined_symbols(file)) - LIBC_SYMBOLS - LIBM_SYMBOLS - linker_made)
+    allowed = {"_GLOBAL_OFFSET_TABLE_", *LIBC_SYMBOLS, *LIBM_SYMBOLS}  # the first is the linker's own
+    allowed |= {EXTENSIONS_SYMBOL} if extensions else set()
+    unknown = sorted(set(undefined_symbols(file)) - allowed)
     if unknown:
         raise ArmletError(
             f"the compiled program needs {', '.join(unknown)}, which no app has: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from armlet.artifacts import Compiled
@@ -10,9 +11,19 @@ from armlet.spec.target import Target
 
 
 def lower(onnx_file: Path, target: Target, *, small: bool = False) -> LoweredProgram:
+    """Return the first of `lower_builds`."""
+    return lower_builds(onnx_file, (target,), small=small)[0]
+
+
+def lower_builds(
+    onnx_file: Path, builds: Sequence[Target], *, small: bool = False
+) -> tuple[LoweredProgram, ...]:
     """Turn an ONNX file (batch of one, static shapes, float32 or QDQ) into scheduled kernels and a list of calls.
 
-    With `small`, constants do not grow for the sake of speed.
+    Args:
+        onnx_file: the network.
+        builds: targets, each of which gets a program of its own.
+        small: whether constants must not grow for the sake of speed.
 
     Raises:
         UsageError: the file is not ONNX, or follows an unknown version of the operators.
@@ -27,7 +38,7 @@ def lower(onnx_file: Path, target: Target, *, small: bool = False) -> LoweredPro
     graph = read_onnx(onnx_file)
     graph = simplify(graph)  # first: integers are looked for in whole layers, with bias and clamp
     graph, fallbacks = to_integer(graph)
-    return select_kernels(graph, fallbacks, vector_of(target), small=small)
+    return tuple(select_kernels(graph, fallbacks, vector_of(build), small=small) for build in builds)
 
 
 def compile_onnx(
@@ -45,4 +56,5 @@ def compile_onnx(
     """
     from armlet.compile.emit import emit_program
 
-    return emit_program(lower(onnx_file, target, small=small), target, symbol, folder, packed=packed)
+    program, *variants = lower_builds(onnx_file, target.builds, small=small)
+    return emit_program(program, target, symbol, folder, variants=variants, packed=packed)

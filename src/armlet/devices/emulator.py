@@ -85,7 +85,8 @@ class Emulator:
         if n == 0:
             return unpack(b"", 0, outputs)
         with tempfile.TemporaryDirectory() as folder:
-            self._execute(program, pack(samples), n, Path(folder))
+            (Path(folder) / "in").write_bytes(pack(samples))
+            self._execute(program, ("in", "out", str(n)), Path(folder))
             out = Path(folder) / "out"
             if not out.is_file():
                 raise ProgramFailed(f"{program} wrote no outputs")
@@ -120,9 +121,19 @@ class Emulator:
             arguments += [f"l1={_geometry(caches.l1)}", f"l2={_geometry(caches.l2)}"]
         with tempfile.TemporaryDirectory() as folder:
             options = ("-plugin", ",".join(arguments))
-            self._execute(program, pack(sample), 1, Path(folder), options, ("--count",))
+            (Path(folder) / "in").write_bytes(pack(sample))
+            self._execute(program, ("in", "out", "1", "--count"), Path(folder), options)
             text = (Path(folder) / "counts").read_text(encoding="ascii")
         return BlockCounts(_read_counts(text, program), caches is not None, self.description)
+
+    def variant(self, program: Path) -> str:
+        """Return which build of its kernels a program takes here, of those that have several.
+
+        Raises:
+            ProgramFailed: as `run`, or it has only one.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return self._execute(program, ("--variant",), Path(folder)).strip()
 
     def _check_cpu(self, target: str) -> None:
         # It exits with 0 or 1, by version. Options of a core follow its name after a comma.
@@ -135,19 +146,16 @@ class Emulator:
     def _execute(
         self,
         program: Path,
-        samples: bytes,
-        n: int,
+        arguments: tuple[str, ...],
         folder: Path,
         qemu_options: tuple[str, ...] = (),
-        runner_options: tuple[str, ...] = (),
-    ) -> None:
+    ) -> str:
+        """Run a program in a folder and return what it printed."""
         if not program.is_file():
             raise ProgramFailed(f"there is no program {program}")
         # Names relative to the working folder: the guest's stack holds them, and their length would shift it.
         (folder / "run").symlink_to(program.resolve())
-        (folder / "in").write_bytes(samples)
-        command = [self._path, "-cpu", self._cpu, "-seed", _SEED, *qemu_options]
-        command += ["./run", "in", "out", str(n), *runner_options]
+        command = [self._path, "-cpu", self._cpu, "-seed", _SEED, *qemu_options, "./run", *arguments]
         try:
             done = subprocess.run(  # QEMU hands its environment on to the guest, onto the stack again
                 command, cwd=folder, env={}, capture_output=True, text=True, errors="replace",
@@ -161,6 +169,7 @@ class Emulator:
             raise ProgramFailed(
                 f"{program} {self._reason(done.returncode)}: {' '.join(command)}\n{done.stderr}".strip()
             )
+        return done.stdout
 
     def _reason(self, code: int) -> str:
         if code == -signal.SIGILL:

@@ -280,7 +280,7 @@ def _kernels(report: ReportInput) -> tuple[_KernelRow, ...]:
     counts = report.measured.counts
     counted = {kernel.symbol: kernel for kernel in counts.kernels} if counts else {}
     calls = defaultdict(list)
-    for kernel in report.compiled.kernels:
+    for kernel in report.compiled.kernels_of(report.measured.variant):
         calls[kernel.symbol].append(kernel)
     rows = []
     for symbol, group in calls.items():

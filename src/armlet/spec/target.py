@@ -11,6 +11,8 @@ from armlet.spec.base import Bytes, Fraction, ListOf, Spec
 
 Feature = Literal["neon", "dotprod", "fp16", "i8mm", "sve", "sse4.2", "avx2", "avx512vnni"]
 """An instruction set extension that kernels may ask for."""
+Variant = Literal["dotprod", "i8mm"]
+"""An extension that programs can look for where they run."""
 
 
 class Core(Spec):
@@ -92,6 +94,12 @@ class Target(Spec):
     triple: str = Field(description="LLVM triple, or `native` for the machine that armlet runs on.")
     core: Core = Field(description="The core that programs run on.")
     features: ListOf[Feature] = Field((), description="Extensions that the core has, for kernels to use.")
+    variants: ListOf[Variant] = Field(
+        (),
+        description="Extensions that only some of the machines have: the library also has kernels for cores with"
+        " the first, with the first two, and so on, and takes those that the CPU can run. On aarch64 Linux only;"
+        " `core` is the oldest one.",
+    )
     caches: Caches | None = Field(None, description="Left out: caches are not simulated.")
     toolchain: Toolchain = Field(description="What compiles and links for the target.")
     emulator: Emulator | None = Field(None, description="Left out: programs run on this machine itself.")
@@ -103,6 +111,24 @@ class Target(Spec):
         if "i8mm" in features and not {"neon", "dotprod"} <= set(features):
             raise ValueError("a core with i8mm has neon and dotprod, too: list all three")
         return features
+
+    @model_validator(mode="after")
+    def _variants_can_be_told_apart(self) -> Self:
+        if not self.variants:
+            return self
+        machine, *system = self.resolved_triple.split("-")
+        if machine != "aarch64" or "linux" not in system:
+            raise ValueError(
+                f"variants: {self.resolved_triple} has none: Linux tells of extensions on aarch64 only"
+            )
+        listed = (*self.resolved_features, *self.variants)
+        if twice := [feature for feature in self.variants if listed.count(feature) > 1]:
+            raise ValueError(f"variants: {twice[0]} is listed twice, here or in features")
+        if "neon" not in listed:
+            raise ValueError("variants: they need neon in features")
+        if "i8mm" in listed and "dotprod" not in listed[: listed.index("i8mm")]:
+            raise ValueError("variants: a core with i8mm has dotprod, too: list dotprod before it")
+        return self
 
     @property
     def resolved_triple(self) -> str:
@@ -122,6 +148,21 @@ class Target(Spec):
         if self.core.llvm_cpu != "baseline":
             return self.features
         return ("sse4.2",) if self.resolved_triple.startswith("x86_64") else ("neon",)
+
+    @property
+    def builds(self) -> tuple[Target, ...]:
+        """What kernels are built for: the target without variants, with the first extension, with two, and so on."""
+        core = self.core.model_copy(update={"llvm_cpu": self.resolved_cpu})
+        return tuple(
+            self.model_copy(
+                update={
+                    "features": (*self.resolved_features, *self.variants[:n]),
+                    "variants": (),
+                    "core": core,
+                }
+            )
+            for n in range(len(self.variants) + 1)
+        )
 
     @property
     def is_native(self) -> bool:

@@ -56,6 +56,17 @@ def cost_of_a_call(
     return counts, estimate_latency(counts, target)
 
 
+def variant_of(runner: Path, target: Target, emulator: Emulator | None) -> str | None:
+    """Return which build of its kernels a program takes on its device, None where it has only one."""
+    if not target.variants:
+        return None
+    if emulator is not None:
+        return emulator.variant(runner)
+    from armlet.compile.link import run_tool
+
+    return run_tool([str(runner), "--variant"], runner.parent, "the compiled program").strip()
+
+
 def program_cost(
     network: Network, splits: Splits, target: Target, symbol: str, progress: Progress, *, small: bool = False
 ) -> ProgramCost:

@@ -24,7 +24,7 @@ from armlet.artifacts import (
 from armlet.exhibits import EXHIBITS_FILE, Exhibits
 from armlet.stages.compare import compare, run_on_host
 from armlet.stages.context import OUTPUTS_FILE, StageContext
-from armlet.stages.device import cost_of_a_call, emulator_of, program_cost
+from armlet.stages.device import cost_of_a_call, emulator_of, program_cost, variant_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,8 @@ def evaluate_program(context: StageContext) -> Evaluated:
 def measure(context: StageContext) -> Measured:
     """Run the program on its device: this machine, or the emulated board."""
     samples = context.splits().test.take(slice(N_MATCHED))
-    runner, target, match = context.inputs[0] / "bin" / "run", context.target, None
+    runner, target = context.inputs[0] / "bin" / "run", context.target
+    match = None
     emulator = emulator_of(target)
     if emulator is not None:
         host, board = (artifact_json.load(Compiled, folder) for folder in reversed(context.inputs))
@@ -78,7 +79,7 @@ def measure(context: StageContext) -> Measured:
         match = compare(found, run_on_host(context.inputs[1], samples, context.progress), host, board)
     cost = cost_of_a_call(runner, samples.take(slice(1)).inputs, target, emulator, context.progress)
     device = "this machine" if emulator is None else emulator.description
-    return Measured(target.name, device, match, *cost)
+    return Measured(target.name, device, match, *cost, variant_of(runner, target, emulator))
 
 
 def cost_of_program(context: StageContext) -> ProgramCost:

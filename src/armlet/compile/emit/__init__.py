@@ -14,23 +14,29 @@ libm, padding between sections, and a shared library's own dynamic-linking table
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from armlet.artifacts import Compiled, Kernel
+from armlet.artifacts import Compiled, Kernel, KernelVariant
 from armlet.compile import link
-from armlet.compile.emit.calls import CallList, read_calls
-from armlet.compile.emit.entry import check_symbol, render_header, render_source, write_parameters
-from armlet.compile.emit.kernels import build_kernels
+from armlet.compile.emit.calls import CallList, Listing, read_calls
+from armlet.compile.emit.entry import check_symbol, entries, render_header, render_source, write_parameters
+from armlet.compile.emit.kernels import build_variants
 from armlet.compile.emit.templates import RUNTIME, render
 from armlet.compile.lowered import LoweredProgram
-from armlet.errors import ArmletError
 from armlet.spec.target import Target
 
 
 def emit_program(
-    program: LoweredProgram, target: Target, symbol: str, folder: Path, *, packed: bool = False
+    program: LoweredProgram,
+    target: Target,
+    symbol: str,
+    folder: Path,
+    *,
+    variants: Sequence[LoweredProgram] = (),
+    packed: bool = False,
 ) -> Compiled:
     """Turn a lowered program into libraries that an app links, and a runner; equal input gives equal bytes.
 
@@ -39,6 +45,7 @@ def emit_program(
         target: the board.
         symbol: C prefix of everything that the program defines.
         folder: where `lib/`, `src/` and `bin/` go.
+        variants: the same program by the kernels of each of the target's `builds` behind the first.
         packed: whether the library with packed constants is written, too, in `packed/`.
 
     Raises:
@@ -54,47 +61,40 @@ def emit_program(
         place.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="armlet-link-") as scratch:
         work = Path(scratch)
-        kernels = build_kernels(program.module, target, symbol, work / "all_kernels.o")
-        calls = read_calls(program, kernels)
-        if len(calls.calls) != len(program.calls):
-            raise ArmletError(
-                f"{len(program.calls)} calls are described, but the program has {len(calls.calls)}"
-            )
-        _write_sources(program, symbol, calls, target, lib, src)
+        programs = (program, *variants)
+        compiled, kernels = build_variants([p.module for p in programs], target, symbol, work)
+        listing = read_calls(programs, kernels, target.variants)
+        _write_sources(symbol, listing, target, lib, src)
         # TVM adds helpers and debug information; what ships holds the kernels that are called and no more.
         kernels_object = src / f"{symbol}_kernels.o"
-        roots = sorted({call.kernel.symbol for call in calls.calls})
-        link.link_relocatable(target, [work / "all_kernels.o"], kernels_object, roots)
+        roots = sorted({call.kernel.symbol for build in listing.builds for call in build.calls})
+        link.link_relocatable(target, compiled, kernels_object, roots)
         objects = [work / f"{symbol}_entry.o", kernels_object]
         link.compile_object(target, src / f"{symbol}.c", objects[0], lib)
-        if calls.constants:
+        if listing.constants:
             objects.append(work / f"{symbol}_params.o")
             link.compile_object(target, src / f"{symbol}_params.S", objects[-1], lib)
         whole = work / f"{symbol}.o"
-        link.link_relocatable(target, objects, whole, [f"{symbol}_run"])
-        link.check_undefined(whole)
+        link.link_relocatable(target, objects, whole, entries(symbol, listing))
+        link.check_undefined(whole, extensions=bool(listing.variants))
         link.archive(target, whole, lib / f"lib{symbol}.a")
         link.link_shared(target, whole, lib / f"lib{symbol}.so")
         loaded = link.loaded_bytes(whole)
     link.link_program(target, src / "runner.c", lib / f"lib{symbol}.a", lib, runner)
-    compiled = _compiled(program, target, symbol, calls, loaded)
+    result = _compiled(programs, target, symbol, listing, loaded)
     if not packed:
-        return compiled
+        return result
     from armlet.compile.emit.packed import emit_packed  # needs NumPy, which a plan does without
 
-    return replace(compiled, packed=emit_packed(program, target, symbol, calls, folder))
+    return replace(result, packed=emit_packed(target, symbol, listing, folder))
 
 
-def _write_sources(
-    program: LoweredProgram, symbol: str, calls: CallList, target: Target, lib: Path, src: Path
-) -> None:
-    header = render_header(symbol, program.inputs, program.outputs, calls)
-    (lib / f"{symbol}.h").write_text(header, encoding="utf-8")
-    source = render_source(symbol, program.inputs, program.outputs, calls)
-    (src / f"{symbol}.c").write_text(source, encoding="utf-8")
+def _write_sources(symbol: str, listing: Listing, target: Target, lib: Path, src: Path) -> None:
+    (lib / f"{symbol}.h").write_text(render_header(symbol, listing), encoding="utf-8")
+    (src / f"{symbol}.c").write_text(render_source(symbol, listing), encoding="utf-8")
     objects = [f"{symbol}_entry.o", f"{symbol}_kernels.o"]
-    if calls.constants:
-        write_parameters(symbol, calls.constants, src)
+    if listing.constants:
+        write_parameters(symbol, listing.constants, src)
         objects.append(f"{symbol}_params.o")
     render(RUNTIME / "runner.c.in", src, {"symbol": symbol, "SYMBOL": symbol.upper()})
     makefile = {
@@ -102,7 +102,7 @@ def _write_sources(
         "cc": target.toolchain.cc,
         "ar": target.toolchain.ar,
         "c_flags": " ".join(link.C_FLAGS),
-        "relocatable_flags": " ".join(link.relocatable_flags([f"{symbol}_run"])),
+        "relocatable_flags": " ".join(link.relocatable_flags(entries(symbol, listing))),
         "shared_flags": " ".join(link.SHARED_FLAGS),
         "runner_flags": " ".join(link.program_flags(target)),
         "objects": " ".join(objects),
@@ -111,8 +111,15 @@ def _write_sources(
 
 
 def _compiled(
-    program: LoweredProgram, target: Target, symbol: str, calls: CallList, loaded: link.LoadedBytes
+    programs: Sequence[LoweredProgram],
+    target: Target,
+    symbol: str,
+    listing: Listing,
+    loaded: link.LoadedBytes,
 ) -> Compiled:
+    program = programs[0]
+    base, *others = (_kernels(*build) for build in zip(programs, listing.builds, strict=True))
+    names = zip(target.variants, target.builds[1:], others, strict=True)
     return Compiled(
         target=target.name,
         triple=target.resolved_triple,
@@ -123,15 +130,20 @@ def _compiled(
         outputs=program.outputs,
         code_bytes=loaded.code,
         constant_bytes=loaded.constants,
-        arena_bytes=calls.arena.arena_bytes,
-        arena_lower_bound=calls.arena.lower_bound,
-        kernels=tuple(
-            Kernel(call.kernel.symbol, info.op, info.layer, info.schedule, info.precision, info.macs)
-            for call, info in zip(calls.calls, program.calls, strict=True)
-        ),
+        arena_bytes=listing.arena_bytes,
+        arena_lower_bound=listing.arena_lower_bound,
+        kernels=base,
         fallbacks=program.fallbacks,
         integer_only=all(i.precision == "int8" or i.op in ("quantize", "dequantize") for i in program.calls),
         tool_versions=_tool_versions(target),
+        variants=tuple(KernelVariant(name, build.features, kernels) for name, build, kernels in names),
+    )
+
+
+def _kernels(program: LoweredProgram, build: CallList) -> tuple[Kernel, ...]:
+    return tuple(
+        Kernel(call.kernel.symbol, info.op, info.layer, info.schedule, info.precision, info.macs)
+        for call, info in zip(build.calls, program.calls, strict=True)
     )
 
 

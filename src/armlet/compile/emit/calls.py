@@ -1,13 +1,14 @@
 """Reads a lowered program as a straight list of C calls whose arguments all have a place.
 
-Input: the Relax function `main` of a `LoweredProgram`. Output: `CallList`, which knows no TVM types. Rules:
+Input: the Relax function `main` of a `LoweredProgram`, once for each build of its kernels. Output: `Listing`, which
+knows no TVM types. Rules:
 
 1. A parameter of `main` lives in the caller's inputs, and is never written.
 2. A variable that the program returns lives in the caller's outputs from the call that writes it.
 3. A reshape shares its argument's place.
 4. A result that is an input, a constant, or already another result is copied to its output at the end.
 5. Every other variable, and every working buffer of a kernel, gets a place in the arena while it is alive.
-6. Constants go into one read-only block; equal bytes are stored once.
+6. Constants of all builds go into one read-only block; equal bytes are stored once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from armlet.compile.emit.kernels import PlainKernel
 from armlet.compile.lowered import LoweredProgram
 from armlet.compile.memory import ALIGNMENT, ArenaPlan, Lifetime, plan_arena
 from armlet.errors import ArmletError
+from armlet.spec.target import Variant
 
 if TYPE_CHECKING:
     import tvm
@@ -82,18 +84,40 @@ class ConstantTensor:
 
 @dataclass(frozen=True, slots=True)
 class CallList:
+    """One build of a program: what the C entry calls where it has the extensions for it."""
+
+    calls: tuple[Call, ...]
+    copies: tuple[Copy, ...]
+    arena: ArenaPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
     """A program as the C entry runs it.
 
     Attributes:
+        variants: extensions; build n needs the first n of them.
+        builds: the one without any of them, then one for each.
         constants: the block of constants, with gaps that align them.
         tensors: the constants in it, in their order.
     """
 
-    calls: tuple[Call, ...]
-    copies: tuple[Copy, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    variants: tuple[Variant, ...]
+    builds: tuple[CallList, ...]
     constants: bytes
     tensors: tuple[ConstantTensor, ...]
-    arena: ArenaPlan
+
+    @property
+    def arena_bytes(self) -> int:
+        """What the build with the largest arena needs."""
+        return max(build.arena.arena_bytes for build in self.builds)
+
+    @property
+    def arena_lower_bound(self) -> int:
+        """The largest of the builds'."""
+        return max(build.arena.lower_bound for build in self.builds)
 
 
 @dataclass(slots=True)
@@ -124,41 +148,62 @@ class _Constants:
         return Place("constant", self.known[data])
 
 
-def read_calls(program: LoweredProgram, kernels: Sequence[PlainKernel]) -> CallList:
-    """Read the calls of `main`, plan the arena, and give every argument its place.
+def read_calls(
+    programs: Sequence[LoweredProgram], kernels: Sequence[Sequence[PlainKernel]], variants: Sequence[Variant]
+) -> Listing:
+    """Read the calls of each build's `main`, plan its arena, and give every argument its place.
+
+    Args:
+        programs: of one network, one for each build.
+        kernels: of each of them.
+        variants: extensions that the builds behind the first need.
 
     Raises:
-        ArmletError: `main` is not in the form that `LoweredProgram` promises.
+        ArmletError: a `main` is not in the form that `LoweredProgram` promises.
     """
-    return _Reader(program, kernels).read()
+    constants = _Constants()
+    builds = [_Reader(*build, constants).read() for build in zip(programs, kernels, strict=True)]
+    first = programs[0]
+    return Listing(
+        first.inputs,
+        first.outputs,
+        tuple(variants),
+        tuple(builds),
+        bytes(constants.block),
+        tuple(constants.tensors),
+    )
 
 
 class _Reader:
     """Walks the bindings of `main` once; see the rules at the top."""
 
-    def __init__(self, program: LoweredProgram, kernels: Sequence[PlainKernel]) -> None:
+    def __init__(
+        self, program: LoweredProgram, kernels: Sequence[PlainKernel], constants: _Constants
+    ) -> None:
         self._program = program
         self._kernels = {kernel.name: kernel for kernel in kernels}
         self._values: dict[tvm.ir.Expr, _Value] = {}
         self._tuples: dict[tvm.ir.Expr, relax.Tuple] = {}
         self._calls: list[tuple[PlainKernel, list[_Value], list[_Value]]] = []
-        self._constants = _Constants()
+        self._constants = constants
 
     def read(self) -> CallList:
-        main = self._program.module["main"]
+        main, described = self._program.module["main"], len(self._program.calls)
         _check_tensors("input", self._program.inputs, [p.ty for p in main.params])
         for index, parameter in enumerate(main.params):
             self._values[parameter] = _Value(_n_bytes(parameter.ty), 0, 0, Place("input", index))
         for block in main.body.blocks:
             for binding in block.bindings:
                 self._bind(binding)
+        if len(self._calls) != described:
+            raise ArmletError(f"{described} calls are described, but the program has {len(self._calls)}")
         copies = self._place_outputs(main.body.body)
         arena = self._plan()
         calls = tuple(
             Call(kernel, tuple(map(_placed, inputs)), tuple(map(_placed, outputs)))
             for kernel, inputs, outputs in self._calls
         )
-        return CallList(calls, copies, bytes(self._constants.block), tuple(self._constants.tensors), arena)
+        return CallList(calls, copies, arena)
 
     def _bind(self, binding: relax.Binding) -> None:
         import tvm

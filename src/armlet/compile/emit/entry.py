@@ -7,15 +7,28 @@ the heap, and is C11 that compiles without warnings under `-Wall -Wextra -pedant
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 
 import armlet
 from armlet.artifacts import TensorInfo
-from armlet.compile.emit.calls import CallList, Place
+from armlet.compile.emit.calls import CallList, Listing, Place
 from armlet.compile.memory import ALIGNMENT
 from armlet.errors import UsageError
+from armlet.spec.target import Variant
+
+BASE = "base"
+"""Name of the build that needs nothing beyond the target's own features."""
+
+_TESTS: Mapping[Variant, str] = MappingProxyType(
+    {
+        "dotprod": "(getauxval(AT_HWCAP) & (1ul << 20)) != 0",
+        "i8mm": "(getauxval(AT_HWCAP2) & (1ul << 13)) != 0",
+    }
+)
+"""How C asks Linux for an extension: HWCAP_ASIMDDP and HWCAP2_I8MM of arch/arm64/include/uapi/asm/hwcap.h."""
 
 _C_TYPES = {"float32": "float", "int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "int64": "int64_t"}
 
@@ -45,60 +58,93 @@ def check_symbol(symbol: str) -> None:
         )
 
 
-def render_header(
-    symbol: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], calls: CallList
-) -> str:
+def entries(symbol: str, listing: Listing, run: str = "run") -> list[str]:
+    """Return the names of the C functions that an app calls."""
+    return [f"{symbol}_{run}", *([f"{symbol}_variant"] if listing.variants else [])]
+
+
+def render_header(symbol: str, listing: Listing) -> str:
     """Return the header that an app includes."""
+    inputs, outputs = listing.inputs, listing.outputs
+    builds = ", ".join(f'"{name}"' for name in (BASE, *listing.variants))
+    variant = _VARIANT_HEADER.substitute(
+        symbol=symbol, SYMBOL=symbol.upper(), n=len(listing.builds), builds=builds
+    )
     return _HEADER.substitute(
         symbol=symbol,
         SYMBOL=symbol.upper(),
         version=armlet.__version__,
         inputs=_describe("inputs", inputs),
         outputs=_describe("outputs", outputs),
-        arena_bytes=calls.arena.arena_bytes,
+        arena_bytes=listing.arena_bytes,
         alignment=ALIGNMENT,
+        variant=variant if listing.variants else "",
         tensors="\n".join(_defines(symbol, "INPUT", inputs) + _defines(symbol, "OUTPUT", outputs)),
     )
 
 
-def render_source(
-    symbol: str,
-    inputs: Sequence[TensorInfo],
-    outputs: Sequence[TensorInfo],
-    calls: CallList,
-    *,
-    unpacked: bool = False,
-) -> str:
+def render_source(symbol: str, listing: Listing, *, unpacked: bool = False) -> str:
     """Return the C source of `<symbol>_run`, or of `<symbol>_run_unpacked`, which is given its constants."""
     prototypes = {}
-    for call in calls.calls:
+    for call in (call for build in listing.builds for call in build.calls):
         arguments = ["const void *"] * len(call.inputs) + ["void *"] * len(call.outputs)
         prototypes[call.kernel.symbol] = f"HIDDEN void {call.kernel.symbol}({', '.join(arguments)});"
-    body = []
-    for call in calls.calls:
-        arguments = [_expression(symbol, place) for place in (*call.inputs, *call.outputs)]
-        body.append(f"    {call.kernel.symbol}({', '.join(arguments)});")
-    body += [
-        f"    memcpy({_expression(symbol, c.output)}, {_expression(symbol, c.source)}, {c.n_bytes}u);"
-        for c in calls.copies
-    ]
-    parameters = f"HIDDEN extern const unsigned char {symbol}_params[];\n" if calls.constants else ""
+    parameters = f"HIDDEN extern const unsigned char {symbol}_params[];\n" if listing.constants else ""
     weights = _WEIGHTS.substitute(symbol=symbol, SYMBOL=symbol.upper())
+    n_inputs, n_outputs = len(listing.inputs), len(listing.outputs)
     return _SOURCE.substitute(
         symbol=symbol,
         header=f"{symbol}_packed.h" if unpacked else f"{symbol}.h",
         function=f"{symbol}_run_unpacked" if unpacked else f"{symbol}_run",
         first="const void *weights, " if unpacked else "",
         weights=weights if unpacked else "",
+        auxv="#include <sys/auxv.h>\n" if listing.variants else "",
         prototypes="\n".join(prototypes[name] for name in sorted(prototypes)),
         parameters="" if unpacked else parameters,
-        arena=_ARENA.substitute(SYMBOL=symbol.upper()) if calls.arena.arena_bytes else _NO_ARENA,
+        variant=_variant(symbol, listing.variants) if listing.variants else "",
+        arena=_ARENA.substitute(SYMBOL=symbol.upper()) if listing.arena_bytes else _NO_ARENA,
         null_checks=" || ".join(
-            [f"inputs[{i}] == NULL" for i in range(len(inputs))]
-            + [f"outputs[{i}] == NULL" for i in range(len(outputs))]
+            [f"inputs[{i}] == NULL" for i in range(n_inputs)]
+            + [f"outputs[{i}] == NULL" for i in range(n_outputs)]
         ),
-        body="\n".join(body),
+        body="\n".join(_body(symbol, listing)),
     )
+
+
+def _body(symbol: str, listing: Listing) -> list[str]:
+    """Return the lines that run the program, by the build that the CPU has the extensions for."""
+    base, *others = listing.builds
+    if not others:
+        return [f"    {line}" for line in _calls(symbol, base)]
+    lines = ["    switch (variant()) {"]
+    for number, build in enumerate(others, 1):
+        lines += [
+            f"    case {number}:",
+            *(f"        {line}" for line in _calls(symbol, build)),
+            "        break;",
+        ]
+    return [*lines, "    default:", *(f"        {line}" for line in _calls(symbol, base)), "    }"]
+
+
+def _calls(symbol: str, build: CallList) -> list[str]:
+    lines = []
+    for call in build.calls:
+        arguments = [_expression(symbol, place) for place in (*call.inputs, *call.outputs)]
+        lines.append(f"{call.kernel.symbol}({', '.join(arguments)});")
+    for copy in build.copies:
+        places = [_expression(symbol, place) for place in (copy.output, copy.source)]
+        lines.append(f"memcpy({', '.join(places)}, {copy.n_bytes}u);")
+    return lines
+
+
+def _variant(symbol: str, variants: Sequence[Variant]) -> str:
+    """Return the C functions that say which build the CPU has the extensions for."""
+    tests = [
+        f"    if ({' && '.join(_TESTS[v] for v in variants[:n])})\n        return {n};"
+        for n in range(len(variants), 0, -1)
+    ]
+    names = "".join(f'    case {n}:\n        return "{v}";\n' for n, v in enumerate(variants, 1))
+    return _VARIANT.substitute(symbol=symbol, tests="\n".join(tests), names=names, base=BASE)
 
 
 def write_parameters(symbol: str, constants: bytes, folder: Path) -> Path:
@@ -199,7 +245,7 @@ extern "C" {
  * time, each with outputs and an arena of its own.
  */
 ${SYMBOL}_API int ${symbol}_run(const void *const inputs[], void *const outputs[], void *arena);
-
+$variant
 #ifdef __cplusplus
 }
 #endif
@@ -213,7 +259,7 @@ _SOURCE = Template("""\
 
 #include <stddef.h>
 #include <string.h>
-
+$auxv
 #if defined(__GNUC__)
 #define HIDDEN __attribute__((visibility("hidden")))
 #else
@@ -221,7 +267,7 @@ _SOURCE = Template("""\
 #endif
 
 $prototypes
-$parameters
+$parameters$variant
 int ${function}(${first}const void *const inputs[], void *const outputs[], void *arena)
 {
 ${weights}    if (inputs == NULL || outputs == NULL)
@@ -231,6 +277,32 @@ ${weights}    if (inputs == NULL || outputs == NULL)
 $arena
 $body
     return 0;
+}
+""")
+
+_VARIANT_HEADER = Template("""\
+
+/* The library has $n builds of its kernels: $builds.
+ * Each call takes the last one whose instructions the CPU has, all with the same results; this says which. */
+#define ${SYMBOL}_VARIANT_COUNT ${n}
+${SYMBOL}_API const char *${symbol}_variant(void);
+""")
+
+_VARIANT = Template("""\
+
+/* Which build of the kernels: its last extension is one that Linux tells of, and so are those before it. */
+static int variant(void)
+{
+$tests
+    return 0;
+}
+
+const char *${symbol}_variant(void)
+{
+    switch (variant()) {
+$names    default:
+        return "$base";
+    }
 }
 """)
 

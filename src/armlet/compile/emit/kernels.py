@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +104,42 @@ def llvm_target(target: Target) -> tvm.target.Target:
             "opt-level": level,
         }
     )
+
+
+def build_variants(
+    modules: Sequence[tvm.IRModule], target: Target, symbol: str, folder: Path
+) -> tuple[list[Path], list[tuple[PlainKernel, ...]]]:
+    """Compile the PrimFuncs of one module for each of the target's builds; a PrimFunc that was there before is shared.
+
+    Returns:
+        The object files, in `folder`, and the kernels of each module.
+
+    Raises:
+        UsageError, ArmletError: as `build_kernels`.
+    """
+    import tvm
+    import tvm_ffi
+    from tvm import tirx
+
+    objects, kernels = [], []
+    known: list[tuple[tirx.PrimFunc, PlainKernel]] = []
+    for number, (build, module) in enumerate(zip(target.builds, modules, strict=True)):
+        prefix = f"{symbol}_{target.variants[number - 1]}" if number else symbol
+        functions = {var.name_hint: f for var, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+        shared = {
+            name: replace(kernel, name=name)
+            for name, function in functions.items()
+            for other, kernel in known
+            if tvm_ffi.structural_equal(function, other)
+        }
+        fresh = {name: function for name, function in functions.items() if name not in shared}
+        own: tuple[PlainKernel, ...] = ()
+        if fresh:
+            objects.append(folder / f"{prefix}_all_kernels.o")
+            own = build_kernels(tvm.IRModule(fresh), build, prefix, objects[-1])
+        known += [(fresh[kernel.name], kernel) for kernel in own]
+        kernels.append((*own, *shared.values()))
+    return objects, kernels
 
 
 def build_kernels(module: tvm.IRModule, target: Target, symbol: str, output: Path) -> tuple[PlainKernel, ...]:
