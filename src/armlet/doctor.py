@@ -16,6 +16,7 @@ from importlib import metadata
 
 from armlet import data
 from armlet.bench.llvm import FITTED_WITH, find_llvm
+from armlet.compile.link import install_command
 from armlet.devices.plugin import plugin_file, qemu_version
 from armlet.errors import ArmletError, MissingDependency
 from armlet.store import cache_root
@@ -29,12 +30,13 @@ _EXTRAS = {
     "train": "training and passes",
     "compile": "export and compilation",
     "report": "reports",
+    "zig": "targets whose tool chain is zig: Android, musl",
     "cluster": "search on a cluster, which is not built yet",
     "dev": "armlet's own tests",
     "docs": "armlet's own documentation",
     "peers": "benchmarks beside other tools",
 }
-_OPTIONAL_EXTRAS = ("cluster", "dev", "docs", "peers")
+_OPTIONAL_EXTRAS = ("zig", "cluster", "dev", "docs", "peers")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^;]*?)\s*(?:;\s*extra == ['\"](\w+)['\"])?$")
 _CLAUSE = re.compile(r"\s*(==|>=|<)\s*([\w.]+)\s*")
 
@@ -147,14 +149,11 @@ def _release(version: str) -> tuple[int, ...]:
 def programs() -> list[Finding]:
     """Look for the programs that armlet calls."""
     return [
-        _finding("gcc", "compiling for this machine", "apt-get install gcc libc6-dev", _gcc("gcc")),
-        _finding(
-            "aarch64-linux-gnu-gcc",
-            "compiling for ARM boards",
-            "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
-            _gcc("aarch64-linux-gnu-gcc"),
-        ),
-        _finding(_EMULATOR, "running programs for ARM boards", "apt-get install qemu-user", _qemu),
+        _gcc("gcc", "this machine"),
+        _gcc("aarch64-linux-gnu-gcc", "ARM boards"),
+        _gcc("arm-linux-gnueabihf-gcc", "32-bit ARM boards", optional=True),
+        _qemu(_EMULATOR, "ARM boards"),
+        _qemu("qemu-arm", "32-bit ARM boards", optional=True),
         _plugin(),
         _finding("llvm-mca", "estimated latency", f"apt-get install llvm-{FITTED_WITH}", _llvm),
     ]
@@ -169,16 +168,20 @@ def _finding(
         return Finding(name, needed_for, None, install, optional)
 
 
-def _gcc(name: str) -> Callable[[], str]:
+def _gcc(name: str, machines: str, *, optional: bool = False) -> Finding:
     def version() -> str:
         command = [name, "-dumpfullversion"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    return version
+    return _finding(name, f"compiling for {machines}", install_command(name), version, optional=optional)
 
 
-def _qemu() -> str:
-    return ".".join(map(str, qemu_version(_EMULATOR)))
+def _qemu(name: str, machines: str, *, optional: bool = False) -> Finding:
+    def version() -> str:
+        return ".".join(map(str, qemu_version(name)))
+
+    install = "apt-get install qemu-user"
+    return _finding(name, f"running programs for {machines}", install, version, optional=optional)
 
 
 def _llvm() -> str:

@@ -371,9 +371,13 @@ def _versions(stage: StageName, target: Target | None) -> dict[str, str]:
     if target is None:
         return found
     if stage in ("compile", "program_cost"):
-        found |= {
-            name: program_version(name) or "none" for name in (target.toolchain.cc, target.toolchain.ar)
-        }
+        tools = target.toolchain
+        if tools.zig is not None:
+            found["ziglang"] = package_version("ziglang") or "none"
+        else:
+            found |= {
+                name: program_version(name) or "none" for name in (tools.cc, tools.ar) if name is not None
+            }
     if stage in ("measure", "program_cost") and target.emulator is not None:
         program = target.emulator.program
         found |= {program: program_version(program) or "none", "llvm-mca": _llvm_version()}

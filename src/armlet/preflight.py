@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Iterable
 
 from armlet.bench.llvm import check_core, find_llvm, knows_core
+from armlet.compile.link import install_command, missing_tools
 from armlet.devices.emulator import Emulator
 from armlet.doctor import Finding, packages, programs
 from armlet.errors import MissingDependency, Problem, UsageError
 from armlet.plan import STAGES, Step
 from armlet.spec.target import Target
 
-_DEBIAN_PACKAGES = {
-    "gcc": "gcc libc6-dev",
-    "ar": "binutils",
-    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
-    "aarch64-linux-gnu-ar": "binutils-aarch64-linux-gnu",
-}
 _COMPILING = ("compile", "compile_stream", "program_cost")
 _MEASURING = ("measure", "measure_stream", "program_cost")
-_EMULATION = ("qemu-aarch64", "QEMU plugin", "llvm-mca")
+_COUNTING = ("QEMU plugin", "llvm-mca")
 
 
 def require(steps: Iterable[Step]) -> None:
@@ -42,8 +36,9 @@ def require(steps: Iterable[Step]) -> None:
     missing = [finding for finding in packages() if finding.name in used and finding.is_missing]
     for target in _targets(steps, _COMPILING):
         missing += _toolchain(target)
-    if any(not target.is_native for target in _targets(steps, _MEASURING)):
-        missing += [finding for finding in programs() if finding.name in _EMULATION and finding.is_missing]
+    called = {name for target in _targets(steps, _MEASURING) for name in _emulation(target)}
+    if called:
+        missing += [finding for finding in programs() if finding.name in called and finding.found is None]
     if not missing:
         _refuse_unknown_cores(steps)
         return
@@ -90,7 +85,8 @@ def _refuse_unknown_cores(steps: tuple[Step, ...]) -> None:
     for target in _targets(steps, _MEASURING):
         if not target.is_native:
             Emulator(target)
-            check_core(find_llvm(), target)
+            if target.core.cost_model is not None:
+                check_core(find_llvm(), target)
 
 
 def _check_compiled_core(target: Target) -> None:
@@ -120,15 +116,14 @@ def _joined(commands: list[str]) -> list[str]:
 
 
 def _toolchain(target: Target) -> list[Finding]:
-    tools = (target.toolchain.cc, target.toolchain.ar)
     return [
-        Finding(tool, f"programs for {target.name}", None, _install(tool))
-        for tool in tools
-        if shutil.which(tool) is None
+        Finding(tool, f"programs for {target.name}", None, install_command(tool))
+        for tool in missing_tools(target)
     ]
 
 
-def _install(tool: str) -> str:
-    if tool in _DEBIAN_PACKAGES:
-        return f"apt-get install {_DEBIAN_PACKAGES[tool]}"
-    return f"your system's package that has {tool}, which the target's file names"
+def _emulation(target: Target) -> tuple[str, ...]:
+    """Return what runs a target's programs and counts what they execute, by the names of `doctor.programs`."""
+    if target.emulator is None:
+        return ()
+    return (target.emulator.program, *(_COUNTING if target.core.cost_model is not None else ()))

@@ -155,7 +155,8 @@ def test_the_version_is_printed(armlet):
 
 def test_targets_and_data_sets_are_listed_as_json(armlet):
     assert {t["name"] for t in json.loads(armlet("targets", "list", "--json").stdout)} == {
-        "arm64-linux", "aws-graviton3", "host", "raspberry-pi-4", "raspberry-pi-5", "x86-64-vnni",
+        "android-arm64", "android-armv7", "arm64-linux", "arm64-linux-musl", "aws-graviton3", "host",
+        "raspberry-pi-2", "raspberry-pi-4", "raspberry-pi-5", "x86-64-vnni",
     }  # fmt: skip
     listed = json.loads(armlet("data", "list", "--json").stdout)
     assert {entry["kind"] for entry in listed} == {

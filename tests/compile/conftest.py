@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.boards import missing_tools
 
 from armlet.artifacts import Compiled, TensorInfo
 from armlet.compile.emit import emit_program
@@ -160,10 +160,16 @@ def host() -> Target:
 @pytest.fixture(scope="session")
 def board() -> Target:
     """A board whose programs can be built and run here."""
-    target = load_target("raspberry-pi-4")
-    if shutil.which(target.toolchain.cc) is None or shutil.which("qemu-aarch64") is None:
-        pytest.skip("no aarch64 cross compiler or no qemu-aarch64: scripts/setup installs both")
-    return target
+    if missing_tools():
+        pytest.skip(f"needs {', '.join(missing_tools())}: scripts/setup installs them")
+    return load_target("raspberry-pi-4")
+
+
+@pytest.fixture(scope="session")
+def board32(board: Target) -> Target:
+    """A board with a 32-bit core, whose programs can be built and run here."""
+    del board  # skips where there are no tools
+    return load_target("raspberry-pi-2")
 
 
 @pytest.fixture(scope="session")

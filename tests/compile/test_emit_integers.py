@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.boards import BOARDS
 
 from armlet.artifacts import Compiled
 from armlet.compile.pipeline import compile_onnx
@@ -116,14 +117,14 @@ def test_the_host_program_is_within_one_step_of_onnx_runtime(model: Path, sample
     assert compiled.fallbacks == ()
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5", "aws-graviton3"])
+@pytest.mark.parametrize("name", BOARDS)
 def test_a_board_computes_the_same_bits(
     name: str, model: Path, samples: np.ndarray, on_host, board: Target, tmp_path: Path
 ):
     target = load_target(name)
     compiled: Compiled = compile_onnx(model, target, "net", tmp_path)
     samples.tofile(tmp_path / "inputs")
-    command = ["qemu-aarch64", "-cpu", target.emulator.cpu, str(tmp_path / "bin" / "run")]
+    command = [target.emulator.program, "-cpu", target.emulator.cpu, str(tmp_path / "bin" / "run")]
 
     subprocess.run(
         [*command, str(tmp_path / "inputs"), str(tmp_path / "outputs"), str(len(samples))], check=True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from tests.boards import BOARDS
 from tests.compile.front.test_attention import attention
 from tests.compile.front.test_integer_patterns import Qdq
 from tests.compile.front.test_integer_recurrent import CELLS, layer_model
@@ -52,14 +54,14 @@ def on_host(model: Path, samples: np.ndarray, host: Target, tmp_path_factory: py
     return HostProgram.load(folder, compile_onnx(model, host, "net", folder)).run_many(samples)
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5", "aws-graviton3"])
+@pytest.mark.parametrize("name", BOARDS)
 def test_a_board_computes_the_same_bits(
     name: str, model: Path, samples: np.ndarray, on_host, board: Target, tmp_path: Path
 ):
     target = load_target(name)
     compiled = compile_onnx(model, target, "net", tmp_path)
     samples.tofile(tmp_path / "inputs")
-    command = ["qemu-aarch64", "-cpu", target.emulator.cpu, str(tmp_path / "bin" / "run")]
+    command = [target.emulator.program, "-cpu", target.emulator.cpu, str(tmp_path / "bin" / "run")]
     subprocess.run(
         [*command, str(tmp_path / "inputs"), str(tmp_path / "outputs"), str(len(samples))], check=True
     )
@@ -67,3 +69,14 @@ def test_a_board_computes_the_same_bits(
     np.testing.assert_array_equal(outputs.view(np.uint32), on_host.view(np.uint32))
     assert len(np.unique(outputs)) > 100
     assert compiled.integer_only
+
+
+def test_32_bit_code_loads_vectors_at_once(model: Path, board32: Target, tmp_path: Path):
+    """What went through the stack would be loaded from there by instructions that state an alignment."""
+    compile_onnx(model, board32, "net", tmp_path)
+    command = ["arm-linux-gnueabihf-objdump", "-d", str(tmp_path / "src" / "net_kernels.o")]
+    code = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    loads = re.findall(r"vld1\.(?:8|16)\s.*", code)
+    assert len(loads) > 10
+    assert not [load for load in loads if ":64]" in load or ":128]" in load]
+    assert "vmovl.s8" in code or "vmull.s8" in code

@@ -20,13 +20,15 @@ def _object(folder: Path, target: Target, source: str, name: str = "unit") -> Pa
 @pytest.mark.parametrize(
     ("program", "install"),
     [
-        ("aarch64-linux-gnu-nonesuch", "apt install binutils-aarch64-linux-gnu"),
-        ("nonesuch-cc", "your system's package manager (toolchain of the target)"),
+        ("aarch64-linux-gnu-ar", "apt-get install binutils-aarch64-linux-gnu"),
+        ("arm-linux-gnueabihf-gcc", "apt-get install gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"),
+        ("nonesuch-cc", "your system's package that has nonesuch-cc, which the target's file names"),
     ],
 )
 def test_a_missing_tool_is_named_with_the_command_that_installs_it(
-    tmp_path: Path, program: str, install: str
+    tmp_path: Path, program: str, install: str, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingDependency) as caught:
         link.run_tool([program, "-c"], tmp_path, "compiling C for the target")
 
@@ -68,7 +70,7 @@ def test_libc_and_libm_may_stay_undefined_and_nothing_else(tmp_path: Path, host:
         "float f(float x, void *p, const void *q, unsigned n) { memcpy(p, q, n); return expf(x) + tanhf(x); }\n",
         "allowed",
     )
-    link.check_undefined(allowed)
+    link.check_undefined(allowed, host)
     assert {"expf", "memcpy", "tanhf"} <= set(link.undefined_symbols(allowed))
 
     forbidden = _object(
@@ -78,7 +80,7 @@ def test_libc_and_libm_may_stay_undefined_and_nothing_else(tmp_path: Path, host:
         "forbidden",
     )
     with pytest.raises(ArmletError, match=r"needs g, malloc, which no app has"):
-        link.check_undefined(forbidden)
+        link.check_undefined(forbidden, host)
 
 
 def test_linking_into_one_object_drops_what_the_roots_do_not_reach(tmp_path: Path, host: Target):

@@ -21,7 +21,8 @@ from armlet.analysis.storage import SPARSE, SPARSE_PALETTE, pack
 from armlet.artifacts import Compiled
 from armlet.compile.emit import emit_program
 from armlet.compile.emit.packed import PACKED_FOLDER
-from armlet.compile.emit.templates import RUNTIME, render
+from armlet.compile.emit.templates import render
+from armlet.compile.link import RUNTIME
 from armlet.compile.lowered import LoweredProgram
 from armlet.compile.pipeline import compile_onnx
 from armlet.spec.target import Target
@@ -62,6 +63,11 @@ def _run(*command: object, **options: object) -> subprocess.CompletedProcess[str
     return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, **options)
 
 
+def _emulator(target: Target) -> tuple[str, ...]:
+    emulator = target.emulator
+    return () if emulator is None else (emulator.program, "-cpu", emulator.cpu)
+
+
 def _answer(folder: Path, target: Target, scratch: Path, sample: np.ndarray) -> tuple[bytes, np.ndarray]:
     """Build the app with the packed library, run it, and return the constants and the answer."""
     (scratch / "app.c").write_text(APP)
@@ -72,8 +78,7 @@ def _answer(folder: Path, target: Target, scratch: Path, sample: np.ndarray) -> 
         "app.c", packed / "libcnn_packed.a", "-lm", "-o", "app", cwd=scratch,
     )  # fmt: skip
     assert (built.returncode, built.stderr) == (0, "")
-    emulator = ["qemu-aarch64", "-cpu", "cortex-a72"] if emulated else []
-    done = _run(*emulator, scratch / "app", scratch / "x", scratch / "y")
+    done = _run(*_emulator(target), scratch / "app", scratch / "x", scratch / "y")
     assert (done.returncode, done.stderr) == (0, "")
     data = (scratch / "y").read_bytes()
     size = (folder / "src" / "cnn_params.bin").stat().st_size
@@ -82,13 +87,12 @@ def _answer(folder: Path, target: Target, scratch: Path, sample: np.ndarray) -> 
 
 def _expected(folder: Path, target: Target, scratch: Path, sample: np.ndarray) -> np.ndarray:
     sample.tofile(scratch / "inputs")
-    emulator = ["qemu-aarch64", "-cpu", "cortex-a72"] if target.emulator is not None else []
-    done = _run(*emulator, folder / "bin" / "run", scratch / "inputs", scratch / "outputs", 1)
+    done = _run(*_emulator(target), folder / "bin" / "run", scratch / "inputs", scratch / "outputs", 1)
     assert done.returncode == 0, done.stderr
     return np.fromfile(scratch / "outputs", np.float32)
 
 
-@pytest.mark.parametrize("where", ["host", "board"])
+@pytest.mark.parametrize("where", ["host", "board", "board32"])
 def test_the_packed_program_has_the_same_constants_and_answers(
     where: str, lowered_cnn: LoweredProgram, request: pytest.FixtureRequest, tmp_path: Path
 ):

@@ -117,6 +117,14 @@ def test_a_core_that_the_emulator_lacks_is_refused_with_the_nearest(board: Targe
     Emulator(board.model_copy(update={"emulator": unknown.model_copy(update={"cpu": "cortex-a72,pmu=off"})}))
 
 
+def test_32_bit_programs_run_but_are_not_counted(network_program: Path) -> None:
+    emulator = Emulator(load_target("raspberry-pi-2"))
+
+    assert emulator.description.startswith("qemu-arm ")
+    with pytest.raises(UsageError, match="instructions are counted in 64-bit code only, not under qemu-arm"):
+        emulator.count(network_program, walking(1, 1, 1))
+
+
 MAIN = "int main(void) { %s return 0; }"
 SDOT = '__asm__ volatile(".arch armv8.2-a+dotprod\\n sdot v0.4s, v1.16b, v2.16b");'
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import nn
@@ -39,11 +37,6 @@ def own(factory: str, **arguments: object) -> dict[str, object]:
 OWN = own("Net", width=8, n_classes=4)
 
 N = 24
-
-requires_board = pytest.mark.skipif(
-    any(shutil.which(tool) is None for tool in ("qemu-aarch64", "aarch64-linux-gnu-gcc")),
-    reason="needs qemu-user and gcc-aarch64-linux-gnu",
-)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tests.families.conftest import Case, answers, on_board, on_host, program, quantized, requires_board
+from tests.boards import requires_board
+from tests.families.conftest import Case, answers, on_board, on_host, program, quantized
 
 from armlet.artifacts import InputSpec
 from armlet.models.families import FAMILIES as REGISTERED
@@ -204,17 +205,17 @@ def tolerance(expected: np.ndarray, *, rounded: bool) -> float:
     return max(0.06 * float(np.ptp(expected)), 3 * largest / 127)
 
 
-def check_alike(case: Case, folder: Path, *, rounded: bool, board: bool) -> None:
-    """Carry a network to this machine's program, the ONNX file in between proven against torch; to the board's, too."""
+def check_alike(case: Case, folder: Path, *, rounded: bool, board: str | None) -> None:
+    """Carry a network to this machine's program, the ONNX file in between proven against torch; to a board's, too."""
     samples = case.samples()
     network = quantized(case.build(), samples) if rounded else case.build()
     expected = answers(network, samples)
     allowed = tolerance(expected, rounded=rounded)
     found = on_host(program(network, samples, folder), folder, samples)
     np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
-    if board:
-        compiled, few = program(network, samples, folder, "raspberry-pi-4"), slice(6)
-        there = on_board(compiled, folder, samples.take(few))
+    if board is not None:
+        compiled, few = program(network, samples, folder, board), slice(6)
+        there = on_board(compiled, folder, samples.take(few), board)
         if compiled.integer_only:
             assert np.array_equal(there, found[few])
         np.testing.assert_allclose(there, expected[few], rtol=0, atol=allowed)
@@ -228,12 +229,12 @@ def test_every_registered_family_is_drawn():
 @each_family
 def test_a_drawn_network_answers_alike_in_torch_and_as_a_program_here_and_on_the_board(family: str) -> None:
     # A deep one takes half a minute on the board; test_whole_way.py has one there.
-    on_the_board = iter([family != "mobilenet"] * 2)
+    boards = iter(() if family == "mobilenet" else ("raspberry-pi-4", "raspberry-pi-2"))
 
     @settings(STEADY, max_examples=N_DRAWN[family])
     @given(FAMILIES[family], flags)
     def check(case: Case, rounded: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            check_alike(case, Path(folder), rounded=rounded, board=next(on_the_board, False))
+            check_alike(case, Path(folder), rounded=rounded, board=next(boards, None))
 
     check()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.boards import BOARDS, requires_board
 from tests.families.conftest import (
     LENGTH,
     Case,
@@ -15,7 +16,6 @@ from tests.families.conftest import (
     own,
     program,
     quantized,
-    requires_board,
 )
 
 from armlet.analysis.graph import trace
@@ -110,7 +110,7 @@ def test_what_reads_a_length_in_float_is_named() -> None:
 
 
 @requires_board
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize("name", BOARDS)
 @pytest.mark.parametrize("case", [INTEGERS[0], INTEGERS[1], INTEGERS[-1]], ids=str)
 def test_the_emulated_board_gives_the_bits_of_the_host(case: Case, name: str, tmp_path: Path) -> None:
     samples = case.samples()

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.boards import requires_board
 from tests.families.conftest import (
     LENGTH,
     Case,
     answers,
     quantized,
-    requires_board,
 )
 
 from armlet.artifacts import InputSpec

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.boards import requires_board
 from tests.families.conftest import (
     LENGTH,
     OWN,
@@ -17,7 +18,6 @@ from tests.families.conftest import (
     own,
     program,
     quantized,
-    requires_board,
 )
 from torch import nn
 
@@ -220,12 +220,22 @@ def test_wider_vectors_give_the_same_bits(case: Case, mode: str, tmp_path: Path)
 
 
 @requires_board
+@pytest.mark.parametrize("name", ["raspberry-pi-2", "raspberry-pi-4"])
 @each([next(case for case in reversed(CASES) if case.family == family) for family in ON_BOARD])
-def test_the_emulated_board_answers_as_the_host_does(case: Case, tmp_path: Path) -> None:
+def test_the_emulated_board_answers_as_the_host_does(case: Case, name: str, tmp_path: Path) -> None:
     samples = case.samples()
     network = quantized(case.build(), samples)
-    host, board = (program(network, samples, tmp_path, name) for name in ("host", "raspberry-pi-4"))
-    expected, found = on_host(host, tmp_path, samples), on_board(board, tmp_path, samples)
+    host, board = (program(network, samples, tmp_path, target) for target in ("host", name))
+    expected, found = on_host(host, tmp_path, samples), on_board(board, tmp_path, samples, name)
     if board.integer_only:
         assert np.array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+@requires_board
+@each([next(case for case in CASES if case.family == family) for family in ON_BOARD])
+def test_a_float_network_answers_alike_in_32_bit_code(case: Case, tmp_path: Path) -> None:
+    network, samples = case.build(), case.samples()
+    expected, board = answers(network, samples), program(network, samples, tmp_path, "raspberry-pi-2")
+    found = on_board(board, tmp_path, samples, "raspberry-pi-2")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tests.boards import requires_board
 
 from armlet.artifacts import Latency, ProgramCost
 from armlet.models.network import Network, executable
@@ -22,11 +22,6 @@ from armlet.spec.passes import QuantizeStatic
 from armlet.stages.device import program_cost
 
 BOARD = "raspberry-pi-4"
-
-requires_board = pytest.mark.skipif(
-    any(shutil.which(tool) is None for tool in ("qemu-aarch64", "aarch64-linux-gnu-gcc")),
-    reason="needs qemu-user and gcc-aarch64-linux-gnu",
-)
 
 Costs = Callable[[frozenset[str]], float]
 

@@ -5,6 +5,7 @@ import pytest
 from armlet.errors import UsageError
 from armlet.spec.load import load_recipe, load_target, shipped_targets
 from armlet.spec.recipe import Recipe
+from armlet.spec.target import Target
 
 GOOD = """\
 name: tiny
@@ -206,6 +207,7 @@ def test_every_shipped_target_is_valid_and_named_like_its_file(name):
     assert target.name == name
     assert type(target).model_validate_json(target.model_dump_json()) == target
     assert target.calibration is None or (target.core.cost_model and target.core.clock_mhz)
+    assert target.calibration is None or not target.is_native
 
 
 def test_an_unknown_target_names_the_nearest():
@@ -228,6 +230,10 @@ def test_an_unknown_target_names_the_nearest():
         ("[neon]", "[neon, dotprod]\nvariants: [dotprod]", "variants: dotprod is listed twice"),
         ("[neon]", "[]\nvariants: [dotprod]", "variants: they need neon in features"),
         ("[neon]", "[neon]\nvariants: [fp16]", "variants.0: unknown value 'fp16' (known: dotprod, i8mm)"),
+        ("cc: ", "zig: aarch64-linux-musl, cc: ", "toolchain: a tool chain is cc and ar, or zig alone"),
+        (", ar: aarch64-linux-gnu-ar", "", "toolchain: a tool chain is cc and ar, or zig alone"),
+        ("{cpu:", "{program: qemu-arm, cpu:", "qemu-aarch64 runs programs for aarch64-linux-gnu"),
+        ("aarch64-linux-gnu", "armv7a-linux-gnueabihf", "qemu-arm runs programs for armv7a-linux-gnueabihf"),
     ],
 )
 def test_an_impossible_board_is_refused(tmp_path, old, new, message):
@@ -256,6 +262,22 @@ def test_each_build_of_a_target_has_one_extension_more(tmp_path):
     builds = load_target("arm64-linux").builds
     assert [b.features for b in builds] == [("neon",), ("neon", "dotprod"), ("neon", "dotprod", "i8mm")]
     assert [len(load_target(name).builds) for name in ("host", "raspberry-pi-5")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"features": ["neon", "dotprod"]}, "features: kernels in 32-bit code use neon, not dotprod"),
+        (
+            {"core": {"llvm_cpu": "cortex-a57", "cost_model": "cortex-a57"}},
+            "core.cost_model: instructions are counted and costed in 64-bit code only; leave it out",
+        ),
+    ],
+)
+def test_what_32_bit_code_does_not_have_is_refused(update, message):
+    board = load_target("raspberry-pi-2").model_dump(mode="json")
+    with pytest.raises(ValueError, match=message):
+        Target.model_validate(board | update)
 
 
 def test_a_target_with_an_unknown_key_is_refused(tmp_path):

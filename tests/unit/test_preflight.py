@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from armlet import preflight
+from armlet.compile import link
 from armlet.doctor import Finding
 from armlet.errors import MissingDependency, UsageError
 from armlet.plan import make_plan
@@ -37,9 +38,7 @@ def test_everything_that_lacks_is_named_at_once_with_one_command_for_each_manage
     ]
     monkeypatch.setattr(preflight, "packages", lambda: lacking)
     monkeypatch.setattr(preflight, "programs", lambda: [])
-    monkeypatch.setattr(
-        preflight.shutil, "which", lambda tool: None if "aarch64" in tool else f"/usr/bin/{tool}"
-    )
+    monkeypatch.setattr(link.shutil, "which", lambda tool: None if "aarch64" in tool else f"/usr/bin/{tool}")
     with pytest.raises(MissingDependency) as caught:
         preflight.require(steps)
     assert str(caught.value) == (
@@ -47,6 +46,31 @@ def test_everything_that_lacks_is_named_at_once_with_one_command_for_each_manage
         " needed for training, compiling, programs for raspberry-pi-4; install with:"
         " pip install 'torch>=2' 'apache-tvm-ffi==0.1' &&"
         " apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils-aarch64-linux-gnu"
+    )
+
+
+def test_only_what_estimates_a_latency_asks_for_a_plugin_and_llvm(monkeypatch):
+    names = ("qemu-aarch64", "qemu-arm", "QEMU plugin", "llvm-mca")
+    monkeypatch.setattr(
+        preflight,
+        "programs",
+        lambda: [Finding(n, n, None, "apt-get install x", optional=True) for n in names],
+    )
+    for board, lacking in (
+        ("raspberry-pi-2", "missing: qemu-arm,"),
+        ("raspberry-pi-4", "missing: qemu-aarch64, QEMU plugin, llvm-mca,"),
+    ):
+        with pytest.raises(MissingDependency) as caught:
+            preflight.require(make_plan(RECIPE, [load_target(board)]).steps)
+        assert str(caught.value).startswith(lacking)
+
+
+def test_a_target_that_zig_compiles_for_asks_for_its_package(monkeypatch):
+    monkeypatch.setattr(link, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency) as caught:
+        preflight.require(make_plan(RECIPE, [load_target("android-arm64")]).steps)
+    assert str(caught.value) == (
+        "missing: ziglang, needed for programs for android-arm64; install with: pip install 'ziglang>=0.17,<0.18'"
     )
 
 
@@ -68,9 +92,7 @@ def test_a_pass_that_costs_programs_asks_for_what_they_need(options, monkeypatch
     recipe = RECIPE.model_validate(RECIPE.model_dump(mode="json") | {"passes": [options | LATENCY]})
     steps = make_plan(recipe, [load_target("host")]).steps
     preflight.require(steps)
-    monkeypatch.setattr(
-        preflight.shutil, "which", lambda tool: None if "aarch64" in tool else f"/usr/bin/{tool}"
-    )
+    monkeypatch.setattr(link.shutil, "which", lambda tool: None if "aarch64" in tool else f"/usr/bin/{tool}")
     with pytest.raises(MissingDependency, match=r"aarch64-linux-gnu-gcc.*programs for raspberry-pi-4"):
         preflight.require(steps)
     preflight.require(step for step in steps if step.stage != "pass")

@@ -9,9 +9,12 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from armlet.errors import ArmletError, MissingDependency
 from armlet.spec.target import Target
@@ -23,8 +26,23 @@ C_FLAGS = (
 """How the C entry is compiled; it has no arrays, so a stack protector would only pull in a symbol."""
 SHARED_FLAGS = ("-shared", "-Wl,-z,defs", "-Wl,--build-id=none", "-Wl,--as-needed")
 
-_PACKAGES = {"gcc": "gcc", "cc": "gcc", "clang": "clang", "ar": "binutils"}
-_CROSS = "aarch64-linux-gnu-"
+RUNTIME = Path(__file__).parents[1] / "runtime"
+"""Sources that ship in bundles."""
+STUBS = ("libc.so", "libm.so")
+STUB_FLAGS = ("-shared", "-nostdlib", "-fno-builtin", "-w")
+DISCARD_DEBUG = RUNTIME / "discard_debug.ld.in"
+"""A linker script: zig's linker has no flag that strips an object."""
+
+_DEBIAN_PACKAGES = {
+    "gcc": "gcc libc6-dev",
+    "cc": "gcc libc6-dev",
+    "clang": "clang",
+    "ar": "binutils",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    "aarch64-linux-gnu-ar": "binutils-aarch64-linux-gnu",
+    "arm-linux-gnueabihf-gcc": "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
+    "arm-linux-gnueabihf-ar": "binutils-arm-linux-gnueabihf",
+}
 
 LIBC_SYMBOLS = frozenset({"memcpy", "memmove", "memset"})
 EXTENSIONS_SYMBOL = "getauxval"
@@ -39,6 +57,8 @@ LIBM_SYMBOLS = frozenset(
         "sincos", "sinh", "sqrt", "tan", "tanh", "trunc",
     )
 )  # fmt: skip
+ARM32_SYMBOLS = frozenset({"__divdi3"})
+"""Division of 64-bit integers, which 32-bit Arm has no instruction for: C compilers add it to what they link."""
 
 
 class ToolFailed(ArmletError):
@@ -66,7 +86,7 @@ def run_tool(command: Sequence[str], folder: Path, needed_for: str) -> str:
         ToolFailed: it exits with an error.
     """
     if shutil.which(command[0]) is None:
-        raise MissingDependency(command[0], needed_for, _install_command(command[0]))
+        raise MissingDependency(command[0], needed_for, install_command(command[0]))
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).strip()
@@ -76,58 +96,156 @@ def run_tool(command: Sequence[str], folder: Path, needed_for: str) -> str:
     return done.stdout
 
 
-def tool_version(program: str) -> str:
-    """Return the first line of the program's `--version`."""
-    return run_tool([program, "--version"], Path.cwd(), "compiling for the target").splitlines()[0].strip()
+def install_command(program: str) -> str:
+    """Return what installs a program of a tool chain: a command for Debian's packages or Python's, else words."""
+    if program == "ziglang":
+        return "pip install 'ziglang>=0.17,<0.18'"
+    packages = _DEBIAN_PACKAGES.get(program)
+    if packages is None:
+        return f"your system's package that has {program}, which the target's file names"
+    return f"apt-get install {packages}"
+
+
+def missing_tools(target: Target) -> tuple[str, ...]:
+    """Return what of the target's tool chain this machine lacks."""
+    tools = target.toolchain
+    if tools.zig is not None:
+        return () if find_spec("ziglang") is not None else ("ziglang",)
+    return tuple(tool for tool in (tools.cc, tools.ar) if tool is not None and shutil.which(tool) is None)
+
+
+def compiler(target: Target) -> tuple[str, ...]:
+    """Return the words of a command line that call the target's C compiler.
+
+    Raises:
+        MissingDependency: it is zig's, and the package ziglang is not installed.
+    """
+    tools = target.toolchain
+    return _zig("cc", "-target", tools.zig) if tools.zig is not None else (str(tools.cc),)
+
+
+def archiver(target: Target) -> tuple[str, ...]:
+    """Return the words of a command line that call the target's archiver; as `compiler`."""
+    tools = target.toolchain
+    return _zig("ar") if tools.zig is not None else (str(tools.ar),)
+
+
+def _zig(*arguments: str) -> tuple[str, ...]:
+    if find_spec("ziglang") is None:
+        raise MissingDependency("ziglang", "compiling for the target", install_command("ziglang"))
+    return (sys.executable, "-m", "ziglang", *arguments)
+
+
+def compiler_version(target: Target) -> str:
+    """Return the version of the target's C compiler in one line."""
+    if target.toolchain.zig is None:
+        words = [*compiler(target), "--version"]
+        return run_tool(words, Path.cwd(), "compiling for the target").splitlines()[0].strip()
+    return f"zig {run_tool(_zig('version'), Path.cwd(), 'compiling for the target').strip()}"
+
+
+def c_flags(target: Target) -> tuple[str, ...]:
+    """Return how the target's compiler compiles the C entry; zig's adds debug information and unwind tables."""
+    return C_FLAGS if target.toolchain.zig is None else (*C_FLAGS, "-g0", "-fno-unwind-tables")
 
 
 def compile_object(target: Target, source: Path, output: Path, *include: Path) -> None:
     """Compile one C or assembler file; warnings are errors."""
     # Run in the source's folder with bare names: the object then holds no path, and .incbin finds its file.
     folders = [f"-I{folder}" for folder in include]
-    command = [target.toolchain.cc, *C_FLAGS, *folders, "-c", source.name, "-o", str(output)]
+    command = [*compiler(target), *c_flags(target), *folders, "-c", source.name, "-o", str(output)]
     run_tool(command, source.parent, "compiling C for the target")
 
 
-def relocatable_flags(roots: Sequence[str]) -> tuple[str, ...]:
-    """Return the compiler's flags for linking objects into one that keeps only what `roots` reach."""
-    return ("-r", "-nostdlib", ",".join(["-Wl,-S,--gc-sections", *(f"-u,{root}" for root in roots)]))
+def relocatable_flags(target: Target, roots: Sequence[str], script: str = "") -> tuple[str, ...]:
+    """Return the compiler's flags for linking objects into one that keeps only what `roots` reach.
+
+    Args:
+        target: names the compiler.
+        roots: symbols.
+        script: path of `DISCARD_DEBUG`, which zig's linker is given.
+    """
+    strip = "-S" if target.toolchain.zig is None else f"-T,{script}"
+    return ("-r", "-nostdlib", ",".join([f"-Wl,{strip},--gc-sections", *(f"-u,{root}" for root in roots)]))
 
 
 def link_relocatable(target: Target, objects: Sequence[Path], output: Path, roots: Sequence[str]) -> None:
     """Link objects into one: drops what no root reaches, and debug information."""
     # All paths are absolute, and none enters the result.
-    command = [target.toolchain.cc, *relocatable_flags(roots), *map(str, objects), "-o", str(output)]
+    flags = relocatable_flags(target, roots, str(DISCARD_DEBUG))
+    command = [*compiler(target), *flags, *map(str, objects), "-o", str(output)]
     run_tool(command, output.parent, "linking")
 
 
 def archive(target: Target, member: Path, output: Path) -> None:
     """Write a static library of one object, without time stamps or owners."""
     output.unlink(missing_ok=True)
-    run_tool(
-        [target.toolchain.ar, "rcsD", str(output), member.name], member.parent, "writing a static library"
-    )
+    command = [*archiver(target), "rcsD", str(output), member.name]
+    run_tool(command, member.parent, "writing a static library")
+
+
+def needs_stubs(target: Target) -> bool:
+    """Say whether shared libraries are linked with stubs of Android's libraries, which zig does not have."""
+    return target.is_android and target.toolchain.zig is not None
+
+
+def shared_flags(target: Target) -> tuple[str, ...]:
+    """Return the compiler's flags for linking a shared library."""
+    flags = list(SHARED_FLAGS)
+    if target.toolchain.zig is not None:
+        flags.append("-O2")  # zig brings its own division and the like, without it unoptimised and whole
+    if needs_stubs(target):
+        flags += ["-nostdlib", "-rtlib=compiler-rt"]
+    if target.is_android and not target.is_arm32:
+        flags.append("-Wl,-z,max-page-size=16384")  # what Android 15 loads where pages have 16 KiB
+    return tuple(flags)
 
 
 def link_shared(target: Target, member: Path, output: Path) -> None:
     """Link a shared library that leaves no symbol undefined but libc's and libm's."""
-    command = [
-        target.toolchain.cc, *SHARED_FLAGS, f"-Wl,-soname,{output.name}", member.name, "-lm", "-s", "-o", str(output),
-    ]  # fmt: skip
-    run_tool(command, member.parent, "linking")
+    with TemporaryDirectory(prefix="armlet-stubs-") as scratch:
+        libraries = _stubs(target, Path(scratch)) if needs_stubs(target) else ["-lm"]
+        command = [
+            *compiler(target), *shared_flags(target), f"-Wl,-soname,{output.name}", member.name, *libraries,
+            "-s", "-o", str(output),
+        ]  # fmt: skip
+        run_tool(command, member.parent, "linking")
+
+
+def _stubs(target: Target, folder: Path) -> list[str]:
+    """Build the stubs of Android's libraries; return their paths."""
+    for stub in STUBS:
+        source = (folder / stub).with_suffix(".c")
+        shutil.copyfile(RUNTIME / f"bionic_{source.name}.in", source)
+        command = [*compiler(target), *STUB_FLAGS, f"-Wl,-soname,{stub}", source.name, "-o", stub]
+        run_tool(command, folder, "linking")
+    return [str(folder / stub) for stub in STUBS]
 
 
 def program_flags(target: Target) -> tuple[str, ...]:
     """Return the compiler's flags for a whole program; static where it runs under emulation."""
     # A static program needs no sysroot under emulation, and its addresses are those of its symbol table.
     static = () if target.is_native else ("-static",)
-    return ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wl,--build-id=none", *static)
+    plain = (
+        () if target.toolchain.zig is None else ("-Wl,-S",)
+    )  # debug information has paths, zig's own among them
+    return (
+        "-std=c11",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pedantic",
+        "-Wl,--build-id=none",
+        *static,
+        *plain,
+    )
 
 
 def link_program(target: Target, source: Path, library: Path, include: Path, output: Path) -> None:
     """Compile one C file and link it with a static library to a program."""
     command = [
-        target.toolchain.cc, *program_flags(target), "-I", str(include), source.name, str(library), "-lm",
+        *compiler(target), *program_flags(target), "-I", str(include), source.name, str(library), "-lm",
         "-o", str(output),
     ]  # fmt: skip
     run_tool(command, source.parent, "linking")
@@ -144,7 +262,7 @@ def loaded_bytes(file: Path) -> LoadedBytes:
             flags = section["sh_flags"]
             if not flags & SH_FLAGS.SHF_ALLOC:
                 continue
-            if flags & SH_FLAGS.SHF_EXECINSTR or section.name.startswith(".eh_frame"):
+            if flags & SH_FLAGS.SHF_EXECINSTR or section.name.startswith((".eh_frame", ".ARM.ex")):
                 code += section["sh_size"]
             else:
                 constants += section["sh_size"]
@@ -161,25 +279,21 @@ def undefined_symbols(file: Path) -> tuple[str, ...]:
         return tuple(sorted({s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name}))
 
 
-def check_undefined(file: Path, *, extensions: bool = False) -> None:
-    """Refuse an object that needs more than memcpy, memset and libm, and getauxval if it looks for `extensions`.
+def check_undefined(file: Path, target: Target, *, extensions: bool = False) -> None:
+    """Refuse an object that needs more than memcpy, memset, libm and, in 32-bit code, the compiler's own division.
+
+    With `extensions` it may ask which extensions the CPU has.
 
     Raises:
         ArmletError: it does; names the symbols.
     """
-    allowed = {"_GLOBAL_OFFSET_TABLE_", *LIBC_SYMBOLS, *LIBM_SYMBOLS}  # the first is the linker's own
-    allowed |= {EXTENSIONS_SYMBOL} if extensions else set()
-    unknown = sorted(set(undefined_symbols(file)) - allowed)
+    known = LIBC_SYMBOLS | LIBM_SYMBOLS | {"_GLOBAL_OFFSET_TABLE_"}  # the linker makes the last
+    known |= {EXTENSIONS_SYMBOL} if extensions else set()
+    if target.is_arm32:
+        known |= ARM32_SYMBOLS
+    unknown = sorted(set(undefined_symbols(file)) - known)
     if unknown:
         raise ArmletError(
             f"the compiled program needs {', '.join(unknown)}, which no app has: "
             "a kernel uses something beyond memcpy, memset and libm"
         )
-
-
-def _install_command(program: str) -> str:
-    if program.startswith(_CROSS):
-        tool = program.removeprefix(_CROSS)
-        return f"apt install {'gcc' if tool == 'gcc' else 'binutils'}-aarch64-linux-gnu"
-    package = _PACKAGES.get(program)
-    return f"apt install {package}" if package else "your system's package manager (toolchain of the target)"

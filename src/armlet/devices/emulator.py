@@ -111,7 +111,10 @@ class Emulator:
         Raises:
             ProgramFailed: as `run`, or the program never marked start and end.
             MissingDependency: QEMU is too old for the plugin, or there is no C compiler to build it.
+            UsageError: the program is 32-bit code, whose instructions are not counted.
         """
+        if self._program != "qemu-aarch64":  # what costs instructions reads AArch64 code, each of four bytes
+            raise UsageError(f"instructions are counted in 64-bit code only, not under {self._program}")
         plugin = str(build_plugin(self._program)).replace(
             ",", ",,"
         )  # QEMU's way to write a comma in an option

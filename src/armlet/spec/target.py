@@ -61,7 +61,9 @@ class Caches(Spec):
 class Emulator(Spec):
     """How programs for the target run without it."""
 
-    program: Literal["qemu-aarch64"] = Field("qemu-aarch64", description="The emulator.")
+    program: Literal["qemu-aarch64", "qemu-arm"] = Field(
+        "qemu-aarch64", description="The emulator; qemu-arm for 32-bit programs."
+    )
     cpu: str = Field(description="QEMU's -cpu, so that an instruction that the board lacks is caught.")
 
 
@@ -76,10 +78,22 @@ class Calibration(Spec):
 
 
 class Toolchain(Spec):
-    """Programs that compile, link and archive for the target."""
+    """Programs that compile, link and archive for the target: `cc` and `ar`, or `zig` alone."""
 
-    cc: str = Field(description="C compiler that also links.")
-    ar: str = Field(description="Archiver.")
+    cc: str | None = Field(None, description="C compiler that also links.")
+    ar: str | None = Field(None, description="Archiver.")
+    zig: str | None = Field(
+        None,
+        min_length=1,
+        description="Zig's name of the machine, such as `aarch64-linux-musl`, for which the package ziglang compiles.",
+    )
+
+    @model_validator(mode="after")
+    def _is_one_tool_chain(self) -> Self:
+        named = {name for name in ("cc", "ar", "zig") if getattr(self, name) is not None}
+        if named not in ({"cc", "ar"}, {"zig"}):
+            raise ValueError("a tool chain is cc and ar, or zig alone")
+        return self
 
 
 class Target(Spec):
@@ -129,6 +143,34 @@ class Target(Spec):
         if "i8mm" in listed and "dotprod" not in listed[: listed.index("i8mm")]:
             raise ValueError("variants: a core with i8mm has dotprod, too: list dotprod before it")
         return self
+
+    @model_validator(mode="after")
+    def _is_one_architecture(self) -> Self:
+        emulates_arm32 = self.emulator is not None and self.emulator.program == "qemu-arm"
+        if self.emulator is not None and emulates_arm32 != self.is_arm32:
+            right = "qemu-arm" if self.is_arm32 else "qemu-aarch64"
+            raise ValueError(f"emulator.program: {right} runs programs for {self.resolved_triple}")
+        if not self.is_arm32:
+            return self
+        others = [feature for feature in self.features if feature != "neon"]
+        if others:
+            raise ValueError(f"features: kernels in 32-bit code use neon, not {', '.join(others)}")
+        if self.core.cost_model is not None:
+            raise ValueError(
+                "core.cost_model: instructions are counted and costed in 64-bit code only; leave it out, and latency"
+                " is not estimated"
+            )
+        return self
+
+    @property
+    def is_arm32(self) -> bool:
+        """Whether its programs are 32-bit Arm code."""
+        return self.resolved_triple.startswith(("arm-", "armv", "thumb"))
+
+    @property
+    def is_android(self) -> bool:
+        """Whether its programs are parts of Android apps."""
+        return "-android" in self.resolved_triple
 
     @property
     def resolved_triple(self) -> str:

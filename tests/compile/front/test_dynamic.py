@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.boards import BOARDS
 
 from armlet.compile.frontend.graph import Conv2d
 from armlet.compile.frontend.values import Clamp, Constant
@@ -357,7 +358,7 @@ def test_what_is_no_such_layer_is_refused(change: str, reason: str, tmp_path: Pa
         lower(tmp_path / "model.onnx", load_target("host"))
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5", "aws-graviton3"])
+@pytest.mark.parametrize("name", BOARDS)
 @pytest.mark.parametrize(
     ("make", "shape", "answer"),
     [(_two_layers, (3, 19), (3, 5)), (_convolution, (4, 9, 11), (6, 4, 10))],
@@ -377,7 +378,7 @@ def test_a_board_computes_the_same_bits_as_this_machine_and_onnx_runtime(
     here = compile_onnx(tmp_path / "model.onnx", load_target("host"), "net", tmp_path / "host")
     compile_onnx(tmp_path / "model.onnx", target, "net", tmp_path / "board")
 
-    command = ["qemu-aarch64", "-cpu", target.emulator.cpu, str(tmp_path / "board" / "bin" / "run")]
+    command = [target.emulator.program, "-cpu", target.emulator.cpu, str(tmp_path / "board" / "bin" / "run")]
     subprocess.run(
         [*command, str(tmp_path / "inputs"), str(tmp_path / "outputs"), str(len(samples))], check=True
     )

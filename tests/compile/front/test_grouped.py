@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.boards import BOARDS
 
 from armlet.compile.frontend.values import Constant
 from armlet.compile.kernels import grouped
@@ -205,7 +206,7 @@ def test_the_twin_of_litert_is_refused_with_the_reason(tmp_path: Path):
         assert not (tmp_path / "model.tflite").exists()
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize("name", BOARDS)
 def test_a_board_computes_what_this_machine_and_onnx_runtime_compute(name, board, reference, tmp_path: Path):
     del board  # skips where nothing can be built for boards
     integers, scales = _layer(43, 64, 2)
@@ -219,7 +220,7 @@ def test_a_board_computes_what_this_machine_and_onnx_runtime_compute(name, board
     floats = scales.size + len(integers)
     for compiled in (here, there):
         assert 0 <= compiled.constant_bytes - integers.size - 4 * floats < 128
-    command = ["qemu-aarch64", "-cpu", target.emulator.cpu, str(tmp_path / "board" / "bin" / "run")]
+    command = [target.emulator.program, "-cpu", target.emulator.cpu, str(tmp_path / "board" / "bin" / "run")]
     subprocess.run(
         [*command, str(tmp_path / "inputs"), str(tmp_path / "outputs"), str(len(samples))], check=True
     )

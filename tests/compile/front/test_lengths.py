@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tests.boards import BOARDS
 from tests.compile.front.test_attention import SHARES, epilogue
 from tests.compile.front.test_integer_patterns import Qdq
 
@@ -311,7 +312,7 @@ def test_a_float_network_stays_as_it_is(lowered):
     assert {c.precision for c in program.calls} == {"float32"}
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize("name", BOARDS)
 @pytest.mark.parametrize("form", [as_the_family, by_the_length], ids=lambda form: form.__name__)
 def test_a_board_computes_the_same_bits(form, name: str, board, tmp_path: Path):
     del board  # skips where nothing can be built for boards

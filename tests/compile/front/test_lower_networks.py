@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.boards import BOARDS, requires_board
 
 from armlet.compile.pipeline import compile_onnx
 from armlet.devices.samples import unpack
@@ -188,13 +188,12 @@ def test_a_quantized_network_runs_in_integers_only(make, lowered, reference, tmp
     np.testing.assert_allclose(run(x)[0], reference(model)(x)[0], atol=1.01 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("target", ["raspberry-pi-4", "raspberry-pi-5"])
+@requires_board
+@pytest.mark.parametrize("target", BOARDS)
 @pytest.mark.parametrize("make", [residual, separable], ids=lambda make: make.__name__)
 def test_arm_programs_give_the_same_bytes_as_this_machine(make, target, lowered, tmp_path):
     board = load_target(target)
     assert board.emulator is not None
-    if shutil.which(board.emulator.program) is None or shutil.which(board.toolchain.cc) is None:
-        pytest.skip("no emulator or no cross compiler")
     net = make()
     model = _quantized(net, tmp_path)
     program, run = lowered(model)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from tests.boards import BOARDS
 from tests.compile.front.test_integer_patterns import Qdq
 
 from armlet.compile.frontend.graph import PRelu
@@ -128,7 +129,7 @@ def test_slopes_of_single_places_stay_float(lowered, reference):
     np.testing.assert_allclose(run(x)[0], reference(model)(x)[0], rtol=0, atol=1.001 * AFTER.scale)
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize("name", BOARDS)
 def test_a_board_computes_the_same_bits(name: str, board, tmp_path: Path):
     del board  # skips where nothing can be built for boards
     shape, slopes, target = (1, 21, 6, 5), slopes_of(21), load_target(name)
@@ -140,7 +141,7 @@ def test_a_board_computes_the_same_bits(name: str, board, tmp_path: Path):
     there = compile_onnx(tmp_path / "model.onnx", target, "net", tmp_path / "board")
     assert here.fallbacks == there.fallbacks == ()
 
-    command = ["qemu-aarch64", "-cpu", target.emulator.cpu, str(tmp_path / "board" / "bin" / "run")]
+    command = [target.emulator.program, "-cpu", target.emulator.cpu, str(tmp_path / "board" / "bin" / "run")]
     subprocess.run([*command, str(tmp_path / "inputs"), str(tmp_path / "outputs"), "8"], check=True)
 
     wanted = definition.dequantize(defined(q, PRelu(slopes, 1)), AFTER)

@@ -14,6 +14,7 @@ libm, padding between sections, and a shared library's own dynamic-linking table
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from armlet.compile import link
 from armlet.compile.emit.calls import CallList, Listing, read_calls
 from armlet.compile.emit.entry import check_symbol, entries, render_header, render_source, write_parameters
 from armlet.compile.emit.kernels import build_variants
-from armlet.compile.emit.templates import RUNTIME, render
+from armlet.compile.emit.templates import render
 from armlet.compile.lowered import LoweredProgram
 from armlet.spec.target import Target
 
@@ -76,7 +77,7 @@ def emit_program(
             link.compile_object(target, src / f"{symbol}_params.S", objects[-1], lib)
         whole = work / f"{symbol}.o"
         link.link_relocatable(target, objects, whole, entries(symbol, listing))
-        link.check_undefined(whole, extensions=bool(listing.variants))
+        link.check_undefined(whole, target, extensions=bool(listing.variants))
         link.archive(target, whole, lib / f"lib{symbol}.a")
         link.link_shared(target, whole, lib / f"lib{symbol}.so")
         loaded = link.loaded_bytes(whole)
@@ -96,18 +97,40 @@ def _write_sources(symbol: str, listing: Listing, target: Target, lib: Path, src
     if listing.constants:
         write_parameters(symbol, listing.constants, src)
         objects.append(f"{symbol}_params.o")
-    render(RUNTIME / "runner.c.in", src, {"symbol": symbol, "SYMBOL": symbol.upper()})
-    makefile = {
+    render(link.RUNTIME / "runner.c.in", src, {"symbol": symbol, "SYMBOL": symbol.upper()})
+    _write_makefile(symbol, target, objects, entries(symbol, listing), src)
+
+
+def _write_makefile(symbol: str, target: Target, objects: list[str], roots: Sequence[str], src: Path) -> None:
+    """Write the Makefile, and what the linker is given beside the program's own parts."""
+    values = {
         "symbol": symbol,
-        "cc": target.toolchain.cc,
-        "ar": target.toolchain.ar,
-        "c_flags": " ".join(link.C_FLAGS),
-        "relocatable_flags": " ".join(link.relocatable_flags(entries(symbol, listing))),
-        "shared_flags": " ".join(link.SHARED_FLAGS),
+        "cc": _portable(link.compiler(target)),
+        "ar": _portable(link.archiver(target)),
+        "c_flags": " ".join(link.c_flags(target)),
+        "relocatable_flags": " ".join(link.relocatable_flags(target, roots, "discard_debug.ld")),
+        "shared_flags": " ".join(link.shared_flags(target)),
+        "libraries": "-lm",
+        "stubs": "",
+        "stub_rule": "",
         "runner_flags": " ".join(link.program_flags(target)),
         "objects": " ".join(objects),
     }
-    render(RUNTIME / "Makefile.in", src, makefile)
+    if target.toolchain.zig is not None:
+        render(link.DISCARD_DEBUG, src, {})
+    if link.needs_stubs(target):
+        for stub in sorted(link.RUNTIME.glob("bionic_*.c.in")):
+            render(stub, src, {})
+        stubs = " ".join(link.STUBS)
+        flags = " ".join(link.STUB_FLAGS)
+        rule = f"{stubs}: %.so: bionic_%.c\n\t$(CC) {flags} -Wl,-soname,$@ $< -o $@\n\n"
+        values |= {"libraries": stubs, "stubs": f" {stubs}", "stub_rule": rule}
+    render(link.RUNTIME / "Makefile.in", src, values)
+
+
+def _portable(command: tuple[str, ...]) -> str:
+    """Return a command line without the place where this machine has Python."""
+    return " ".join("python3" if word == sys.executable else word for word in command)
 
 
 def _compiled(
@@ -152,4 +175,4 @@ def _tool_versions(target: Target) -> tuple[str, ...]:
     import tvm_ffi
 
     llvm = tvm_ffi.get_global_func("target.llvm_version_major")()
-    return f"apache-tvm {tvm.__version__}", f"LLVM {llvm}", link.tool_version(target.toolchain.cc)
+    return f"apache-tvm {tvm.__version__}", f"LLVM {llvm}", link.compiler_version(target)

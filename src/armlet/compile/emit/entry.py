@@ -13,6 +13,7 @@ from string import Template
 from types import MappingProxyType
 
 import armlet
+from armlet import digest
 from armlet.artifacts import TensorInfo
 from armlet.compile.emit.calls import CallList, Listing, Place
 from armlet.compile.memory import ALIGNMENT
@@ -151,7 +152,9 @@ def write_parameters(symbol: str, constants: bytes, folder: Path) -> Path:
     """Write the constants and the assembler file that includes them; return the latter."""
     (folder / f"{symbol}_params.bin").write_bytes(constants)
     source = folder / f"{symbol}_params.S"
-    text = _PARAMETERS.substitute(symbol=symbol, n_bytes=len(constants), alignment=ALIGNMENT)
+    text = _PARAMETERS.substitute(
+        symbol=symbol, n_bytes=len(constants), alignment=ALIGNMENT, sha256=digest.of_bytes(constants)
+    )
     source.write_text(text, encoding="utf-8")
     return source
 
@@ -327,7 +330,9 @@ _NO_ARENA = """\
 """
 
 _PARAMETERS = Template("""\
-/* Constants of $symbol. Written by a program: do not edit. */
+/* Constants of $symbol. Written by a program: do not edit.
+ * Their SHA-256 stands here for zig, which takes what it compiled before where this file is the same:
+ * $sha256 */
     .section .rodata.${symbol}_params,"a",%progbits
     .balign $alignment
     .globl ${symbol}_params

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from armlet.artifacts import Compiled, TensorInfo
-from armlet.compile.emit.templates import RUNTIME, render
+from armlet.compile.emit.templates import render
+from armlet.compile.link import RUNTIME
 from armlet.compile.memory import ALIGNMENT
 
 

@@ -13,7 +13,7 @@ from armlet.artifacts import PackedProgram
 from armlet.compile import link
 from armlet.compile.emit.calls import Listing
 from armlet.compile.emit.entry import entries, render_source, write_parameters
-from armlet.compile.emit.templates import RUNTIME, render
+from armlet.compile.emit.templates import render
 from armlet.compile.memory import ALIGNMENT
 from armlet.errors import UsageError
 from armlet.spec.target import Target
@@ -55,9 +55,9 @@ def emit_packed(target: Target, symbol: str, listing: Listing, folder: Path) -> 
         "alignment": str(ALIGNMENT),
         "n_tensors": str(len(listing.tensors)),
     }
-    header = render(RUNTIME / "packed.h.in", place, values)
+    header = render(link.RUNTIME / "packed.h.in", place, values)
     header = header.rename(header.with_name(f"{symbol}_packed.h"))
-    unpack = render(RUNTIME / "unpack.c.in", src, values)
+    unpack = render(link.RUNTIME / "unpack.c.in", src, values)
     entry = src / f"{symbol}_unpacked.c"
     entry.write_text(render_source(symbol, listing, unpacked=True), encoding="utf-8")
     parameters = write_parameters(f"{symbol}_packed", data, src)
@@ -68,7 +68,7 @@ def emit_packed(target: Target, symbol: str, listing: Listing, folder: Path) -> 
     whole = place / f"{symbol}_packed.o"
     roots = [f"{symbol}_unpack", *entries(symbol, listing, "run_unpacked")]
     link.link_relocatable(target, objects, whole, roots)
-    link.check_undefined(whole, extensions=bool(listing.variants))
+    link.check_undefined(whole, target, extensions=bool(listing.variants))
     link.archive(target, whole, place / f"lib{symbol}_packed.a")
     loaded = link.loaded_bytes(whole)
     for made in (whole, *objects[1:]):

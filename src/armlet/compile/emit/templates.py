@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-RUNTIME = Path(__file__).parents[2] / "runtime"
-
 
 def render(source: Path, folder: Path, values: Mapping[str, str]) -> Path:
     """Write `source` into `folder`, without its suffix `.in` and with every `@name@` replaced by its value.

@@ -108,12 +108,12 @@ def rescaled(
 ) -> Expr:
     """Return floor(acc × multiplier / 2^shift + 1/2) of `lanes` accumulators, int32, its zero point not added yet."""
     buffer, start = acc
-    if not vector.high_product or lanes % 4 or epilogue.shift < 32:
+    if vector.high_product is None or lanes % 4 or epilogue.shift < 32:
         wide = load(buffer, start, lanes, "int64") * cast(multipliers(0, lanes), "int64", lanes)
         wide = wide + constant(1 << (epilogue.shift - 1), "int64", lanes)
         return cast(wide >> constant(epilogue.shift, "int64", lanes), "int32", lanes)
     parts = [
-        _rounded_product(load(buffer, start + i, 4), multipliers(i, 4), epilogue.shift)
+        _rounded_product(load(buffer, start + i, 4), multipliers(i, 4), epilogue.shift, vector.high_product)
         for i in range(0, lanes, 4)
     ]
     return combine(parts, "int32", 4)
@@ -121,27 +121,27 @@ def rescaled(
 
 def shifted_product(a: Expr, b: Expr, shift: int, lanes: int, vector: Vector) -> Expr:
     """Return floor(a × b / 2^shift) of at most four int32 lanes, which must fit in int32; not both are -2^31."""
-    if vector.high_product and lanes == 4 and shift >= 31:
-        return _high_half(a, b) >> constant(min(shift - 31, 31), "int32", lanes)
+    if vector.high_product is not None and lanes == 4 and shift >= 31:
+        return _high_half(a, b, vector.high_product) >> constant(min(shift - 31, 31), "int32", lanes)
     wide = cast(a, "int64", lanes) * cast(b, "int64", lanes)
     return cast(wide >> constant(shift, "int64", lanes), "int32", lanes)
 
 
-def _rounded_product(acc: Expr, multiplier: Expr, shift: int) -> Expr:
+def _rounded_product(acc: Expr, multiplier: Expr, shift: int, high_product: str) -> Expr:
     """Return floor((acc × multiplier + 2^(shift - 1)) / 2^shift) of four lanes without int64.
 
     What the high half h drops is less than one unit of it, and the rounding term is a whole number of them for
     shift ≥ 32, so that floor((h + 2^(shift - 32)) / 2^(shift - 31)) is the same number.
     """
     rounding = constant(1 << (shift - 32), "int32", 4)
-    return (_high_half(acc, multiplier) + rounding) >> constant(shift - 31, "int32", 4)
+    return (_high_half(acc, multiplier, high_product) + rounding) >> constant(shift - 31, "int32", 4)
 
 
-def _high_half(a: Expr, b: Expr) -> Expr:
-    """Return floor(a × b / 2^31) of four int32 lanes (NEON's sqdmulh)."""
+def _high_half(a: Expr, b: Expr, high_product: str) -> Expr:
+    """Return floor(a × b / 2^31) of four int32 lanes, by the instruction of that name."""
     from tvm.script.ir_builder import tirx as t
 
-    return t.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", a, b)
+    return t.call_llvm_pure_intrin("int32x4", high_product, a, b)
 
 
 def in_steps(x: Expr, scale: float, limits: tuple[float, float], lanes: int) -> Expr:

@@ -38,14 +38,15 @@ class Vector:
             int32 (Armv8.6) beside sdot, "pmaddwd" of two int16 products into int32 (x86), "vpdpbusd" of four products,
             of an unsigned with a signed number each, into int32 (AVX-512 VNNI).
         by_lane: whether it multiplies float32 vectors by one lane of another (NEON's fmla by element).
-        high_product: whether it gives the high half of a doubled int32 product (NEON's sqdmulh).
+        high_product: LLVM's name of the instruction for the high half of a doubled int32 product (NEON's sqdmulh, which
+            is vqdmulh in 32-bit code); None where there is none.
     """
 
     n_bytes: int
     n_registers: int
     products: Products
+    high_product: str | None = None
     by_lane: bool = False
-    high_product: bool = False
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements one register holds."""
@@ -55,9 +56,11 @@ class Vector:
 def vector_of(target: Target) -> Vector:
     """Return the vector unit that the target's features give."""
     features = target.resolved_features
+    if "neon" in features and target.is_arm32:
+        return Vector(16, 16, "widening", "llvm.arm.neon.vqdmulh.v4i32")
     if "neon" in features:
         products: Products = "smmla" if "i8mm" in features else "sdot" if "dotprod" in features else "sadalp"
-        return Vector(16, 32, products, by_lane=True, high_product=True)
+        return Vector(16, 32, products, "llvm.aarch64.neon.sqdmulh.v4i32", by_lane=True)
     if "avx512vnni" in features:
         return Vector(64, 32, "vpdpbusd")
     if "avx2" in features or "sse4.2" in features:

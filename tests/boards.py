@@ -1,0 +1,25 @@
+"""The boards that tests build programs for and run them on, emulated: with sdot, without it, and in 32-bit code."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from armlet.compile.link import missing_tools as missing_tools_of
+from armlet.spec.load import load_target
+
+BOARDS = ("raspberry-pi-2", "raspberry-pi-4", "raspberry-pi-5")
+
+
+def missing_tools() -> list[str]:
+    """Return what this machine lacks of the boards' compilers and emulators."""
+    targets = [load_target(name) for name in BOARDS]
+    emulators = {target.emulator.program for target in targets if target.emulator is not None}
+    lacking = {emulator for emulator in emulators if shutil.which(emulator) is None}
+    return sorted(lacking.union(*map(missing_tools_of, targets)))
+
+
+requires_board = pytest.mark.skipif(
+    bool(missing_tools()), reason=f"needs {', '.join(missing_tools())}: scripts/setup installs them"
+)
