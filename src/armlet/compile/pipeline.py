@@ -46,8 +46,8 @@ def compile_onnx(
 ) -> Compiled:
     """Compile an ONNX file into libraries and a runner below `folder`; `symbol` begins every C name.
 
-    With `packed` there is a second library with packed constants, in `packed/`; with `small`, constants do not grow
-    for the sake of speed.
+    With `packed` there is a second library with packed constants, in `packed/`; with it, or with `small`, constants do
+    not grow for the sake of speed: transformed weights would pack badly.
 
     Raises:
         UsageError: the file is not ONNX, or `symbol` can't begin a C name.
@@ -56,5 +56,5 @@ def compile_onnx(
     """
     from armlet.compile.emit import emit_program
 
-    program, *variants = lower_builds(onnx_file, target.builds, small=small)
+    program, *variants = lower_builds(onnx_file, target.builds, small=small or packed)
     return emit_program(program, target, symbol, folder, variants=variants, packed=packed)

@@ -66,7 +66,8 @@ class Recipe(Spec):
         "latency",
         description=(
             "What float32 kernels are chosen for. latency: weights of 3×3 convolutions may be stored transformed, up to"
-            " four times as large, for fewer multiplications (Winograd). size: as they are."
+            " four times as large, for fewer multiplications (Winograd). size, and always with `package: packed`: as they"
+            " are."
         ),
     )
     passes: ListOf[PassSpec] = Field((), description="What makes it smaller, in this order.")
@@ -84,7 +85,7 @@ class Recipe(Spec):
     @property
     def small(self) -> bool:
         """Whether constants of programs must not grow for the sake of speed."""
-        return self.optimize == "size"
+        return self.optimize == "size" or self.package == "packed"
 
     @property
     def stream_symbol(self) -> str:
