@@ -66,8 +66,8 @@ class Recipe(Spec):
         "latency",
         description=(
             "What float32 kernels are chosen for. latency: weights of 3×3 convolutions may be stored transformed, up to"
-            " four times as large, for fewer multiplications (Winograd). size, and always with `package: packed`: as they"
-            " are."
+            " four times as large, for fewer multiplications (Winograd). size: as they are, which `package: packed` is"
+            " enough for, too."
         ),
     )
     passes: ListOf[PassSpec] = Field((), description="What makes it smaller, in this order.")
