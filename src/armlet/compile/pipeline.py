@@ -18,7 +18,7 @@ def lower(onnx_file: Path, target: Target, *, small: bool = False) -> LoweredPro
 def lower_builds(
     onnx_file: Path, builds: Sequence[Target], *, small: bool = False
 ) -> tuple[LoweredProgram, ...]:
-    """Turn an ONNX file (batch of one, static shapes, float32 or QDQ) into scheduled kernels and a list of calls.
+    """Turn an ONNX file (batch of one, static shapes, float32 or quantised) into scheduled kernels and a list of calls.
 
     Args:
         onnx_file: the network.

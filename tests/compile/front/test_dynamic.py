@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from tests.boards import BOARDS
 from armlet.compile.frontend.graph import Conv2d
 from armlet.compile.frontend.values import Clamp, Constant
 from armlet.compile.kernels import conv2d, dynamic
-from armlet.compile.kernels.epilogue import FloatClamp
+from armlet.compile.kernels.epilogue import Accumulators, FloatClamp
 from armlet.compile.kernels.loops import Vector
-from armlet.compile.layout.packing import pack_conv2d
+from armlet.compile.layout.packing import pack_conv2d, shifted
 from armlet.compile.pipeline import compile_onnx, lower
 from armlet.compile.quantized import dynamic as numbers
 from armlet.compile.quantized import reference as integers
@@ -69,26 +70,30 @@ def test_quantization_holds_zero_exactly_and_uses_all_steps():
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 33, 7), (5, 12, 17), (16, 64, 64)], ids=str)
-@pytest.mark.parametrize("least", [-127, -128])
+@pytest.mark.parametrize("least", [-127, -128, -200])
 def test_the_product_equals_the_reference_bit_for_bit(case, shape, least, vector: Vector, run_kernel):
     rows, inputs, outputs = shape
     generator = np.random.default_rng(5)
     x = _values(case, rows * inputs).reshape(rows, inputs)
-    weight = generator.integers(-127, 128, (outputs, inputs)).astype(np.int8)
+    weight = generator.integers(-127, 56, (outputs, inputs)).astype(np.int16 if least < -128 else np.int8)
     weight.flat[0] = least
     scales = generator.uniform(0.001, 0.01, outputs).astype(np.float32)
     bias = generator.normal(size=outputs).astype(np.float32)
     expected = numbers.dense(x, weight, scales, bias, Clamp(-2.0, None))
 
     one = (1, 1)
-    sums = conv2d.Conv2d(1, rows, inputs, outputs, one, one, 1, dynamic.INTEGERS, least == -128)
-    packed = pack_conv2d(weight[:, :, None, None], sums, conv2d.tile_of(sums, vector))
+    sums = conv2d.Conv2d(1, rows, inputs, outputs, one, one, 1, Accumulators(), least == -128)
     origin = numbers.quantization_of(x)
+    q, further = integers.quantize(x, origin), []
+    weight, shifts = shifted(weight)
+    if shifts is not None:
+        sums, further = replace(sums, sums=1), [q.sum(1, dtype=np.int32), shifts]
+    packed = pack_conv2d(weight[:, :, None, None], sums, conv2d.tile_of(sums, vector))
     given = np.float32([origin.scale, origin.zero])
     minus = -weight.astype(np.int32).sum(1, dtype=np.int32)
     function = dynamic.build_product(dynamic.Product(sums, FloatClamp(-2.0, None)), vector)
-    q = integers.quantize(x, origin)
-    y = run_kernel(function, q, given, packed, minus, scales, bias, size=rows * outputs, dtype=np.float32)
+    operands = (q, given, packed, minus, scales, bias, *further)
+    y = run_kernel(function, *operands, size=rows * outputs, dtype=np.float32)
 
     np.testing.assert_array_equal(y.view(np.uint32), expected.reshape(-1).view(np.uint32))
 
@@ -116,9 +121,7 @@ def test_the_convolution_equals_the_reference_bit_for_bit(
     layer = Conv2d(stored, Constant(bias), stride, (0, 0, 0, 0), groups, Clamp(None, 3.0), dynamic=True)
     expected = numbers.conv2d(x, layer)
 
-    sums = conv2d.Conv2d(
-        shape[1], shape[2], shape[0], outputs, kernel, stride, groups, dynamic.INTEGERS, False
-    )
+    sums = conv2d.Conv2d(shape[1], shape[2], shape[0], outputs, kernel, stride, groups, Accumulators())
     packed = pack_conv2d(weight, sums, conv2d.tile_of(sums, vector))
     origin = numbers.quantization_of(x)
     q = np.ascontiguousarray(integers.quantize(x, origin).transpose(1, 2, 0)).reshape(-1)
@@ -228,7 +231,9 @@ def test_quantize_dynamic_itself_writes_what_is_read(tmp_path: Path, lowered, re
         np.testing.assert_array_equal(run(x)[0].view(np.uint32), reference(model)(x)[0].view(np.uint32))
 
 
-def _convolution(scales: tuple[int, ...] = (8, 1, 1), **attributes: object) -> onnx.ModelProto:
+def _convolution(
+    scales: tuple[int, ...] = (8, 1, 1), zero: int = 128, **attributes: object
+) -> onnx.ModelProto:
     """Two convolutions of x [1, 4, 9, 11], one after the other, the second in groups."""
     generator, nodes, constants, value, node = np.random.default_rng(9), [], {}, "x", helper.make_node
     for name, shape, given in (
@@ -247,7 +252,7 @@ def _convolution(scales: tuple[int, ...] = (8, 1, 1), **attributes: object) -> o
         ]
         value = f"{name}.y"
         constants[f"{name}.w"] = generator.integers(1, 256, shape).astype(np.uint8)
-        constants[f"{name}.zero"] = np.uint8(128)
+        constants[f"{name}.zero"] = np.uint8(zero)
         size = scales if name == "one" else ()
         constants[f"{name}.scale"] = np.asarray(generator.uniform(0.002, 0.006, size).astype(np.float32))
         constants[f"{name}.b"] = generator.normal(size=(1, shape[0], 1, 1)).astype(np.float32)
@@ -261,7 +266,11 @@ def _convolution(scales: tuple[int, ...] = (8, 1, 1), **attributes: object) -> o
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-@pytest.mark.parametrize("mode", [{}, {"auto_pad": "SAME_LOWER", "pads": None}], ids=["pads", "auto_pad"])
+@pytest.mark.parametrize(
+    "mode",
+    [{}, {"auto_pad": "SAME_LOWER", "pads": None}, {"zero": 101}],
+    ids=["pads", "auto_pad", "zero point"],
+)
 def test_convolutions_give_the_bits_of_onnx_runtime(mode, lowered, reference):
     model = _convolution(**mode)
     program, run = lowered(model)
@@ -272,7 +281,8 @@ def test_convolutions_give_the_bits_of_onnx_runtime(mode, lowered, reference):
         found = run(x)[0]
         np.testing.assert_array_equal(found.view(np.uint32), expected(x)[0].view(np.uint32))
         assert np.count_nonzero(found) > found.size // 4
-    first = ["transpose", "spread", "dynamic_range", "dynamic_quantize", "dynamic_conv2d"]
+    sums = ["window_sum"] * ("zero" in mode)
+    first = ["transpose", "spread", "dynamic_range", "dynamic_quantize", *sums, "dynamic_conv2d"]
     assert [c.op for c in program.calls][: len(first)] == first
     assert sum(c.op == "dynamic_conv2d" for c in program.calls) == 2
     assert program.fallbacks == ()
@@ -336,7 +346,7 @@ def _broken(change: str) -> onnx.ModelProto:
         case "zero point":
             position = next(i for i, v in enumerate(model.graph.initializer) if v.name == "one.zero")
             model.graph.initializer[position].CopyFrom(
-                numpy_helper.from_array(np.full(33, 3, np.uint8), "one.zero")
+                numpy_helper.from_array(np.full(4, 3, np.uint8), "one.zero")
             )
         case "no zero point of the input":
             nodes[1].input[2] = ""
@@ -348,7 +358,7 @@ def _broken(change: str) -> onnx.ModelProto:
     [
         ("zero point in the scale", "through MatMulInteger or ConvInteger, Cast and Mul only"),
         ("another use", "through MatMulInteger or ConvInteger, Cast and Mul only"),
-        ("zero point", "its weight is not symmetric"),
+        ("zero point", "other zero points than one, or one for each output"),
         ("no zero point of the input", "through MatMulInteger or ConvInteger, Cast and Mul only"),
     ],
 )

@@ -127,6 +127,15 @@ def test_every_form_keeps_its_integers_and_equals_onnx_runtime(form, rows, lower
     np.testing.assert_allclose(run(x)[0], expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
+def test_blocks_of_uint8_around_128_are_those_of_int8(lowered):
+    integers, scales = _layer(24, 24, 3)
+    x = np.random.default_rng(0).normal(size=(1, 24)).astype(np.float32)
+    shifted = (integers.astype(np.int16) + 128).astype(np.uint8)
+    program, run = lowered(_model(shifted, scales, "blocks", zero=128))
+    assert [c.op for c in program.calls] == ["grouped_dense"]
+    np.testing.assert_array_equal(run(x)[0], lowered(_model(integers, scales, "blocks"))[1](x)[0])
+
+
 def test_a_group_that_is_a_whole_row_is_a_scale_for_each_output(lowered):
     integers, scales = _layer(12, 8, 1)
     program, _ = lowered(_model(integers, scales, "groups"))
@@ -172,7 +181,6 @@ def test_a_flattened_picture_is_moved_and_its_groups_stay(lowered, reference):
     ("change", "reason"),
     [
         ("zero", "its blocks are not int8 around 0"),
-        ("uint8", "its blocks are not int8 around 0"),
         ("blocks of outputs", "its blocks are not int8 around 0, or share a scale between outputs"),
         ("a rest", "no matrix of whole blocks of 10"),
     ],
@@ -180,8 +188,6 @@ def test_a_flattened_picture_is_moved_and_its_groups_stay(lowered, reference):
 def test_blocks_without_a_kernel_are_refused_and_not_made_floats(change, reason, tmp_path: Path):
     integers, scales = _layer(24, 24, 3)
     match change:
-        case "uint8":
-            model = _model(np.abs(integers).astype(np.uint8), scales, "blocks")
         case "blocks of outputs":
             model = _model(integers, scales, "blocks, turned")
             model.graph.node[1].attribute[0].i = 1  # read as [outputs, inputs]
@@ -189,7 +195,7 @@ def test_blocks_without_a_kernel_are_refused_and_not_made_floats(change, reason,
             model = _model(integers, scales, "blocks")
             next(a for a in model.graph.node[0].attribute if a.name == "block_size").i = 10
         case _:
-            model = _model(integers, scales, "blocks", zero=1)
+            model = _model(integers, scales, "blocks", zero=10)
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(UnsupportedOperator, match=reason):
         lower(tmp_path / "model.onnx", load_target("host"))

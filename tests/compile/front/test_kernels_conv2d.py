@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from armlet.compile.kernels import conv2d, depthwise
-from armlet.compile.kernels.epilogue import FloatClamp, Requantize, WeightScale
+from armlet.compile.kernels.epilogue import Accumulators, FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.loops import Vector
-from armlet.compile.layout.packing import pack_conv2d, starts
+from armlet.compile.layout.packing import pack_conv2d, shifted, starts
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import requantization
 
@@ -32,7 +34,11 @@ SHAPES = [
 def _layer(shape, least: int = -127):
     height, width, channels, outputs, kernel, _, groups = shape
     rng = np.random.default_rng(sum(shape[:4]))
-    weight = rng.integers(least, 128, (outputs, channels // groups, *kernel)).astype(np.int8)
+    most, dtype = (255, np.int16) if least < -128 else (127, np.int8)
+    weight = rng.integers(least, most + 1, (outputs, channels // groups, *kernel)).astype(dtype)
+    if dtype == np.int16:  # those of one output are at most 255 apart
+        low = rng.choice([-255, -190, -3, 0], outputs).reshape(-1, 1, 1, 1)
+        weight = np.clip(weight, low, low + 255).astype(dtype)
     x = rng.integers(-128, 128, (channels, height, width)).astype(np.int8)
     bias = rng.integers(-5000, 5000, outputs).astype(np.int32)
     factors = rng.uniform(0.05, 1.0, outputs) / np.sqrt(weight[0].size) / 100
@@ -44,10 +50,10 @@ def _channels_last(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("least", [-127, -128])
+@pytest.mark.parametrize("least", [-127, -128, -255])
 def test_int8_convolution_equals_the_reference_bit_for_bit(shape, least, vector: Vector, run_kernel):
     weight, x, bias, factor = _layer(shape, least)
-    weight.flat[0] = least
+    weight.flat[0], x[:, 0, 0] = max(least, int(weight[0].max()) - 255), -128
     height, width, channels, outputs, kernel, stride, groups = shape
     origin, zero, limits = -9, 5, (-100, 127)
     acc = reference.conv2d(x.astype(np.int32) - origin, weight, bias, stride, groups)
@@ -64,12 +70,49 @@ def test_int8_convolution_equals_the_reference_bit_for_bit(shape, least, vector:
         least == -128,
     )
     folded = (bias - origin * weight.astype(np.int32).sum((1, 2, 3))).astype(np.int32)
+    weight, shifts = shifted(weight)
+    further = []
+    if shifts is not None:
+        spec = replace(spec, sums=3, weights_reach_minus_128=weight.min() == -128)
+        further = [np.repeat(_window_sums(x, shape).reshape(-1), 3), shifts]
+        assert np.any(shifts) or weight[0].size < 10  # few may all be within int8
     tile = conv2d.tile_of(spec, vector)
-    operands = pack_conv2d(weight, spec, tile), starts(folded, weight, tile), factor.multipliers
+    operands = pack_conv2d(weight, spec, tile), starts(folded, weight, tile), factor.multipliers, *further
     function = conv2d.build(spec, vector)
     result = run_kernel(function, _channels_last(x), *operands, size=expected.size, dtype=np.int8)
     assert len(np.unique(expected)) > min(4, expected.size // 2)
     np.testing.assert_array_equal(result.reshape(_channels_last(expected).shape), _channels_last(expected))
+
+
+def _window_sums(x: np.ndarray, shape) -> np.ndarray:
+    """Return int32 [pixels, groups]: the sums of what each pixel of an output reads of x [channels, height, width]."""
+    *_, kernel, stride, groups = shape
+    sums = reference.window_sum(x, kernel, stride)
+    by_group = sums.reshape(groups, -1, *sums.shape[1:]).sum(1)
+    return by_group.transpose(1, 2, 0).reshape(-1, groups).astype(np.int32)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sums_of_windows_are_products_with_ones(shape, vector: Vector, run_kernel):
+    height, width, channels, _, kernel, stride, groups = shape
+    x, columns = _layer(shape)[1], vector.lanes("int32")
+    outputs = groups * columns
+    spec = conv2d.Conv2d(height, width, channels, outputs, kernel, stride, groups, Accumulators())
+    tile, ones = conv2d.tile_of(spec, vector), np.ones((outputs, channels // groups, *kernel), np.int8)
+    operands = pack_conv2d(ones, spec, tile), starts(np.zeros(outputs, np.int32), ones, tile)
+    expected = np.repeat(_window_sums(x, shape), columns, axis=1)
+    found = run_kernel(
+        conv2d.build(spec, vector), _channels_last(x), *operands, size=expected.size, dtype=np.int32
+    )
+    np.testing.assert_array_equal(found, expected.reshape(-1))
+
+
+def test_shifts_leave_int8_of_all_that_is_255_apart():
+    rows = np.int16([[-255, 0], [0, 255], [-128, 127], [-129, 126], [-20, 128], [-200, -100]])
+    stored, shifts = shifted(rows)
+    np.testing.assert_array_equal(shifts, [-127, 128, 0, -1, 1, -73])
+    assert stored.dtype == np.int8
+    np.testing.assert_array_equal(stored + shifts[:, None], rows)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -138,15 +181,22 @@ def test_integer_weights_times_floats_equal_a_sum_in_float64(shape, vector: Vect
         (3, 3, 27, (3, 2), (1, 1)),
     ],
 )
-@pytest.mark.parametrize("least", [-127, -128])
+@pytest.mark.parametrize("least", [-127, -128, -255])
 def test_int8_depthwise_equals_the_reference_bit_for_bit(shape, least, vector: Vector, run_kernel):
     height, width, channels, kernel, stride = shape
     weight, x, bias, factor = _layer((height, width, channels, channels, kernel, stride, channels), least)
-    weight[:, 0, :, 0] = least
+    weight[:, 0, :, 0], x[:, 0, 0] = least, -128
+    assert depthwise.largest_weight(weight) == -least
     acc = reference.conv2d(x.astype(np.int32) + 3, weight, bias, stride, channels)
     expected = reference.requantize(acc, factor, -7, (-128, 90))
     spec = depthwise.Depthwise(
-        height, width, channels, kernel, stride, Requantize(factor.shift, -7, -128, 90), least == -128
+        height,
+        width,
+        channels,
+        kernel,
+        stride,
+        Requantize(factor.shift, -7, -128, 90),
+        depthwise.largest_weight(weight),
     )
     folded = (bias + 3 * weight.astype(np.int32).sum((1, 2, 3))).astype(np.int32)
     result = run_kernel(

@@ -72,14 +72,14 @@ def test_a_change_of_the_element_type_is_refused(tmp_path):
         _lower(tmp_path, [node], output=TensorProto.FLOAT16)
 
 
-def test_activations_in_uint8_are_refused(tmp_path):
-    scale = {"s": np.float32(0.1), "z": np.uint8(3)}
+def test_activations_of_16_bits_are_refused(tmp_path):
+    scale = {"s": np.float32(0.1), "z": np.uint16(3)}
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="q"),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], name="d"),
     ]
-    with pytest.raises(UnsupportedOperator, match="quantized to uint8, not int8"):
-        _lower(tmp_path, nodes, scale)
+    with pytest.raises(UnsupportedOperator, match="quantized to uint16, not to 8 bits"):
+        _lower(tmp_path, nodes, scale, opset=21)
 
 
 def test_a_batch_that_is_not_one_is_refused_by_convolutions(tmp_path):

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def dequantized(node: onnx.NodeProto, operands: list[Constant]) -> Constant | None:
-    """Return the constant that a DequantizeLinear gives; None where it gives no integers with scales.
+    """Return the constant that a DequantizeLinear gives, None where it gives no integers with scales.
+
+    Those of 8 bits have no zero points afterwards.
 
     Raises:
         RefusedNode: it has blocks of scales for something else than a matrix of whole blocks.
@@ -31,8 +33,8 @@ def dequantized(node: onnx.NodeProto, operands: list[Constant]) -> Constant | No
         whole[axis] //= size
         if values.ndim != 2 or scale.shape != tuple(whole) or values.shape[axis] % size:
             raise RefusedNode(f"its values are no matrix of whole blocks of {size}")
-        return Constant(_as_int8(values), scale, _as_int8(zero), axis)
-    return Constant(values, scale.reshape(-1), zero.reshape(-1), axis)
+        return Constant(_as_int8(values), scale, _as_int8(zero), axis).around_zero()
+    return Constant(values, scale.reshape(-1), zero.reshape(-1), axis).around_zero()
 
 
 def moved(node: onnx.NodeProto, operands: list[Constant]) -> Constant | None:

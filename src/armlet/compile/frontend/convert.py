@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -17,7 +17,6 @@ from armlet.compile.frontend.graph import (
     Conv2d,
     Convert,
     Dense,
-    Dequantize,
     Enlarge,
     Layer,
     LayerNorm,
@@ -26,17 +25,17 @@ from armlet.compile.frontend.graph import (
     MatMul,
     Part,
     Pool,
-    Quantize,
     Reshape,
     RowMean,
     Softmax,
     Spread,
     Transpose,
 )
-from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
+from armlet.compile.frontend.integers import convert_to_float, dequantize, quantize
+from armlet.compile.frontend.reader import Converter, Reader, RefusedNode, attributes
 from armlet.compile.frontend.recurrent import convert_recurrent
 from armlet.compile.frontend.truth import convert_to_truth
-from armlet.compile.frontend.values import Clamp, Constant, QuantizedTensor, Tensor
+from armlet.compile.frontend.values import Clamp, Constant, Tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -277,7 +276,9 @@ def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         convert_to_truth(node, name, reader)
     elif types == ("int32", "float32"):
         append(reader, node, name, Convert(), (node.input[0],))
-    elif types[0] == types[1]:
+    elif types == ("int8", "float32"):
+        convert_to_float(node, name, reader)
+    elif types[0] == types[1] and len(reader.unsigned.intersection((node.input[0], node.output[0]))) != 1:
         _reshape(node, name, reader)
     else:
         raise RefusedNode(f"it turns {types[0]} into {types[1]}")
@@ -335,26 +336,7 @@ def _concat(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     append(reader, node, name, Concat(axis), tuple(node.input))
 
 
-def _quantization(node: onnx.NodeProto, reader: Reader) -> QuantizedTensor:
-    scale, zero = reader.constant(node, 1), reader.constant(node, 2)
-    if scale is None or scale.values.size != 1:
-        raise RefusedNode("an activation has more than one scale")
-    if scale.values.dtype != np.float32 or not 0 < scale.values.reshape(-1)[0] < np.inf:
-        raise RefusedNode("its scale is not a positive float32 number")
-    if zero is None or zero.values.dtype != np.int8:
-        raise RefusedNode(f"it is quantized to {'uint8' if zero is None else zero.values.dtype}, not int8")
-    return QuantizedTensor(float(scale.values.reshape(-1)[0]), int(zero.values.reshape(-1)[0]))
-
-
-def _quantize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    append(reader, node, name, Quantize(_quantization(node, reader)), (node.input[0],))
-
-
-def _dequantize(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    append(reader, node, name, Dequantize(_quantization(node, reader)), (node.input[0],))
-
-
-CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = MappingProxyType(
+CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
         "Conv": _conv,
         "ConvTranspose": _conv_transpose,
@@ -387,8 +369,8 @@ CONVERTERS: Mapping[str, Callable[[onnx.NodeProto, str, Reader], None]] = Mappin
         "LSTM": convert_recurrent,
         "GRU": convert_recurrent,
         "RNN": convert_recurrent,
-        "QuantizeLinear": _quantize,
-        "DequantizeLinear": _dequantize,
+        "QuantizeLinear": quantize,
+        "DequantizeLinear": dequantize,
     }
 )
 """The function that reads each operator."""

@@ -14,7 +14,7 @@ import numpy as np
 from armlet.compile.frontend.convert import shape4, window
 from armlet.compile.frontend.graph import Conv2d, Dense, Layer
 from armlet.compile.frontend.reader import Reader, RefusedNode, attributes
-from armlet.compile.frontend.values import Array, Constant
+from armlet.compile.frontend.values import Array, Constant, largest_sums
 
 if TYPE_CHECKING:
     import onnx
@@ -46,7 +46,7 @@ class Products:
     """Integer products of `source` with a weight, as int32 or float32.
 
     Attributes:
-        op: the layer, its weight int8 [outputs, ...] without scales yet.
+        op: the layer, its weight [outputs, ...] of integers without scales yet.
         kind: of the node.
     """
 
@@ -96,20 +96,19 @@ def read_dynamic(node: onnx.NodeProto, name: str, reader: Reader) -> bool:
 
 
 def _weight(node: onnx.NodeProto, reader: Reader) -> Constant:
-    """Return the weight [outputs, ...] as int8 around 0; the file may have it as uint8 around 128."""
+    """Return the weight [outputs, ...] without zero points: int8 where that holds it, else int16."""
     weight, zero = reader.constant(node, 1), reader.constant(node, 3)
-    middles = {np.dtype(np.int8): 0, np.dtype(np.uint8): 128}
-    extents = 2 if node.op_type == "MatMulInteger" else 4
-    if weight is None or weight.values.ndim != extents or weight.values.dtype not in middles:
+    extents, axis = (2, 1) if node.op_type == "MatMulInteger" else (4, 0)
+    if weight is None or weight.values.ndim != extents or weight.values.dtype not in (np.int8, np.uint8):
         raise RefusedNode(f"its weight has not {extents} dimensions of 8-bit integers")
-    middle = middles[weight.values.dtype]
-    if np.any((0 if zero is None else zero.values) != middle):
-        raise RefusedNode("its weight is not symmetric: the zero point is not the middle of its type")
-    integers = weight.values.astype(np.int32) - middle
+    zeros = np.zeros(1, weight.values.dtype) if zero is None else zero.values.reshape(-1)
+    if zeros.size not in (1, weight.values.shape[axis]):
+        raise RefusedNode("its weight has other zero points than one, or one for each output")
+    integers = Constant(weight.values, np.ones(1, np.float32), zeros, axis).around_zero().values
     integers = integers.T if extents == 2 else integers
-    if 256 * np.abs(integers).reshape(len(integers), -1).sum(1, dtype=np.int64).max() >= MOST:
+    if largest_sums(integers).max() >= MOST:
         raise RefusedNode("its accumulator could overflow 32 bits")
-    return Constant(np.ascontiguousarray(integers.astype(np.int8)))
+    return Constant(np.ascontiguousarray(integers))
 
 
 def _conv2d(node: onnx.NodeProto, source: str, reader: Reader) -> Conv2d:

@@ -25,7 +25,7 @@ class Conv2d:
         weight: [outputs, inputs / groups, kernel height, kernel width].
         bias: [outputs].
         padding: top, left, bottom, right.
-        dynamic: whether the input is quantised while the program runs; the weight is int8 then.
+        dynamic: whether the input is quantised while the program runs; the weight is of integers then.
     """
 
     weight: Constant
@@ -42,7 +42,7 @@ class Dense:
     """Matrix product with a constant: weight [outputs, inputs], bias [outputs].
 
     Attributes:
-        dynamic: whether the input is quantised while the program runs; the weight is int8 then.
+        dynamic: whether the input is quantised while the program runs; the weight is of integers then.
     """
 
     weight: Constant
@@ -284,6 +284,11 @@ class Convert:
 
 
 @dataclass(frozen=True, slots=True)
+class Recenter:
+    """uint8 as int8, 128 less, or int8 as uint8, 128 more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """The elements of a flat value from `start` on."""
 
@@ -333,6 +338,7 @@ Op: TypeAlias = (
     | Recurrent
     | Part
     | Convert
+    | Recenter
     | Lookup
     | Table
     | Spread
@@ -382,14 +388,3 @@ class Graph:
         for name in [n for layer in self.layers for n in layer.inputs] + list(self.outputs):
             count[name] = count.get(name, 0) + 1
         return count
-
-
-def without_dead_layers(graph: Graph) -> Graph:
-    """Return the graph without layers that no output depends on."""
-    needed = set(graph.outputs)
-    kept = []
-    for layer in reversed(graph.layers):
-        if layer.output in needed:
-            kept.append(layer)
-            needed.update(layer.inputs)
-    return Graph(tuple(reversed(kept)), graph.tensors, graph.inputs, graph.outputs)

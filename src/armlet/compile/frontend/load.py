@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from armlet.compile.frontend.dynamic import read_dynamic
 from armlet.compile.frontend.evaluate import evaluate
 from armlet.compile.frontend.generic import ELEMENTWISE, OTHER, convert_generic
 from armlet.compile.frontend.graph import Graph
+from armlet.compile.frontend.integers import read_moved, recenter, rename_unsigned_ends
+from armlet.compile.frontend.qoperator import to_qdq
 from armlet.compile.frontend.reader import Reader, RefusedNode
 from armlet.compile.frontend.truth import TRUTH
 from armlet.compile.frontend.values import Array, Constant, Tensor
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
 OPSETS = range(13, 22)
 """Versions of the ONNX operators that are read."""
 
-_WITHIN = {"int64": "int32", "bool": "float32"}
-"""What stands for a type between the layers: large whole numbers come from int32 inputs, truth values are 1 or 0."""
+_WITHIN = {"int64": "int32", "bool": "float32", "uint8": "int8"}
+"""What stands for a type between the layers: large whole numbers come from int32 inputs, truth values are 1 or 0, and
+integers of 8 bits without a sign are 128 less."""
 
 
 def read_onnx(file: Path) -> Graph:
@@ -35,19 +39,34 @@ def read_onnx(file: Path) -> Graph:
         UsageError: the file is not ONNX, or follows an unknown version of the operators.
         UnsupportedOperator: lists every node that can't be read, with the reason.
     """
-    model, opset = _checked_model(file)
+    model, opset, refused_forms = _checked_model(file)
+    ends = rename_unsigned_ends(model.graph)
+    refused_forms = {ends.get(value, value): reason for value, reason in refused_forms.items()}
     used = {n for node in model.graph.node for n in node.input if n} | {o.name for o in model.graph.output}
-    truths = _truths(model)
-    reader = Reader(_initializers(model), _tensors(model), opset, frozenset(used), truths=truths)
-    refused = []
+    truths, unsigned = _of_type(model, "BOOL"), _of_type(model, "UINT8").union(ends.values())
+    tensors = _tensors(model)
+    tensors |= {
+        within: replace(tensors[name], dtype="int8") for name, within in ends.items() if name in tensors
+    }
+    reader = Reader(_initializers(model), tensors, opset, frozenset(used), truths=truths, unsigned=unsigned)
+    recenter(((i.name, ends[i.name]) for i in model.graph.input if i.name in ends), reader)
+    refused: list[str] = []
+    unknown: set[str] = set()
     for node in model.graph.node:
         name = node.name or node.output[0]
         try:
             _read_node(node, name, reader)
         except RefusedNode as reason:
-            refused.append(f"{name} ({node.op_type}): {reason}")
+            if unknown.isdisjoint(node.input):  # else it follows from what is refused already
+                domain = f"{node.domain}." if node.domain else ""
+                why = refused_forms.get(node.output[0], reason)
+                refused.append(f"{name} ({domain}{node.op_type}): {why}")
+            unknown.update(value for value in node.output if value not in reader.tensors)
+    recenter(((ends[o.name], o.name) for o in model.graph.output if o.name in ends), reader)
     refused += [
-        f"{o.name}: an answer is a part of a layer" for o in model.graph.output if o.name in reader.pending
+        f"{o.name}: an answer is a part of a layer"
+        for o in model.graph.output
+        if ends.get(o.name, o.name) in reader.pending
     ]
     refused += [f"{o.name}: an answer is a truth value" for o in model.graph.output if o.name in truths]
     if refused:
@@ -58,8 +77,8 @@ def read_onnx(file: Path) -> Graph:
 
 def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     if node.domain not in ("", "ai.onnx"):
-        raise RefusedNode(f"its domain is {node.domain}")
-    if _fold(node, reader) or read_dynamic(node, name, reader):
+        raise RefusedNode(f"no such operator of the domain {node.domain} is known")
+    if _fold(node, reader) or read_dynamic(node, name, reader) or read_moved(node, name, reader, CONVERTERS):
         return
     if convert := CONVERTERS.get(node.op_type) or TRUTH.get(node.op_type):
         convert(node, name, reader)
@@ -69,24 +88,26 @@ def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         raise RefusedNode("no such operator is known")
 
 
-def _checked_model(file: Path) -> tuple[onnx.ModelProto, int]:
+def _checked_model(file: Path) -> tuple[onnx.ModelProto, int, dict[str, str]]:
+    """Return the model in the QDQ form with its types, its operators' version, and why nodes are not in that form."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(file)
+        opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        refused = to_qdq(model, opset)  # first: the types of other domains' operators are not inferred
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model)  # afterwards: a file need not say its outputs' shapes
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, OSError) as error:
         raise UsageError(Problem(f"can't be read as ONNX: {error}", file=file)) from error
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset not in OPSETS:
         raise UsageError(
             Problem(
                 f"has operators of version {opset}", file=file, hint=f"{OPSETS[0]} to {OPSETS[-1]} are read"
             )
         )
-    return model, opset
+    return model, opset, refused
 
 
 def _initializers(model: onnx.ModelProto) -> dict[str, Constant]:
@@ -110,12 +131,13 @@ def _tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
     return found
 
 
-def _truths(model: onnx.ModelProto) -> frozenset[str]:
-    """Return the values that are true or false."""
+def _of_type(model: onnx.ModelProto, dtype: str) -> frozenset[str]:
+    """Return the values of one of ONNX's element types, given by its name."""
     import onnx
 
     values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
-    return frozenset(v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.BOOL)
+    number = onnx.TensorProto.DataType.Value(dtype)
+    return frozenset(v.name for v in values if v.type.tensor_type.elem_type == number)
 
 
 def _fold(node: onnx.NodeProto, reader: Reader) -> bool:

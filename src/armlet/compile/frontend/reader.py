@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from armlet.compile.frontend.graph import Layer
 from armlet.compile.frontend.values import Constant, Tensor
@@ -31,6 +32,7 @@ class Reader:
         pending: values of layers that are not whole yet (`frontend.dynamic`).
         factors: the two constants of each constant that is their matrix product.
         truths: values that are true or false, 1.0 or 0.0 between the layers.
+        unsigned: values of 8-bit integers without a sign, int8 and 128 less between the layers.
     """
 
     constants: dict[str, Constant]
@@ -40,6 +42,7 @@ class Reader:
     pending: dict[str, Pending] = field(default_factory=dict)
     factors: dict[str, tuple[Constant, Constant]] = field(default_factory=dict)
     truths: frozenset[str] = frozenset()
+    unsigned: frozenset[str] = frozenset()
     layers: list[Layer] = field(default_factory=list)
 
     def constant(self, node: onnx.NodeProto, position: int) -> Constant | None:
@@ -63,6 +66,10 @@ class Reader:
         if name not in self.tensors:
             raise RefusedNode(f"the shape of {name} is not static")
         return self.tensors[name]
+
+
+Converter: TypeAlias = "Callable[[onnx.NodeProto, str, Reader], None]"
+"""Reads a node under a name."""
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Joins layers that one kernel does together: normalization and bias into weights, clamps, masks into softmaxes.
 
-Exact in real numbers; in float32 the folded weights round once more.
+Leaves out what nothing depends on. Exact in real numbers; in float32 the folded weights round once more.
 """
 
 from __future__ import annotations
@@ -45,6 +45,17 @@ def simplify(graph: Graph) -> Graph:
             layers[position] = joined
             place[layer.output] = position
     return dataclasses.replace(graph, layers=tuple(layers))
+
+
+def without_dead_layers(graph: Graph) -> Graph:
+    """Return the graph without layers that no output depends on."""
+    needed = set(graph.outputs)
+    kept = []
+    for layer in reversed(graph.layers):
+        if layer.output in needed:
+            kept.append(layer)
+            needed.update(layer.inputs)
+    return Graph(tuple(reversed(kept)), graph.tensors, graph.inputs, graph.outputs)
 
 
 def _of_whole_numbers(graph: Graph) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,6 +37,10 @@ class QuantizedTensor:
     zero: int
 
 
+THEMSELVES = QuantizedTensor(1.0, 0)
+"""What int8 numbers stand for where all that is done with them is to move or to choose them."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant:
     """A constant, possibly stored as integers with a scale.
@@ -67,6 +71,15 @@ class Constant:
         real: npt.NDArray[np.float64] = shifted * self._over_values(self.scale).astype(np.float64)
         return real
 
+    def around_zero(self) -> Constant:
+        """Return integers of 8 bits less their zero points, int8 where they fit, else int16; others as they are."""
+        if self.zero is None or self.values.dtype not in (np.int8, np.uint8):
+            return self
+        integers: Array = self.values.astype(np.int16) - self._over_values(self.zero).astype(np.int16)
+        fit = integers.min(initial=0) >= -128 and integers.max(initial=0) < 128
+        values = integers.astype(np.int8) if fit else integers
+        return replace(self, values=values, zero=np.zeros(self.zero.shape, np.int8))
+
     def _over_values(self, factors: Array) -> Array:
         """Return scales or zero points in a form that broadcasts to the values."""
         if not self.has_blocks:
@@ -75,6 +88,17 @@ class Constant:
         for axis, extent in enumerate(self.values.shape):
             factors = factors.repeat(extent // factors.shape[axis], axis)
         return factors
+
+
+def largest_sums(weight: Array) -> npt.NDArray[np.int64]:
+    """Return what no sum on the way to an output's accumulator exceeds, but for its bias: [outputs].
+
+    Args:
+        weight: integers [outputs, ...]; those of int16 are computed as int8 and a shift for each output, in two sums.
+    """
+    rows = np.abs(weight.astype(np.int64)).reshape(len(weight), -1)
+    sums: npt.NDArray[np.int64] = 256 * rows.sum(1)
+    return np.maximum(sums, 2**15 * rows.shape[1]) if weight.dtype == np.int16 else sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,8 @@ class Conv2d:
         outputs: output channels.
         kernel, stride: height and width.
         weights_reach_minus_128: whether two products may overflow int16.
+        sums: what the sums of the inputs that each pixel reads are apart from each other, where weights are more than
+            their int8 numbers by a shift for each output; 0 where they are not.
     """
 
     height: int
@@ -92,6 +94,7 @@ class Conv2d:
     groups: int
     epilogue: ep.Epilogue
     weights_reach_minus_128: bool = False
+    sums: int = 0
 
     @property
     def out_height(self) -> int:
@@ -192,7 +195,7 @@ def _together(step: Step) -> int:
 def _step_of(spec: Conv2d, vector: Vector) -> Step:
     """Choose the reduction step: the widest that the vector unit has and that one run and the outputs fill."""
     outputs = spec.outputs // spec.groups
-    if not isinstance(spec.epilogue, ep.Requantize):
+    if not ep.multiplies_integers(spec.epilogue):
         # The last step may compute up to three products with zeros.
         padded = ceil_div(spec.run_length, _UNITS["lanes"]) * _UNITS["lanes"]
         fits = outputs >= 4 and spec.run_length >= 4 and padded <= 1.1 * spec.run_length
@@ -208,7 +211,7 @@ def _step_of(spec: Conv2d, vector: Vector) -> Step:
 
 
 def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (x, weight, bias, [multipliers], y); `layout.packing` packs the weights."""
+    """Return the kernel (x, weight, bias, [multipliers], [sums, shifts], y); `layout.packing` packs the weights."""
     tile = tile_of(spec, vector)
     element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
     factors = ep.factor_element(spec.epilogue)
@@ -220,9 +223,15 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
             factors = multipliers(channel, rest)
             return ep.finished(spec.epilogue, (acc, place), tile.lanes, factors, vector)
 
-        compute(
-            spec, tile, (x, weight, acc, rest[-1]), lambda channel: load(bias, channel, tile.lanes), finished
-        )
+        def begin(channel: Expr, window: Expr) -> Expr:
+            start = load(bias, channel, tile.lanes)
+            if not spec.sums:
+                return start
+            return start + load(rest[-2], channel, tile.lanes) * splat(
+                rest[-3][window * spec.sums], tile.lanes
+            )
+
+        compute(spec, tile, (x, weight, acc, rest[-1]), begin, finished)
 
     return prim_func(
         [
@@ -230,10 +239,19 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
             Parameter("weight", n_packed(spec, tile), ep.weight_element(spec.epilogue)),
             Parameter("bias", spec.outputs, acc_type),
             *([Parameter("multipliers", spec.outputs, factors)] if factors else []),
+            *shift_parameters(spec),
             Parameter("y", spec.out_height * spec.out_width * spec.outputs, ep.result(spec.epilogue)),
         ],
         body,
     )
+
+
+def shift_parameters(spec: Conv2d) -> list[Parameter]:
+    """Return the parameters of a kernel whose weights have shifts: sums of inputs, and shifts; none of any other."""
+    if not spec.sums:
+        return []
+    n_windows = spec.out_height * spec.out_width * spec.groups
+    return [Parameter("sums", n_windows * spec.sums, "int32"), Parameter("shifts", spec.outputs, "int32")]
 
 
 def multipliers(channel: Expr, rest: Sequence[Buffer]) -> ep.Multipliers:
@@ -250,7 +268,7 @@ def compute(
     spec: Conv2d,
     tile: Tile,
     buffers: tuple[Buffer, Buffer, Buffer, Buffer],
-    begin: Callable[[Expr], Expr],
+    begin: Callable[[Expr, Expr], Expr],
     finished: Callable[[int, Expr], Expr],
 ) -> None:
     """Write the loops over all tiles.
@@ -259,7 +277,7 @@ def compute(
         spec: of the convolution.
         tile: how it is cut up.
         buffers: x, the packed weight, the accumulators of one tile in the order (pixel, channel), y.
-        begin: what the accumulators from an output channel on start at.
+        begin: what the accumulators from an output channel on start at, whose inputs are a window: a pixel and group.
         finished: the results of the accumulators at a place, which are those from an output channel on.
     """
     x, weight, acc, y = buffers
@@ -273,8 +291,12 @@ def compute(
         first = group * outputs + channel
         sums = acc if tile.rows == 1 else registers(tile.pixels * tile.channels, str(acc.dtype))
         for pixel in range(0, tile.pixels, tile.rows):
+            windows = [
+                (row * spec.out_width + column + pixel + i) * spec.groups + group for i in range(tile.rows)
+            ]
             for at in range(0, tile.channels, tile.lanes):
-                _begin(tile, sums, pixel * tile.channels + at * tile.rows, begin(first + at))
+                values = [begin(first + at, window) for window in windows]
+                _begin(tile, sums, pixel * tile.channels + at * tile.rows, values)
         reduce(spec, tile, (x, weight, sums), (group, channel, row, column))
         if tile.rows > 1:
             _part_pixels(tile, sums, acc)
@@ -337,13 +359,12 @@ def _multiply_by_lanes(tile: Tile, x: Place, between: int, weight: Place, acc: B
                 store(acc, where, tile.lanes, load(acc, where, tile.lanes) + factors * one)
 
 
-def _begin(tile: Tile, sums: Buffer, place: int, value: Expr) -> None:
-    """Store what one vector of channels starts at; each half of it for two pixels in 2 × 2 blocks."""
-    halves = (
-        [value] if tile.rows == 1 else [shuffle([value], picked) for picked in ((0, 1, 0, 1), (2, 3, 2, 3))]
-    )
-    for number, half in enumerate(halves):
-        store(sums, place + number * tile.lanes, tile.lanes, half)
+def _begin(tile: Tile, sums: Buffer, place: int, values: list[Expr]) -> None:
+    """Store what one vector of channels starts at, one for each pixel of an operation; two in 2 × 2 blocks."""
+    if tile.rows > 1:
+        values = [shuffle(values, picked) for picked in ((0, 1, 4, 5), (2, 3, 6, 7))]
+    for number, value in enumerate(values):
+        store(sums, place + number * tile.lanes, tile.lanes, value)
 
 
 def _part_pixels(tile: Tile, sums: Buffer, acc: Buffer) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from armlet.compile.frontend.values import Array
 from armlet.compile.kernels import epilogue as ep
 from armlet.compile.kernels.conv2d import multipliers
 from armlet.compile.kernels.loops import (
@@ -33,7 +36,7 @@ class Depthwise:
     Attributes:
         height, width, channels: of the padded input.
         kernel, stride: height and width.
-        weights_reach_minus_128: whether two products may overflow int16.
+        largest_weight: how far weights reach, 127 (two products fit in int16), 128 (one does) or 255 (they are int16).
     """
 
     height: int
@@ -42,7 +45,7 @@ class Depthwise:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     epilogue: ep.Epilogue
-    weights_reach_minus_128: bool = False
+    largest_weight: int = 127
 
     @property
     def out_height(self) -> int:
@@ -58,6 +61,13 @@ class Depthwise:
     def macs(self) -> int:
         """Multiply-accumulates that the layer asks for."""
         return self.out_height * self.out_width * self.channels * self.kernel[0] * self.kernel[1]
+
+
+def largest_weight(weight: Array) -> int:
+    """Return how far weights reach: 127, 128 (int8 with the least number) or 255 (int16); 127 for those of floats."""
+    if weight.dtype == np.int16:
+        return 255
+    return 128 if weight.dtype == np.int8 and weight.min() == -128 else 127
 
 
 def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -90,7 +100,7 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
             Parameter(
                 "weight",
                 spec.kernel[0] * spec.kernel[1] * spec.channels,
-                ep.weight_element(spec.epilogue),
+                "int16" if spec.largest_weight > 128 else ep.weight_element(spec.epilogue),
             ),
             Parameter("bias", spec.channels, acc_type),
             *([Parameter("multipliers", spec.channels, factors)] if factors else []),
@@ -114,7 +124,7 @@ def _products(
     ]
     if not integer:
         return products
-    size = 1 if spec.weights_reach_minus_128 else 2
+    size = 2 if spec.largest_weight < 128 else 1
     sums = []
     for at in range(0, len(products), size):
         pair = products[at : at + size]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import conv2d
-from armlet.compile.kernels.epilogue import FloatClamp, Requantize
+from armlet.compile.kernels.epilogue import FloatClamp
 from armlet.compile.kernels.loops import (
     Buffer,
     Expr,
@@ -56,10 +56,6 @@ class Product:
 
     integers: conv2d.Conv2d
     clamp: FloatClamp
-
-
-INTEGERS = Requantize(shift=1, zero=0, low=-128, high=127)
-"""Stands for the epilogue of `Product.integers`: operands are integers."""
 
 
 def build_range(spec: Range, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -119,7 +115,7 @@ def build_quantize_by(spec: QuantizeBy, vector: Vector) -> tvm.tirx.PrimFunc:
 
 
 def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (q, range, weight, minus, scales, bias, y); `minus` is -Σ of the weights of each output."""
+    """Return the kernel (q, range, weight, minus, scales, bias, [sums, shifts], y); minus is -Σ of the weights."""
     from tvm import tirx
 
     sums = spec.integers
@@ -127,7 +123,7 @@ def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
     lanes = tile.lanes
 
     def body(q: Buffer, found: Buffer, weight: Buffer, minus: Buffer, *rest: Buffer) -> None:
-        scales, bias, y = rest
+        scales, bias, y = rest[0], rest[1], rest[-1]
         acc = registers(tile.pixels * tile.channels, "int32")
 
         def finished(place: int, channel: Expr) -> Expr:
@@ -138,8 +134,13 @@ def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
             total = product + load(bias, channel, lanes)
             return clamped(total, spec.clamp.low, spec.clamp.high, "float32", lanes)
 
-        def begin(channel: Expr) -> Expr:
-            return load(minus, channel, lanes) * splat(cast(found[1], "int32", 1) + tile.offset, lanes)
+        def begin(channel: Expr, window: Expr) -> Expr:
+            zero = cast(found[1], "int32", 1)
+            start = load(minus, channel, lanes) * splat(zero + tile.offset, lanes)
+            if not sums.sums:
+                return start
+            distance = rest[2][window * sums.sums] - zero * (sums.runs * sums.run_length)
+            return start + load(rest[3], channel, lanes) * splat(distance, lanes)
 
         conv2d.compute(sums, tile, (q, weight, acc, y), begin, finished)
 
@@ -148,5 +149,6 @@ def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
     parameters += [Parameter("weight", conv2d.n_packed(sums, tile), "int8")]
     parameters += [Parameter("minus", sums.outputs, "int32")]
     parameters += [Parameter(name, sums.outputs, "float32") for name in ("scales", "bias")]
+    parameters += conv2d.shift_parameters(sums)
     result = sums.out_height * sums.out_width * sums.outputs
     return prim_func([*parameters, Parameter("y", result, "float32")], body)

@@ -140,6 +140,18 @@ class ToFloat:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Recenter:
+    """uint8 to int8, 128 less, or int8 to uint8, 128 more.
+
+    Attributes:
+        to: the type of the result.
+    """
+
+    size: int
+    to: str
+
+
 def build_table(spec: Table, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, table, y). One by one: no vector unit that armlet knows loads from 256 places at once."""
     del vector
@@ -156,6 +168,16 @@ def build_to_float(spec: ToFloat, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (n, x)."""
     width = vector.lanes("float32")
     return _flat(spec.size, ("int32",), "float32", width, lambda lanes, n: cast(n, "float32", lanes))
+
+
+def build_recenter(spec: Recenter, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, y)."""
+    origin, more = ("int8", 128) if spec.to == "uint8" else ("uint8", -128)
+
+    def value(lanes: int, x: Expr) -> Expr:
+        return cast(cast(x, "int16", lanes) + constant(more, "int16", lanes), spec.to, lanes)
+
+    return _flat(spec.size, (origin,), spec.to, vector.lanes("int16"), value)
 
 
 def build_quantize(spec: Quantize, vector: Vector) -> tvm.tirx.PrimFunc:

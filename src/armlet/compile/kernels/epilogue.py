@@ -46,22 +46,34 @@ class WeightScale:
     high: float | None
 
 
-Epilogue = Requantize | FloatClamp | WeightScale
+@dataclass(frozen=True, slots=True)
+class Accumulators:
+    """int32 accumulators as they are."""
+
+
+Epilogue = Requantize | FloatClamp | WeightScale | Accumulators
+
+
+def multiplies_integers(epilogue: Epilogue) -> bool:
+    """Whether both operands of a kernel with this epilogue are integers."""
+    return isinstance(epilogue, Requantize | Accumulators)
 
 
 def accumulator(epilogue: Epilogue) -> str:
     """Return the type that a kernel with this epilogue accumulates in."""
-    return "int32" if isinstance(epilogue, Requantize) else "float32"
+    return "int32" if multiplies_integers(epilogue) else "float32"
 
 
 def element(epilogue: Epilogue) -> str:
     """Return the type of the input of a kernel with this epilogue."""
-    return "int8" if isinstance(epilogue, Requantize) else "float32"
+    return "int8" if multiplies_integers(epilogue) else "float32"
 
 
 def result(epilogue: Epilogue) -> str:
     """Return the type of the output of a kernel with this epilogue."""
-    return epilogue.result if isinstance(epilogue, Requantize) else "float32"
+    if isinstance(epilogue, Requantize):
+        return epilogue.result
+    return accumulator(epilogue)
 
 
 def weight_element(epilogue: Epilogue) -> str:
@@ -84,7 +96,7 @@ def width(epilogue: Epilogue, vector: Vector) -> int:
 
     For int8, one register of int16 products: they are added in pairs before they widen to int32.
     """
-    return vector.lanes("int16" if isinstance(epilogue, Requantize) else "float32")
+    return vector.lanes("int16" if multiplies_integers(epilogue) else "float32")
 
 
 def finished(
@@ -92,6 +104,8 @@ def finished(
 ) -> Expr:
     """Return what is stored for `lanes` accumulators, given as a buffer and where in it."""
     buffer, start = acc
+    if isinstance(epilogue, Accumulators):
+        return load(buffer, start, lanes)
     if isinstance(epilogue, FloatClamp):
         return clamped(load(buffer, start, lanes), epilogue.low, epilogue.high, "float32", lanes)
     if isinstance(epilogue, WeightScale):

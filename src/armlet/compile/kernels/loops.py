@@ -70,7 +70,7 @@ def vector_of(target: Target) -> Vector:
 
 def n_bytes(dtype: str) -> int:
     """Return the size of one element."""
-    return {"int8": 1, "int16": 2, "int32": 4, "float32": 4, "int64": 8}[dtype]
+    return {"int8": 1, "uint8": 1, "int16": 2, "int32": 4, "float32": 4, "int64": 8}[dtype]
 
 
 def lanes_for(extent: int, most: int) -> int:

@@ -24,6 +24,7 @@ from armlet.compile.kernels.select_grouped import emit_grouped
 from armlet.compile.kernels.select_lengths import EMITTERS as LENGTHS
 from armlet.compile.kernels.select_moves import EMITTERS as MOVES
 from armlet.compile.kernels.select_recurrent import emit_recurrent
+from armlet.compile.kernels.select_shifted import with_sums
 from armlet.compile.kernels.select_winograd import emit_winograd, tile_for
 from armlet.compile.layout.order import channels_last, permuted_columns
 from armlet.compile.layout.packing import pack_conv2d, starts
@@ -135,10 +136,10 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
     epilogue, by_channel = _epilogue(layer, op.clamp, factors)
     outputs, per_group, *kernel = weight.shape
     channels = per_group * op.groups
-    reach = bool(layer.integer and weight.min() == -128)
     shape = builder.graph.tensors[layer.output].shape
     if op.groups == channels == outputs and channels > 1:
-        depth = depthwise.Depthwise(height, width, channels, tuple(kernel), op.stride, epilogue, reach)
+        largest = depthwise.largest_weight(weight)
+        depth = depthwise.Depthwise(height, width, channels, tuple(kernel), op.stride, epilogue, largest)
         constants = [np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)).reshape(-1), bias]
         constants += [] if by_channel is None else [by_channel]
         call = Kernel("depthwise_conv2d", "vector", depth, depthwise.build, depth.macs)
@@ -146,9 +147,7 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
     else:
         if op.groups == 1 and tuple(kernel) == (1, 1) and op.stride == (1, 1):
             height, width = 1, height * width  # one long row: tiles of pixels fit better
-        spec = conv2d.Conv2d(
-            height, width, channels, outputs, tuple(kernel), op.stride, op.groups, epilogue, reach
-        )
+        spec = conv2d.Conv2d(height, width, channels, outputs, tuple(kernel), op.stride, op.groups, epilogue)
         tile = None if builder.small else tile_for(spec)
         if tile is None:
             var = _call_conv2d(layer, "conv2d", spec, (x, weight, bias, by_channel), builder)
@@ -172,8 +171,7 @@ def _dense(layer: g.Layer, op: g.Dense, builder: ProgramBuilder) -> None:
     weight = permuted_columns(weight, source.order)
     epilogue, by_channel = _epilogue(layer, op.clamp, factors)
     outputs, inputs = weight.shape
-    reach = bool(layer.integer and weight.min() == -128)
-    spec = conv2d.Conv2d(1, rows, inputs, outputs, (1, 1), (1, 1), 1, epilogue, reach)
+    spec = conv2d.Conv2d(1, rows, inputs, outputs, (1, 1), (1, 1), 1, epilogue)
     var = _call_conv2d(
         layer, "dense", spec, (source.var, weight[:, :, None, None], bias, by_channel), builder
     )
@@ -188,9 +186,11 @@ def _call_conv2d(
     builder: ProgramBuilder,
 ) -> object:
     x, weight, bias, by_channel = operands
+    spec, weight, further = with_sums(layer, spec, (x, weight), builder)
     tile = conv2d.tile_of(spec, builder.vector)
     constants = [pack_conv2d(weight, spec, tile), starts(bias, weight, tile)]
     constants += [] if by_channel is None else [by_channel]
+    constants += further
     kernel = Kernel(op, tile.step, spec, conv2d.build, spec.macs)
     size = spec.out_height * spec.out_width * spec.outputs
     return builder.call(layer.name, kernel, [x, *constants], size, _dtype(layer))
@@ -298,6 +298,15 @@ def _to_float(layer: g.Layer, op: g.Convert, builder: ProgramBuilder) -> None:
     builder.define(layer.output, var, value.order)
 
 
+def _recenter(layer: g.Layer, op: g.Recenter, builder: ProgramBuilder) -> None:
+    del op
+    value, to = builder.value(layer.inputs[0]), builder.graph.tensors[layer.output].dtype
+    spec = elementwise.Recenter(value.tensor.size, to)
+    kernel = Kernel("recenter", "vector", spec, elementwise.build_recenter)
+    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, to)
+    builder.define(layer.output, var, value.order)
+
+
 def _table(layer: g.Layer, op: g.Table, builder: ProgramBuilder) -> None:
     value = builder.value(layer.inputs[0])
     kernel = Kernel("table", "scalar", elementwise.Table(value.tensor.size), elementwise.build_table)
@@ -318,6 +327,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Dequantize: _dequantize,
         g.Recurrent: emit_recurrent,
         g.Convert: _to_float,
+        g.Recenter: _recenter,
         g.Lookup: _lookup,
         g.Table: _table,
         **ATTENTION,

@@ -143,7 +143,7 @@ def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
                 products,
                 tile,
                 (values, weight, acc, sums),
-                lambda _: constant(0.0, "float32", tile.lanes),
+                lambda _channel, _window: constant(0.0, "float32", tile.lanes),
                 lambda place, _: load(acc, place, tile.lanes),
             )
             with loop(spec.block) as number:

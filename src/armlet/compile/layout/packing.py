@@ -23,6 +23,21 @@ def starts(bias: Array, weight: Array, tile: Tile) -> Array:
     return start
 
 
+def shifted(weight: Array) -> tuple[Array, Array | None]:
+    """Return weights as int8, and what those of each output are more than that, int32; None where it is nothing.
+
+    Args:
+        weight: [outputs, ...], int8 or float32; or int16, those of one output at most 255 apart.
+    """
+    if weight.dtype != np.int16:
+        return weight, None
+    rows = weight.reshape(len(weight), -1).astype(np.int32)
+    least = rows.max(1) - 127
+    # Down to -127 where that is enough: two products fit in int16 then.
+    shifts: Array = np.clip(0, least, np.maximum(rows.min(1) + 127, least))
+    return (rows - shifts[:, None]).astype(np.int8).reshape(weight.shape), shifts.astype(np.int32)
+
+
 def pack_conv2d(weight: Array, spec: Conv2d, tile: Tile) -> Array:
     """Pack weights [outputs, inputs / groups, kernel height, kernel width] for the convolution kernel, flat.
 

@@ -17,6 +17,8 @@ LARGEST_SHIFT = 62
 ACCUMULATOR_LIMIT = 2**30
 """What no accumulator may reach, so that the rounding term of the requantization still fits in int32 beside it."""
 INT32_LIMIT = 2**31
+LARGEST_WEIGHT = 255
+"""The farthest that an integer of 8 bits lies from its zero point, and from another."""
 LONGEST_NORM = 4096
 """Most columns of a layer normalisation, so that the sum of their squares fits in int32."""
 

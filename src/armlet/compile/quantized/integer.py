@@ -39,6 +39,7 @@ from armlet.compile.frontend.graph import (
     Pool,
     PRelu,
     Quantize,
+    Recenter,
     Recurrent,
     Reshape,
     RowMean,
@@ -46,13 +47,14 @@ from armlet.compile.frontend.graph import (
     Spread,
     Table,
     Transpose,
-    without_dead_layers,
 )
-from armlet.compile.frontend.values import Clamp, Constant, QuantizedTensor, Tensor
+from armlet.compile.frontend.simplify import without_dead_layers
+from armlet.compile.frontend.values import THEMSELVES, Clamp, Constant, QuantizedTensor, Tensor, largest_sums
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import (
     ACCUMULATOR_LIMIT,
     INT32_LIMIT,
+    LARGEST_WEIGHT,
     addition,
     requantization,
     slopes,
@@ -93,7 +95,8 @@ def to_integer(graph: Graph) -> tuple[Graph, tuple[Fallback, ...]]:
     for layer in graph.layers:
         for name in layer.inputs:
             readers.setdefault(name, []).append(layer)
-    is_quantized = any(isinstance(layer.op, Quantize) for layer in graph.layers)
+    found = [layer.op.to for layer in graph.layers if isinstance(layer.op, Quantize)]
+    is_quantized = any(to != THEMSELVES for to in found)
     makers = {layer.output: layer for layer in graph.layers} if is_quantized else {}
     tensors = dict(graph.tensors)
     shapes = [tensors[name].shape for name in graph.inputs]
@@ -123,7 +126,7 @@ def _rewrite(layer: Layer, state: _Rewriter) -> None:
         _pass_through(layer, state)
     elif isinstance(op, Conv2d | Dense) and op.dynamic:
         state.layers.extend(expand(layer, state.tensors))
-    elif isinstance(op, Convert):
+    elif isinstance(op, Convert | Recenter):
         state.layers.append(layer)
     elif isinstance(op, Lookup):
         _look_rows_up(layer, op, state)
@@ -344,18 +347,22 @@ def _concat(
 
 
 def _integer_weights(op: Conv2d | Dense, origin: QuantizedTensor, output: QuantizedTensor) -> Conv2d | Dense:
-    """Return the layer with int8 weights and the int32 bias of scale input × weight; refuse what could overflow."""
+    """Return the layer with integer weights and the int32 bias of scale input × weight; refuse what could overflow."""
     weight = op.weight
-    if weight.scale is None or weight.zero is None or weight.values.dtype != np.int8:
-        raise _StaysFloatError("its weights are not quantized to int8")
+    if weight.scale is None or weight.zero is None or weight.values.dtype not in (np.int8, np.int16):
+        raise _StaysFloatError("its weights are not quantized to 8 bits")
     if weight.has_blocks:
         raise _StaysFloatError("its weights have scales for groups of inputs")
-    if np.any(weight.zero) or (weight.scale.size > 1 and weight.axis != 0):
-        raise _StaysFloatError("its weights are not symmetric for each output channel")
-    outputs = weight.values.shape[0]
+    rows = weight.values.reshape(len(weight.values), -1).astype(np.int32)
+    apart = max(np.abs(rows).max(), (rows.max(1) - rows.min(1)).max())
+    if apart > LARGEST_WEIGHT or np.any(weight.zero):
+        raise _StaysFloatError("its weights are not quantized to 8 bits")
+    if weight.scale.size > 1 and weight.axis != 0:
+        raise _StaysFloatError("its weights have scales along another dimension than the output channels")
+    outputs = len(rows)
     scale = origin.scale * np.broadcast_to(weight.scale.astype(np.float64), (outputs,))
     bias = np.rint(op.bias.real() / scale)
-    largest = 256 * np.abs(weight.values.astype(np.int64)).reshape(outputs, -1).sum(1) + np.abs(bias)
+    largest = largest_sums(weight.values) + np.abs(bias)
     if np.any(largest >= ACCUMULATOR_LIMIT):
         raise _StaysFloatError("its accumulator could overflow 32 bits")
     factors = scale / output.scale
