@@ -1,4 +1,4 @@
-"""INT8 convolutions equal the NumPy reference bit for bit on emulated boards, with each way to multiply."""
+"""INT8 convolutions and products of matrices equal the NumPy reference bit for bit on boards, by each instruction."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from armlet.compile.emit import emit_program
-from armlet.compile.kernels import conv2d
+from armlet.compile.kernels import conv2d, integer_matmul
 from armlet.compile.kernels.epilogue import Requantize
 from armlet.compile.kernels.loops import vector_of
+from armlet.compile.kernels.matmul import MatMul
 from armlet.compile.layout.packing import pack_conv2d, starts
 from armlet.compile.lowered import LoweredProgram
 from armlet.compile.quantized import reference
@@ -112,3 +113,56 @@ def test_every_vector_unit_equals_the_reference_bit_for_bit(
     for shape, output, answer in zip(SHAPES, outputs, expected(inputs), strict=True):
         np.testing.assert_array_equal(output, answer, err_msg=str(shape))
         assert len(np.unique(answer)) > 30
+
+
+# (batches, rows, inner, columns): odd numbers of rows, runs that are no multiple of a step, blocks that overlap
+PRODUCTS = [(3, 9, 21, 13), (2, 4, 8, 4), (1, 17, 40, 30), (4, 10, 9, 64)]
+
+
+@pytest.mark.parametrize("zeros", [(-9, 5), (3, 0)])
+@pytest.mark.parametrize(("name", "step"), [("raspberry-pi-5", "sdot"), ("aws-graviton3", "smmla")])
+def test_products_of_two_values_equal_the_reference_bit_for_bit(
+    name: str,
+    step: str,
+    zeros: tuple[int, int],
+    board: Target,
+    wrap: Callable[[tvm.IRModule], LoweredProgram],
+    tmp_path: Path,
+):
+    from tvm import relax
+
+    target = load_target(name)
+    factor = requantization(np.array([0.0007]))
+    epilogue = Requantize(factor.shift, 4, -128, 127)
+    builder, parameters, specs = relax.BlockBuilder(), [], []
+    for number, (batches, rows, inner, columns) in enumerate(PRODUCTS):
+        specs.append(MatMul(batches, rows, inner, columns, epilogue, zeros, int(factor.multipliers[0])))
+        for letter, size in (("a", batches * rows * inner), ("b", batches * inner * columns)):
+            parameters.append(relax.Var(f"{letter}{number}", relax.TensorType((1, size), "int8")))
+    with builder.function("main", parameters):
+        results = []
+        for number, spec in enumerate(specs):
+            assert integer_matmul.tile_of(spec, vector_of(target)).step == step
+            kernel = builder.add_func(integer_matmul.build(spec, vector_of(target)), f"matmul{number}")
+            type_ = relax.TensorType((1, spec.batches * spec.rows * spec.columns), "int8")
+            arguments = relax.Tuple(parameters[2 * number : 2 * number + 2])
+            results.append(builder.emit(relax.call_tir(kernel, arguments, type_)))
+        builder.emit_func_output(relax.Tuple(results))
+    program = wrap(builder.get())
+    compiled = emit_program(program, target, "net", tmp_path)
+    generator = np.random.default_rng(98)
+    inputs = tuple(generator.integers(-128, 128, (6, *i.shape[1:])).astype(np.int8) for i in program.inputs)
+    for values in inputs:
+        values[0], values[1] = -128, 127
+
+    outputs = Emulator(target).run_all(tmp_path / "bin" / "run", inputs, compiled.outputs)
+
+    for number, (spec, output) in enumerate(zip(specs, outputs, strict=True)):
+        a = inputs[2 * number].reshape(6, spec.batches, spec.rows, spec.inner).astype(np.int64) - zeros[0]
+        b = (
+            inputs[2 * number + 1].reshape(6, spec.batches, spec.inner, spec.columns).astype(np.int64)
+            - zeros[1]
+        )
+        wanted = reference.requantize(reference.matmul(a, b), factor, 4, (-128, 127))
+        np.testing.assert_array_equal(output, wanted.reshape(output.shape), err_msg=str(PRODUCTS[number]))
+        assert len(np.unique(wanted)) > 30

@@ -10,7 +10,7 @@ from tests.compile.front.test_integer_patterns import Qdq
 
 from armlet.compile.frontend.graph import AddConstant, LayerNorm
 from armlet.compile.frontend.values import QuantizedTensor
-from armlet.compile.kernels import elementwise, layer_norm, matmul, softmax
+from armlet.compile.kernels import elementwise, integer_matmul, layer_norm, matmul, softmax
 from armlet.compile.kernels.epilogue import Requantize
 from armlet.compile.quantized import arithmetic
 from armlet.compile.quantized import reference as definition
@@ -41,16 +41,20 @@ def epilogue(factor: float, output: QuantizedTensor) -> tuple[Requantize, int]:
 
 
 @pytest.mark.parametrize(
-    "sizes", [(1, 1, 1, 1), (3, 5, 7, 9), (4, 20, 16, 20), (2, 3, 33, 64), (2, 9, 4, 17)]
+    "sizes", [(1, 1, 1, 1), (3, 5, 7, 9), (4, 20, 16, 20), (2, 3, 33, 64), (2, 9, 5, 17), (3, 8, 21, 4)]
 )
-def test_integer_products_of_matrices_are_exact(sizes, run_kernel, vector):
+@pytest.mark.parametrize("zero", [0, 11])
+def test_integer_products_of_matrices_are_exact(sizes, zero, run_kernel, vector):
     batches, rows, inner, columns = sizes
     a, b = integers(1, batches, rows, inner), integers(2, batches, inner, columns)
-    other = QuantizedTensor(0.02, 11)
+    other = QuantizedTensor(0.02, zero)
     factor = INPUT.scale * other.scale / (INPUT.scale * inner**0.5)
     done, multiplier = epilogue(factor, OUTPUT)
     spec = matmul.MatMul(*sizes, done, (INPUT.zero, other.zero), multiplier)
-    found = run_kernel(matmul.build(spec, vector), a, b, size=batches * rows * columns, dtype=np.int8)
+    ordered = integer_matmul.tile_of(spec, vector) is not None
+    assert ordered == (rows >= 4 and vector.products != "widening" and columns >= 4 and inner >= 4)
+    build = integer_matmul.build if ordered else matmul.build
+    found = run_kernel(build(spec, vector), a, b, size=batches * rows * columns, dtype=np.int8)
     acc = definition.matmul(a.astype(np.int64) - INPUT.zero, b.astype(np.int64) - other.zero)
     fixed = arithmetic.requantization(np.array([factor]))
     wanted = definition.requantize(acc, fixed, OUTPUT.zero, (-128, 127))

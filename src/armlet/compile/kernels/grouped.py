@@ -26,6 +26,7 @@ from armlet.compile.kernels.loops import (
     store,
     tiles,
 )
+from armlet.compile.kernels.reduction import Tile
 
 if TYPE_CHECKING:
     import tvm
@@ -52,7 +53,7 @@ class Dense:
         return conv2d.Conv2d(1, self.rows, self.inputs, self.outputs, one, one, 1, epilogue)
 
 
-def tile_of(spec: Dense, vector: Vector) -> conv2d.Tile:
+def tile_of(spec: Dense, vector: Vector) -> Tile:
     """Choose the tile: half of the accumulators are those of a group."""
     return conv2d.tile_of(spec.products, replace(vector, n_registers=vector.n_registers // 2))
 

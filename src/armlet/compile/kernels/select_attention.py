@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from armlet.compile.frontend import graph as g
-from armlet.compile.kernels import elementwise, layer_norm, matmul, pool, softmax
+from armlet.compile.kernels import elementwise, integer_matmul, layer_norm, matmul, pool, softmax
 from armlet.compile.kernels.epilogue import FloatClamp, Requantize
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.quantized.arithmetic import (
@@ -43,7 +43,9 @@ def _matmul(layer: g.Layer, op: g.MatMul, builder: ProgramBuilder) -> None:
         a, b = layer.integer.inputs
         epilogue, multiplier = _requantize(layer, op, builder)
         spec = matmul.MatMul(*sizes, epilogue, (a.zero, b.zero), multiplier)
-    kernel = Kernel("matmul", "tiles", spec, matmul.build, spec.macs)
+    tile = integer_matmul.tile_of(spec, builder.vector)
+    schedule, build = ("tiles", matmul.build) if tile is None else (tile.step, integer_matmul.build)
+    kernel = Kernel("matmul", schedule, spec, build, spec.macs)
     _call(layer, kernel, [left.var, right.var], builder)
 
 

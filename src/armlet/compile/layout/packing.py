@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from armlet.compile.frontend.values import Array
-from armlet.compile.kernels.conv2d import Conv2d, Tile
+from armlet.compile.kernels.conv2d import Conv2d
+from armlet.compile.kernels.reduction import Tile
 
 
 def starts(bias: Array, weight: Array, tile: Tile) -> Array:
