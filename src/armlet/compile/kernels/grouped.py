@@ -54,8 +54,9 @@ class Dense:
 
 
 def tile_of(spec: Dense, vector: Vector) -> Tile:
-    """Choose the tile: half of the accumulators are those of a group."""
-    return conv2d.tile_of(spec.products, replace(vector, n_registers=vector.n_registers // 2))
+    """Choose the tile: half of the accumulators are those of a group, and columns come one at a time."""
+    few = replace(vector, n_registers=vector.n_registers // 2, by_lane=False)
+    return conv2d.tile_of(spec.products, few)
 
 
 def build(spec: Dense, vector: Vector) -> tvm.tirx.PrimFunc:

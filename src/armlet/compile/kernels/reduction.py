@@ -1,7 +1,7 @@
 """One reduction step of a convolution's tile: the products of a few inputs, added to accumulators in registers.
 
-The step of float32 is one product, or `lanes`: four, whose inputs are loaded as one vector, where the core multiplies by
-one lane of it. The step of int8 is
+The step of float32 is one product, or `lanes`: four, whose inputs are loaded as one vector, where the core multiplies
+by one lane of it. The step of int8 is
 
 - `pairs`: two products in int16, added there, then added to int32. Two products fit because |w0| + |w1| ≤ 254 and
   |x| ≤ 128 give at most 32,512; `singles` where a weight is -128;
