@@ -1,8 +1,9 @@
 """armlet turns a neural network into a small, fast, proven program for a phone or an ARM board.
 
 The public API: `load` opens a bundle as a callable program; `run` carries a recipe the whole way; `plan` says what
-would run; `ablate` what each pass contributes; `analyze` which parts of a network matter; `export` hands a network out
-as files; `check` repeats a bundle's verdict; `Bundle` reads its manifest.
+would run; `compile_onnx` compiles an ONNX file of somebody else's; `ablate` says what each pass contributes; `analyze`
+which parts of a network matter; `export` hands a network out as files; `check` repeats a bundle's verdict; `Bundle`
+reads its manifest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from armlet.api import ablate, analyze, check, export, plan, run
+    from armlet.api import ablate, analyze, check, compile_onnx, export, plan, run
     from armlet.bundle import Bundle
     from armlet.errors import ArmletError, MissingDependency, StepFailed, UsageError
     from armlet.program import Program, Stream, load
@@ -31,6 +32,7 @@ __all__ = [
     "ablate",
     "analyze",
     "check",
+    "compile_onnx",
     "export",
     "load",
     "plan",
@@ -48,6 +50,7 @@ _HOMES = {
     "ablate": "armlet.api",
     "analyze": "armlet.api",
     "check": "armlet.api",
+    "compile_onnx": "armlet.api",
     "export": "armlet.api",
     "load": "armlet.program",
     "plan": "armlet.api",

@@ -18,6 +18,7 @@ from armlet.handout import (
     handed_out_steps,
     require_place,
 )
+from armlet.onnx_file import Inputs, compile_file, request
 from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
 from armlet.spec.budget import Budgets
@@ -85,6 +86,47 @@ def run(  # noqa: PLR0913 - the keywords are what a run can be told
     """
     steps = plan(recipe, targets, profile=profile, budgets=budgets, processes=processes)
     return run_plan(steps, store=store or Store(), output=Path(output), progress=progress or Silent())
+
+
+def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
+    file: str | Path,
+    target: str | Target = "host",
+    *,
+    output: str | Path | None = None,
+    name: str | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    inputs: Inputs | None = None,
+    budgets: Mapping[str, object] | None = None,
+    dump: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Compile an ONNX file as it stands, run the program, compare it with ONNX Runtime, and write a bundle.
+
+    Args:
+        file: float32, with QDQ nodes, or quantised while it runs.
+        target: as one of the targets for `plan`.
+        output: the bundle's folder; `build/<name>-<target>.armlet` by default. A bundle that is there is replaced.
+        name: of the program: lower case, digits, dashes; by default that of the file.
+        shapes: of inputs that the file leaves open, with the batch of one.
+        inputs: samples to run by the name of the input, [N, *shape[1:]] each, or an `.npz` file of them; 16 are drawn
+            by default.
+        budgets: what must hold, by key, as they are written in a recipe ("5 ms"): latency, size, memory.
+        dump: folder for what each of the compiler's stages makes.
+        progress: as for `run`.
+
+    Returns:
+        The bundle; `manifest.verdict` says whether the budgets hold and the answers are ONNX Runtime's.
+
+    Raises:
+        UsageError: the file, a shape, a sample or a place is wrong.
+        UnsupportedOperator: names every node that can't be compiled, with the reason.
+        MissingDependency: something is missing on this machine.
+        VerificationFailed: the board's program differs from this machine's.
+    """
+    asked = request(
+        file, target, output=output, name=name, shapes=shapes, inputs=inputs, budgets=budgets, dump=dump
+    )
+    return compile_file(asked, progress=progress or Silent())
 
 
 def export(  # noqa: PLR0913 - the keywords are what can be told

@@ -3,14 +3,16 @@
 A bundle holds `manifest.json` (everything known of the program, and the SHA-256 of every other file), `lib/` (static
 and shared library, header), `src/` (C entry and glue), `bin/run` (the runner program), `model.onnx`, `model.tflite`
 where it can be written, `assets/` that inputs are prepared with (such as a tokenizer), `examples/` and `report.html`;
-and where the recipe asks for them `packed/`, a library with packed constants, and `stream/`, a program of the same form
-that takes a sequence step by step.
+where the recipe asks for them `packed/`, a library with packed constants, and `stream/`, a program of the same form
+that takes a sequence step by step; of a network that came as an ONNX file `samples/`: what the program was run on, and
+what it answered.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from armlet.artifacts import (
     DataReady,
     Evaluated,
     Exported,
+    Imported,
     Measured,
     Pretrained,
     ProgramCost,
@@ -42,6 +45,7 @@ MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 STREAM_FOLDER = "stream"
 PACKED_FOLDER = "packed"
+SAMPLES_FOLDER = "samples"
 MEND = "make the bundle again with armlet run, or copy it again"
 
 
@@ -50,11 +54,12 @@ class Provenance:
     """Where a bundle comes from: enough to make it again.
 
     Attributes:
+        recipe: None where the network came as an ONNX file.
         versions: "name version" of armlet and each package that had a part in it.
         steps: cache key of each step, by its name.
     """
 
-    recipe: Recipe
+    recipe: Recipe | None
     profile: str
     seed: int
     data_sha256: tuple[str, ...]
@@ -73,6 +78,7 @@ class Manifest:
         judge: of generated samples; other tasks have none.
         pretrained: what the network learned without labels first, None where it did not.
         costs: of the trained network as a program, and of that after each pass but the last; empty for this machine.
+        imported: the ONNX file that the network came as; then `data`, `trained`, `exported` and `evaluated` are None.
         files: SHA-256 of every other file of the bundle, by its POSIX path.
     """
 
@@ -88,12 +94,12 @@ class Manifest:
     verdict: Verdict
     memory_bytes: int
     size_bytes: int
-    data: DataReady
-    trained: Trained
+    data: DataReady | None
+    trained: Trained | None
     passes: tuple[Compressed, ...]
-    exported: Exported
+    exported: Exported | None
     compiled: Compiled
-    evaluated: Evaluated
+    evaluated: Evaluated | None
     measured: Measured
     provenance: Provenance
     files: dict[str, str]
@@ -101,6 +107,7 @@ class Manifest:
     judge: Trained | None = None
     pretrained: Pretrained | None = None
     costs: tuple[ProgramCost, ...] = ()
+    imported: Imported | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +154,7 @@ class Bundle:
         facts = self.manifest
         return check_budgets(
             budgets or facts.budgets,
-            facts.trained.score,
+            facts.trained.score if facts.trained else None,
             facts.evaluated,
             facts.compiled,
             facts.measured,
@@ -157,15 +164,16 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Folders of the artefacts that a bundle's files come from: `Compiled`, `Exported`, `DataReady`.
+    """Folders of the artefacts that a bundle's files come from: `Compiled`, `Exported` or `Imported`, `DataReady`.
 
     Attributes:
+        data: None where the network came as an ONNX file; then `exported` has `samples/` beside the file.
         stream_program, stream_exported: `Compiled` and `StreamExported` of the program for streams, None without one.
     """
 
     program: Path
     exported: Path
-    data: Path
+    data: Path | None = None
     stream_program: Path | None = None
     stream_exported: Path | None = None
 
@@ -186,10 +194,12 @@ def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, f
     _copy_program(sources.program, root)
     if facts.compiled.packed:
         shutil.copytree(sources.program / PACKED_FOLDER, root / PACKED_FOLDER)
-    for model in ("model.onnx", *(["model.tflite"] if facts.exported.litert else [])):
+    for model in ("model.onnx", *(["model.tflite"] if facts.exported and facts.exported.litert else [])):
         shutil.copyfile(sources.exported / model, root / model)
-    if facts.data.assets:
+    if facts.data and facts.data.assets and sources.data:
         shutil.copytree(sources.data / "assets", root / "assets")
+    if facts.imported:
+        shutil.copytree(sources.exported / SAMPLES_FOLDER, root / SAMPLES_FOLDER)
     write_examples(facts.compiled, root)
     if facts.stream and sources.stream_program and sources.stream_exported:
         stream = root / STREAM_FOLDER
@@ -208,23 +218,24 @@ def _copy_program(source: Path, folder: Path) -> None:
         shutil.copytree(source / part, folder / part)
 
 
-def versions() -> tuple[str, ...]:
-    """Return "name version" of armlet and of every package whose version is part of a cache key."""
-    packages = sorted({package for stage in STAGES.values() for package in stage.packages})
-    return (f"armlet {__version__}", *(f"{name} {package_version(name) or 'none'}" for name in packages))
+def versions(packages: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Return "name version" of armlet and of packages, by default of all whose version is part of a cache key."""
+    named = packages or {package for stage in STAGES.values() for package in stage.packages}
+    return (f"armlet {__version__}", *(f"{name} {package_version(name) or 'none'}" for name in sorted(named)))
 
 
 def _manifest(facts: ReportInput, provenance: Provenance, files: dict[str, str]) -> Manifest:
+    source = facts.exported or facts.imported or facts.compiled
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        name=facts.recipe.name,
-        symbol=facts.recipe.symbol,
-        inputs=facts.exported.inputs,
-        outputs=facts.exported.outputs,
-        class_names=facts.data.class_names,
-        preprocessing=facts.data.preprocessing,
+        name=facts.name,
+        symbol=facts.compiled.symbol,
+        inputs=source.inputs,
+        outputs=source.outputs,
+        class_names=facts.data.class_names if facts.data else (),
+        preprocessing=facts.preprocessing,
         target=facts.target,
-        budgets=facts.recipe.budgets,
+        budgets=facts.budgets,
         verdict=facts.verdict,
         memory_bytes=facts.compiled.arena_bytes,
         size_bytes=facts.compiled.size_bytes,
@@ -241,4 +252,5 @@ def _manifest(facts: ReportInput, provenance: Provenance, files: dict[str, str])
         judge=facts.judge,
         pretrained=facts.pretrained,
         costs=facts.costs,
+        imported=facts.imported,
     )

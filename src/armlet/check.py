@@ -26,8 +26,8 @@ _ROUNDING = 1e-9
 
 def check_budgets(
     budgets: Budgets,
-    trained: Score,
-    evaluated: Evaluated,
+    trained: Score | None,
+    evaluated: Evaluated | None,
     compiled: Compiled,
     measured: Measured,
     stream: StreamMeasured | None = None,
@@ -36,18 +36,20 @@ def check_budgets(
 
     Args:
         budgets: what must hold; one that is not set gives a line without a verdict.
-        trained: score of the trained network before compression, on the same split as `evaluated`.
-        evaluated: score of the compiled program itself.
+        trained: score of the trained network before compression, on the same split as `evaluated`; None where armlet
+            did not train it.
+        evaluated: score of the compiled program itself; None where there are no samples with labels.
         compiled: sizes of the program.
         measured: latency, and whether the target's outputs agree with the host's.
         stream: the same of the program for streams, where there is one.
     """
     checks = (
-        *_accuracy(budgets, trained, evaluated.score),
+        *(_accuracy(budgets, trained, evaluated.score) if trained and evaluated else _unscored(budgets)),
         _latency("latency", budgets.latency, measured.latency),
         _bytes("size", budgets.size, compiled.size_bytes),
         _bytes("memory", budgets.memory, compiled.arena_bytes),
         *([_match("same outputs", "host", measured.match)] if measured.match else []),
+        *([_match("same answers", "ONNX Runtime", measured.reference)] if measured.reference else []),
         *_stream(budgets, stream),
     )
     return Verdict(compiled.target, checks)
@@ -72,16 +74,27 @@ def _accuracy(budgets: Budgets, before: Score, after: Score) -> Iterator[Check]:
             "worst class drop", budgets.worst_class_accuracy_drop, worst_class_drop(before, after), ""
         )
     else:
-        yield from (
-            _absent(what, limit)
-            for what, limit in (
-                ("accuracy drop", budgets.accuracy_drop),
-                ("worst class drop", budgets.worst_class_accuracy_drop),
-            )
-            if limit is not None
-        )
+        yield from _unmeasured_drops(budgets)
     if budgets.score_drop is not None:
         yield _score_drop(budgets.score_drop, before, after)
+
+
+def _unscored(budgets: Budgets) -> Iterator[Check]:
+    """Say of every budget on a score that it was not measured; without one, of the accuracy."""
+    limits = {name: getattr(budgets, name, None) for name in METRICS}
+    found = [_metric(name, limit, None, 0) for name, limit in limits.items() if limit is not None]
+    yield from found or [Check("accuracy", "", "not measured", None, "no budget")]
+    yield from _unmeasured_drops(budgets)
+    if budgets.score_drop is not None:
+        yield Check("score drop", f"≤ {budgets.score_drop:.10g}", "not measured", None, "not measured")
+
+
+def _unmeasured_drops(budgets: Budgets) -> Iterator[Check]:
+    drops = (
+        ("accuracy drop", budgets.accuracy_drop),
+        ("worst class drop", budgets.worst_class_accuracy_drop),
+    )
+    yield from (_absent(what, limit) for what, limit in drops if limit is not None)
 
 
 def _metric(name: str, budget: float | None, value: float | None, n_samples: int) -> Check:

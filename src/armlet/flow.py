@@ -107,7 +107,7 @@ def run_plan(  # noqa: PLR0913 - the keywords are what a run can be told
         with store.lock(
             digest.of_bytes(str(destination.absolute()).encode())
         ):  # of another run to the same place
-            _place(done[f"bundle/{name}"].folder / "bundle", destination)
+            place_bundle(done[f"bundle/{name}"].folder / "bundle", destination)
     verdicts = tuple(artifact_json.load(Verdict, done[f"check/{name}"].folder) for name in names)
     return RunResult(plan, tuple(done.values()), tuple(destinations), verdicts)
 
@@ -143,8 +143,17 @@ def _check_places(store: Store, output: Path, destinations: Sequence[Path]) -> N
     for folder, what in ((store.root, "the cache, ARMLET_CACHE"), (output, "--output")):
         require_folder(folder, what)
     for place in destinations:
-        if place.is_symlink() or (place.exists() and not (place / "manifest.json").is_file()):
-            raise UsageError(f"{place} exists and is not a bundle: move it away or choose another --output")
+        require_bundle_place(place)
+
+
+def require_bundle_place(place: Path) -> None:
+    """Refuse a place for a bundle where something else is.
+
+    Raises:
+        UsageError: it is taken.
+    """
+    if place.is_symlink() or (place.exists() and not (place / "manifest.json").is_file()):
+        raise UsageError(f"{place} exists and is not a bundle: move it away or choose another --output")
 
 
 def _do(run: _Run, step: Step, done: dict[str, StepResult]) -> StepResult:
@@ -241,8 +250,8 @@ def reproduce(folder: Path, progress: Progress) -> Path:
     return result
 
 
-def _place(source: Path, destination: Path) -> None:
-    """Copy a bundle out of the store, unless the very same one is there already."""
+def place_bundle(source: Path, destination: Path) -> None:
+    """Copy a bundle to where the user wants it, unless the very same one is there already."""
     same = destination / "manifest.json"
     if same.is_file() and same.read_bytes() == (source / "manifest.json").read_bytes():
         try:

@@ -62,7 +62,7 @@ STAGES: dict[StageName, StageInputs] = {
     "teacher": StageInputs(_LEARN, ("numpy", "torch", "accelerate", "torchmetrics")),
     "pass": StageInputs((*_LEARN, "passes"), ("numpy", "torch", "accelerate", "torchmetrics", "scipy")),
     "export": StageInputs(
-        ("models", "export"),
+        ("models", "export", "analysis/onnx_info.py", "analysis/reference.py"),
         ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "ai-edge-litert"),
     ),
     "export_stream": StageInputs(

@@ -18,11 +18,12 @@ _MEASURING = ("measure", "measure_stream", "program_cost")
 _COUNTING = ("QEMU plugin", "llvm-mca")
 
 
-def require(steps: Iterable[Step]) -> None:
+def require(steps: Iterable[Step], further: Iterable[str] = ()) -> None:
     """Check that every package and program that the steps call is there, and that every target can run here.
 
     Args:
         steps: those that will really run, not the cached ones.
+        further: packages that are needed besides.
 
     Raises:
         UsageError: a target has no emulator and is another machine than this one, or a core that it names is unknown.
@@ -30,7 +31,7 @@ def require(steps: Iterable[Step]) -> None:
     """
     steps = tuple(steps)
     _refuse_foreign(steps)
-    used = {package for step in steps for package in STAGES[step.stage].packages}
+    used = {*further, *(package for step in steps for package in STAGES[step.stage].packages)}
     if any(step.costs_on is not None for step in steps):
         used |= set(STAGES["program_cost"].packages)
     missing = [finding for finding in packages() if finding.name in used and finding.is_missing]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ class Program:
         Raises:
             UsageError: a wrong name, shape or dtype.
         """
-        samples, batched = self._samples(x)
+        samples, batched = fit_samples(self.inputs, x)
         answers = self._route(samples)
         if not batched:
             answers = tuple(answer[0] for answer in answers)
@@ -71,27 +71,6 @@ class Program:
             UsageError: the bundle has no program for streams.
         """
         return Stream(self.bundle)
-
-    def _samples(self, x: ArrayLike | Mapping[str, ArrayLike]) -> tuple[tuple[np.ndarray, ...], bool]:
-        """Return one array [N, *shape[1:]] for each input, and whether the caller gave a batch."""
-        given = x if isinstance(x, Mapping) else {self.inputs[0].name: x}
-        if not isinstance(x, Mapping) and len(self.inputs) > 1:
-            names = ", ".join(info.name for info in self.inputs)
-            raise UsageError(f"the program has {len(self.inputs)} inputs: give a dict with {names}")
-        for name in given:
-            if name not in [info.name for info in self.inputs]:
-                raise UsageError(f"no input {name!r} ({nearest(name, [i.name for i in self.inputs])})")
-        arrays = []
-        ranks = set()
-        for info in self.inputs:
-            if info.name not in given:
-                raise UsageError(f"input {info.name!r} is missing")
-            array, batched = _fit(info, given[info.name])
-            arrays.append(array)
-            ranks.add((batched, len(array)))
-        if len(ranks) > 1:
-            raise UsageError("the inputs have different batch sizes")
-        return tuple(arrays), ranks.pop()[0]
 
 
 class Stream:
@@ -153,6 +132,38 @@ def load(path: str | Path) -> Program:
         MissingDependency: the target needs an emulator that is not installed.
     """
     return Program(Bundle.open(path))
+
+
+def fit_samples(
+    inputs: Sequence[TensorInfo], x: ArrayLike | Mapping[str, ArrayLike]
+) -> tuple[tuple[np.ndarray, ...], bool]:
+    """Return one array [N, *shape[1:]] for each input, and whether the caller gave a batch.
+
+    Args:
+        inputs: of a program.
+        x: as a `Program` takes it.
+
+    Raises:
+        UsageError: a wrong name, shape or dtype.
+    """
+    given = x if isinstance(x, Mapping) else {inputs[0].name: x}
+    if not isinstance(x, Mapping) and len(inputs) > 1:
+        names = ", ".join(info.name for info in inputs)
+        raise UsageError(f"the program has {len(inputs)} inputs: give a dict with {names}")
+    for name in given:
+        if name not in [info.name for info in inputs]:
+            raise UsageError(f"no input {name!r} ({nearest(name, [i.name for i in inputs])})")
+    arrays = []
+    ranks = set()
+    for info in inputs:
+        if info.name not in given:
+            raise UsageError(f"input {info.name!r} is missing")
+        array, batched = _fit(info, given[info.name])
+        arrays.append(array)
+        ranks.add((batched, len(array)))
+    if len(ranks) > 1:
+        raise UsageError("the inputs have different batch sizes")
+    return tuple(arrays), ranks.pop()[0]
 
 
 def _open_route(folder: Path, compiled: Compiled, target: Target) -> Route:

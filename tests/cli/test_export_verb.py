@@ -12,7 +12,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from armlet.export.reference import reference_session
+from armlet.analysis.reference import reference_session
 from armlet.models.network import executable, load_network
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "fnn-letter-recognition.yaml"

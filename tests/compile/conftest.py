@@ -190,14 +190,14 @@ def lowered_cnn() -> LoweredProgram:
 @pytest.fixture(scope="session")
 def host_cnn(lowered_cnn: LoweredProgram, host: Target, tmp_path_factory: pytest.TempPathFactory) -> Program:
     folder = tmp_path_factory.mktemp("host-cnn")
-    return Program(cnn_model(), host, emit_program(lowered_cnn, host, "cnn", folder), folder)
+    return Program(cnn_model(), host, emit_program([lowered_cnn], host, "cnn", folder), folder)
 
 
 @pytest.fixture(scope="session")
 def host_mlp(host: Target, tmp_path_factory: pytest.TempPathFactory) -> Program:
     folder = tmp_path_factory.mktemp("host-mlp")
     model = mlp_model()
-    return Program(model, host, emit_program(import_plainly(model), host, "mlp", folder), folder)
+    return Program(model, host, emit_program([import_plainly(model)], host, "mlp", folder), folder)
 
 
 @pytest.fixture(scope="session")
@@ -205,4 +205,4 @@ def board_cnn(
     lowered_cnn: LoweredProgram, board: Target, tmp_path_factory: pytest.TempPathFactory
 ) -> Program:
     folder = tmp_path_factory.mktemp("board-cnn")
-    return Program(cnn_model(), board, emit_program(lowered_cnn, board, "cnn", folder), folder)
+    return Program(cnn_model(), board, emit_program([lowered_cnn], board, "cnn", folder), folder)

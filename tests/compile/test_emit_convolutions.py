@@ -99,7 +99,7 @@ def test_every_vector_unit_equals_the_reference_bit_for_bit(
 ):
     target = load_target(name)
     program, steps, expected = _program(wrap, target, least)
-    compiled = emit_program(program, target, "net", tmp_path)
+    compiled = emit_program([program], target, "net", tmp_path)
     generator = np.random.default_rng(99)
     inputs = tuple(generator.integers(-128, 128, (9, *i.shape[1:])).astype(np.int8) for i in program.inputs)
     for values in inputs:
@@ -149,7 +149,7 @@ def test_products_of_two_values_equal_the_reference_bit_for_bit(
             results.append(builder.emit(relax.call_tir(kernel, arguments, type_)))
         builder.emit_func_output(relax.Tuple(results))
     program = wrap(builder.get())
-    compiled = emit_program(program, target, "net", tmp_path)
+    compiled = emit_program([program], target, "net", tmp_path)
     generator = np.random.default_rng(98)
     inputs = tuple(generator.integers(-128, 128, (6, *i.shape[1:])).astype(np.int8) for i in program.inputs)
     for values in inputs:

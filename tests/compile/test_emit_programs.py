@@ -78,7 +78,7 @@ def _results_of_every_kind() -> tvm.IRModule:
 def test_results_that_share_memory_each_reach_their_output(
     wrap: Callable[[tvm.IRModule], LoweredProgram], host: Target, tmp_path: Path
 ):
-    compiled = emit_program(wrap(_results_of_every_kind()), host, "shared", tmp_path)
+    compiled = emit_program([wrap(_results_of_every_kind())], host, "shared", tmp_path)
     x = np.array([[-1, 2, -3, 4, 5, -6]], np.float32)
 
     outputs = HostProgram.load(tmp_path, compiled).run(x)
@@ -124,7 +124,7 @@ def test_random_graphs_never_overwrite_what_is_still_needed(
                     known.append((doubled, a_value + a_value + table))
         results = [known[int(i)] for i in generator.integers(1, len(known), 3)]
         builder.emit_func_output(relax.Tuple([var for var, _ in results]))
-    compiled = emit_program(wrap(builder.get()), host, "graph", tmp_path)
+    compiled = emit_program([wrap(builder.get())], host, "graph", tmp_path)
 
     outputs = HostProgram.load(tmp_path, compiled).run(x_value)
 
@@ -145,7 +145,7 @@ def test_equal_constants_are_stored_once(
         once = builder.emit_te(topi.add, x, relax.const(table))
         twice = builder.emit_te(topi.add, once, relax.const(table.copy()))
         builder.emit_func_output(builder.emit_te(topi.add, twice, relax.const(table * 2)))
-    compiled = emit_program(wrap(builder.get()), host, "adds", tmp_path)
+    compiled = emit_program([wrap(builder.get())], host, "adds", tmp_path)
 
     assert compiled.constant_bytes == 2 * table.nbytes
     x = np.ones((1, 64), np.float32)
@@ -156,7 +156,7 @@ def test_equal_constants_are_stored_once(
 def test_equal_input_gives_equal_bytes(
     host_cnn: Program, lowered_cnn: LoweredProgram, host: Target, tmp_path: Path
 ):
-    emit_program(lowered_cnn, host, "cnn", tmp_path / "another" / "folder")
+    emit_program([lowered_cnn], host, "cnn", tmp_path / "another" / "folder")
 
     assert digest.of_folder(tmp_path / "another" / "folder") == digest.of_folder(host_cnn.folder)
 
@@ -224,7 +224,7 @@ def test_two_programs_link_into_one_app(host_cnn: Program, host_mlp: Program, tm
 
 def test_a_name_that_c_cannot_have_is_refused(lowered_cnn: LoweredProgram, host: Target, tmp_path: Path):
     with pytest.raises(UsageError, match="'my-net' can't be a program's name in C"):
-        emit_program(lowered_cnn, host, "my-net", tmp_path)
+        emit_program([lowered_cnn], host, "my-net", tmp_path)
 
 
 def test_a_kernel_name_that_c_cannot_have_is_refused(
@@ -238,7 +238,7 @@ def test_a_kernel_name_that_c_cannot_have_is_refused(
         builder.emit_func_output(builder.emit_te(topi.nn.relu, x, primfunc_name_hint="relu<0>"))
 
     with pytest.raises(ArmletError, match="'relu<0>' can't be the name of a C function"):
-        emit_program(wrap(builder.get()), host, "net", tmp_path)
+        emit_program([wrap(builder.get())], host, "net", tmp_path)
 
 
 def test_a_program_with_anything_but_kernel_calls_is_refused(
@@ -254,7 +254,7 @@ def test_a_program_with_anything_but_kernel_calls_is_refused(
     with pytest.raises(
         ArmletError, match=r"the lowered program binds gv to .*relu.*, which is no kernel call"
     ):
-        emit_program(wrap(builder.get()), host, "net", tmp_path)
+        emit_program([wrap(builder.get())], host, "net", tmp_path)
 
 
 def test_a_program_that_breaks_its_promise_is_refused(
@@ -262,9 +262,9 @@ def test_a_program_that_breaks_its_promise_is_refused(
 ):
     wrong_input = replace(lowered_cnn, inputs=(replace(lowered_cnn.inputs[0], shape=(1, 1, 8, 8)),))
     with pytest.raises(ArmletError, match="promises the inputs"):
-        emit_program(wrong_input, host, "cnn", tmp_path)
+        emit_program([wrong_input], host, "cnn", tmp_path)
     with pytest.raises(ArmletError, match="6 calls are described, but the program has 7"):
-        emit_program(replace(lowered_cnn, calls=lowered_cnn.calls[1:]), host, "cnn", tmp_path)
+        emit_program([replace(lowered_cnn, calls=lowered_cnn.calls[1:])], host, "cnn", tmp_path)
 
 
 def test_the_host_program_names_what_is_wrong_with_its_input(host_cnn: Program):

@@ -57,13 +57,13 @@ def test_a_skip_connection_keeps_its_buffer_until_it_is_added():
 
 
 def test_buffers_that_are_never_alive_together_share_their_place():
-    plan = plan_arena([Lifetime(640, 0, 1), Lifetime(600, 2, 3), Lifetime(1, 4, 9)])
+    buffers = (Lifetime(640, 0, 1), Lifetime(600, 2, 3), Lifetime(1, 4, 9))
 
-    assert plan == ArenaPlan(offsets=(0, 0, 0), arena_bytes=640, lower_bound=640)
+    assert plan_arena(buffers) == ArenaPlan((0, 0, 0), arena_bytes=640, lower_bound=640, buffers=buffers)
 
 
 def test_no_buffers_need_no_arena():
-    assert plan_arena([]) == ArenaPlan(offsets=(), arena_bytes=0, lower_bound=0)
+    assert plan_arena([]) == ArenaPlan(offsets=(), arena_bytes=0, lower_bound=0, buffers=())
 
 
 @pytest.mark.parametrize(("n_bytes", "first", "last"), [(0, 0, 1), (-4, 0, 1), (4, 2, 1)])

@@ -97,7 +97,7 @@ def test_the_packed_program_has_the_same_constants_and_answers(
     where: str, lowered_cnn: LoweredProgram, request: pytest.FixtureRequest, tmp_path: Path
 ):
     target = request.getfixturevalue(where)
-    compiled = emit_program(lowered_cnn, target, "cnn", tmp_path, packed=True)
+    compiled = emit_program([lowered_cnn], target, "cnn", tmp_path, packed=True)
     sample = np.random.default_rng(5).standard_normal(compiled.inputs[0].shape).astype(np.float32)
     constants, answer = _answer(tmp_path, target, tmp_path, sample)
     plain = (tmp_path / "src" / "cnn_params.bin").read_bytes()
@@ -122,7 +122,7 @@ def test_what_ships_compiles_without_a_warning(
 ):
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler}")
-    emit_program(lowered_cnn, host, "cnn", tmp_path, packed=True)
+    emit_program([lowered_cnn], host, "cnn", tmp_path, packed=True)
     place = tmp_path / PACKED_FOLDER
     for source in sorted((place / "src").glob("*.c")):
         done = _run(

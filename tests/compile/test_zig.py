@@ -76,7 +76,7 @@ def android(
 ) -> tuple[Target, Compiled, Path]:
     """A float network with a softmax, which needs libm."""
     target, folder = load_target(request.param), tmp_path_factory.mktemp(request.param)
-    return target, emit_program(lowered_cnn, target, "cnn", folder), folder
+    return target, emit_program([lowered_cnn], target, "cnn", folder), folder
 
 
 @requires_zig

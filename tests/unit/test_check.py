@@ -109,3 +109,16 @@ def test_a_budget_of_nothing_at_all_fails_without_a_margin():
         line(Budgets(size="0 B"), "size"),
     ):
         assert (check.outcome, check.margin) == ("fail", None)
+
+
+def test_what_needs_labels_is_not_measured_where_there_are_none():
+    budgets = Budgets(accuracy=0.9, accuracy_drop=0.01, psnr="20 dB", score_drop=0.5, size="1 MiB")
+    measured = Measured("board", "emulator", None, None, None)
+    checks = {c.what: c for c in check_budgets(budgets, None, None, compiled(), measured).checks}
+    unmeasured = {what for what, check in checks.items() if check.outcome == "not measured"}
+    assert unmeasured == {"accuracy", "PSNR", "accuracy drop", "score drop"}
+    assert checks["accuracy"].budget == "≥ 90.0 %"
+    assert checks["size"].outcome == "pass"
+    bare = check_budgets(Budgets(), None, None, compiled(), measured)
+    assert bare.passes
+    assert bare.checks[0] == Check("accuracy", "", "not measured", None, "no budget")

@@ -23,6 +23,7 @@ from armlet.artifacts import (
     Evaluated,
     Exported,
     Fallback,
+    Imported,
     InputSpec,
     Kernel,
     KernelCount,
@@ -37,6 +38,7 @@ from armlet.artifacts import (
 )
 from armlet.errors import MissingDependency
 from armlet.report import ReportInput, render_report
+from armlet.report.kernels import kernel_rows
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
 
@@ -127,6 +129,8 @@ def report_input(**changes: object) -> ReportInput:
     )
     image = TensorInfo("image", (1, 1, 28, 28))
     made = ReportInput(
+        name=recipe.name,
+        budgets=recipe.budgets,
         recipe=recipe,
         target=target,
         data=DataReady(
@@ -419,3 +423,52 @@ def test_what_float_takes_in_an_int8_network_is_said(tmp_path):
         replace(mixed, measured=replace(made.measured, counts=None)),
     ):
         assert "of the modelled cycles" not in Reader(render(kept, tmp_path)).text
+
+
+def test_a_kernel_that_calls_share_has_a_row_for_each_call_and_its_code_once(tmp_path):
+    made = report_input()
+    first = replace(
+        KERNELS[0], joined=("relu0",), dtype="int8", shape=(1, 8, 4, 4), layout="channels-last", code_bytes=987,
+        constant_bytes=1_200,
+    )  # fmt: skip
+    again = replace(first, layer="conv9/Conv", joined=(), constant_bytes=0)
+    shared = replace(made, compiled=replace(made.compiled, kernels=(first, again, *KERNELS[1:])))
+    rows = kernel_rows(shared.compiled, shared.measured)
+    assert [(row.n_calls, row.code_bytes, row.layers) for row in rows[:2]] == [
+        (2, 987, ("conv0/Conv", "relu0")),
+        (2, 0, ("conv9/Conv",)),
+    ]
+    counts = made.measured.counts
+    assert sum(row.cycles for row in rows) == pytest.approx(sum(kernel.cycles for kernel in counts.kernels))
+    assert rows[0].share == rows[1].share == counts.kernels[0].cycles / 2 / counts.cycles
+    text = Reader(render(shared, tmp_path)).text
+    for words in (
+        "int8 [1, 8, 4, 4]",
+        "channels-last",
+        "Shared kernels",
+        "cnn_k0 (2 calls)",
+        "conv0/Conv, relu0",
+    ):
+        assert words in text
+
+
+def test_the_page_of_an_onnx_file_tells_of_the_file_and_of_no_training(tmp_path):
+    made, image = report_input(), TensorInfo("image", (1, 1, 28, 28))
+    imported = Imported("theirs.onnx", "ef" * 32, (image,), (), 17, True, 4_321, ("image",), 16, True)
+    reference = Match(16, 3, 0.01, 0.02, "2 steps of the output's scale")
+    page = render(
+        replace(
+            made, recipe=None, data=None, trained=None, exported=None, evaluated=None, passes=(), imported=imported,
+            measured=replace(made.measured, reference=reference),
+        ),
+        tmp_path,
+    )  # fmt: skip
+    reader = Reader(page)
+    assert reader.open == []
+    for words in (
+        "theirs.onnx", "ef" * 32, "opset 17, quantised", "against ONNX Runtime on 16 random samples", "4321",
+        "2 steps of the output's scale", "there are no samples with labels", "the inputs are those of",
+    ):  # fmt: skip
+        assert words in reader.text.replace("\N{NO-BREAK SPACE}", ""), words
+    for words in ("What each step did", "Training", "Seed", "test samples"):
+        assert words not in reader.text

@@ -53,6 +53,31 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
+class Imported:
+    """An ONNX file (`model.onnx`) that armlet did not make, with every shape fixed.
+
+    Attributes:
+        file: its name.
+        sha256: of the file as it was given.
+        quantized: whether it has QDQ nodes, or layers that find scales while the program runs.
+        fixed: inputs whose shape was given to armlet, because the file leaves it open.
+        n_samples: samples that the program was run on.
+        random: whether they were drawn; else they were given.
+    """
+
+    file: str
+    sha256: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    opset: int
+    quantized: bool
+    onnx_bytes: int
+    fixed: tuple[str, ...]
+    n_samples: int
+    random: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StreamExported:
     """A network's step (`stream.onnx`): the next frames and the state in, the answer so far and the state out.
 
@@ -87,6 +112,11 @@ class Kernel:
         schedule: name of the schedule, "generic" for the fallback.
         precision: "int8" or "float32".
         macs: multiply-accumulates.
+        joined: names of further ONNX nodes that it does, too; nodes that only say scales are not named.
+        dtype, shape: of the result; the shape as ONNX has it, flat where the result is a part of a layer.
+        layout: order of its elements in memory: "row-major", "channels-last", or "flat" for a part of a layer.
+        code_bytes: of the kernel, which every call of the same symbol shares; None where not known.
+        constant_bytes: of the constants that this call reads and no earlier one; None where not known.
     """
 
     symbol: str
@@ -95,6 +125,12 @@ class Kernel:
     schedule: str
     precision: str
     macs: int
+    joined: tuple[str, ...] = ()
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    layout: str = ""
+    code_bytes: int | None = None
+    constant_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How the outputs of the program for the target compare with the host program's."""
+    """How the outputs of a program compare with those of another form of the same network."""
 
     n_samples: int
     n_identical: int
@@ -145,6 +145,8 @@ class Measured:
     """What came of running a compiled program on a device; what was not measured is None.
 
     Attributes:
+        match: agreement with the host program.
+        reference: agreement with ONNX Runtime, where the network came as an ONNX file.
         variant: which build of the kernels ran, where the program has several.
     """
 
@@ -154,6 +156,7 @@ class Measured:
     counts: Counts | None
     latency: Latency | None
     variant: str | None = None
+    reference: Match | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from armlet.cli import options
 
@@ -46,14 +48,28 @@ def check(  # noqa: PLR0913 - one parameter for each flag
     return 0 if verdict.passes else 1
 
 
-def inspect(bundle: options.BundleFolder, json: options.Json = False) -> None:
+def inspect(
+    bundle: options.BundleFolder,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Each call of a kernel instead: layers, result, MACs, bytes, cycles."),
+    ] = False,
+    json: options.Json = False,
+) -> None:
     """Verify every file of a bundle and print what it holds: interface, sizes, kernels, provenance."""
     from armlet import artifact_json
     from armlet.bundle import Bundle
-    from armlet.cli.console import print_json
+    from armlet.cli.console import print_json, stdout
+    from armlet.report.kernels import kernel_rows
+    from armlet.report.tables import layers_table
 
     opened = Bundle.open(bundle)
-    if json:
+    compiled, measured = opened.manifest.compiled, opened.manifest.measured
+    if layers and json:
+        print_json([artifact_json.to_data(row) for row in kernel_rows(compiled, measured)])
+    elif layers:
+        stdout().print(layers_table(compiled, measured))
+    elif json:
         print_json(artifact_json.to_data(opened.manifest))
     else:
         _print(opened)
@@ -81,8 +97,12 @@ def _print(opened: Bundle) -> None:
     if compiled.variants:
         names = ", ".join(variant.name for variant in compiled.variants)
         facts.add_row("variants", f"{names}: taken where the CPU has them; {manifest.measured.variant} ran")
-    for label, text in score_rows(manifest.evaluated.score):
-        facts.add_row(label, text)
+    if manifest.evaluated:
+        for label, text in score_rows(manifest.evaluated.score):
+            facts.add_row(label, text)
+    elif file := manifest.imported:
+        facts.add_row("accuracy", "not measured")
+        facts.add_row("compiled from", f"{file.file}, SHA-256 {file.sha256}")
     facts.add_row("size", f"{format_bytes(manifest.size_bytes)} ({format_bytes(compiled.code_bytes)} code,"
                   f" {format_bytes(compiled.constant_bytes)} constants)")  # fmt: skip
     if packed := compiled.packed:
@@ -115,7 +135,9 @@ def _print(opened: Bundle) -> None:
         kernels.add_column(column)
     kernels.add_column("MACs", justify="right")
     # A variant's own kernels follow; those that builds share are there once.
-    for kernel in dict.fromkeys([*compiled.kernels, *(k for v in compiled.variants for k in v.kernels)]):
+    builds = (compiled.kernels, *(variant.kernels for variant in compiled.variants))
+    calls = {(kernel.symbol, kernel.layer): kernel for build in builds for kernel in build}
+    for kernel in calls.values():
         kernels.add_row(kernel.symbol, kernel.layer, kernel.schedule, kernel.precision, f"{kernel.macs:,}")
     console.print(kernels)
     for fallback in compiled.fallbacks:

@@ -13,6 +13,7 @@ from armlet.cli import (
     ablate_verb,
     analyze_verb,
     bundle_verbs,
+    compile_verb,
     data_verbs,
     doctor_verb,
     export_verb,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command("run")(run_verb.run)
 app.command("plan")(plan_verb.plan)
+app.command("compile")(compile_verb.compile_)
 app.command("check")(bundle_verbs.check)
 app.command("inspect")(bundle_verbs.inspect)
 app.command("report")(report_verb.report)

@@ -19,6 +19,7 @@ Targets = Annotated[
 ]
 Profile = Annotated[str, typer.Option("--profile", "-p", help="Profile of the recipe: full, smoke, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print tables and verdict, no progress.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, such as build/NAME-TARGET.armlet.")]
 Accuracy = Annotated[str | None, typer.Option("--accuracy", metavar="SHARE", help='Least accuracy, "90 %".')]
 AccuracyDrop = Annotated[

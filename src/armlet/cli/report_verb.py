@@ -42,7 +42,7 @@ def _page(bundle: Bundle) -> Path:
 def _print(bundle: Bundle) -> None:
     from armlet.cli.console import stdout
     from armlet.report.summary import summary
-    from armlet.report.tables import passes_table, verdict_table
+    from armlet.report.tables import layers_table, passes_table, verdict_table
 
     console, manifest = stdout(), bundle.manifest
     console.print(f"{manifest.name} for {manifest.target.name}", style="bold")
@@ -50,9 +50,12 @@ def _print(bundle: Bundle) -> None:
         records = tuple(step.record for step in manifest.passes)
         latencies = (*(cost.latency for cost in manifest.costs), manifest.measured.latency)
         console.print(passes_table(records, {manifest.target.name: latencies} if manifest.costs else {}))
-    for table in summary(manifest.class_names, manifest.trained, manifest.evaluated):
-        console.print()
-        console.print(table)
+    if manifest.trained and manifest.evaluated:
+        for table in summary(manifest.class_names, manifest.trained, manifest.evaluated):
+            console.print()
+            console.print(table)
+    else:
+        console.print(layers_table(manifest.compiled, manifest.measured))
     console.print()
     console.print(verdict_table(manifest.verdict))
     console.print(f"page: {_page(bundle)}", soft_wrap=True)
@@ -75,12 +78,14 @@ def _comparison(bundles: list[Bundle]) -> Table:
     table.add_column("verdict")
     for bundle in bundles:
         found = bundle.manifest
-        metric, latency = METRICS[found.evaluated.score.metric], found.measured.latency
+        latency, scores = found.measured.latency, ("–", "–", "–")
+        if found.trained and found.evaluated:
+            metric = METRICS[found.evaluated.score.metric]
+            before, after = (metric.text(x.score.value) for x in (found.trained, found.evaluated))
+            scores = metric.label, before, after
         table.add_row(
             bundle.folder.name.removesuffix(".armlet"),
-            metric.label,
-            metric.text(found.trained.score.value),
-            metric.text(found.evaluated.score.value),
+            *scores,
             format_bytes(found.size_bytes),
             format_bytes(found.memory_bytes),
             format_ms(latency.typical_ms) if latency else "–",
@@ -98,9 +103,9 @@ def _facts(bundle: Bundle) -> dict[str, object]:
         "bundle": str(bundle.folder),
         "page": str(_page(bundle)),
         "classes": list(manifest.class_names),
-        "trained": artifact_json.to_data(manifest.trained),
+        "trained": artifact_json.to_data(manifest.trained) if manifest.trained else None,
         "passes": [artifact_json.to_data(step.record) for step in manifest.passes],
         "costs": [artifact_json.to_data(cost) for cost in manifest.costs],
-        "compiled": artifact_json.to_data(manifest.evaluated),
+        "compiled": artifact_json.to_data(manifest.evaluated) if manifest.evaluated else None,
         "verdict": artifact_json.to_data(manifest.verdict),
     }

@@ -33,9 +33,7 @@ def run(  # noqa: PLR0913 - one parameter for each flag
             "--distributed", min=1, metavar="N", help="Train in N processes, each on a GPU of its own."
         ),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print tables and verdict, no progress.")
-    ] = False,
+    quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> int:
     """Fetch data, train, compress, compile, run, check budgets, write bundle and report.

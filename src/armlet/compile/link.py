@@ -269,6 +269,16 @@ def loaded_bytes(file: Path) -> LoadedBytes:
     return LoadedBytes(code, constants)
 
 
+def symbol_bytes(file: Path) -> dict[str, int]:
+    """Return the bytes of each function that an object defines, by its name."""
+    from elftools.elf.elffile import ELFFile
+
+    with file.open("rb") as stream:
+        table = ELFFile(stream).get_section_by_name(".symtab")
+        symbols = () if table is None else tuple(table.iter_symbols())
+        return {s.name: s["st_size"] for s in symbols if s["st_info"]["type"] == "STT_FUNC"}
+
+
 def undefined_symbols(file: Path) -> tuple[str, ...]:
     """Return the symbols that an object needs from elsewhere, sorted."""
     from elftools.elf.elffile import ELFFile

@@ -21,6 +21,9 @@ class CallInfo:
         schedule: name of the schedule, "generic" for the fallback.
         precision: "int8" or "float32".
         macs: multiply-accumulates that the layer asks for.
+        joined: names of further ONNX nodes that the call does, too.
+        dtype, shape: of the result; the shape as ONNX has it, flat where the result is a part of a layer.
+        layout: order of its elements in memory: "row-major", "channels-last", or "flat" for a part of a layer.
     """
 
     layer: str
@@ -28,6 +31,10 @@ class CallInfo:
     schedule: str
     precision: str
     macs: int
+    joined: tuple[str, ...] = ()
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    layout: str = "row-major"
 
 
 @dataclass(frozen=True, slots=True)

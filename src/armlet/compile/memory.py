@@ -48,11 +48,13 @@ class ArenaPlan:
         offsets: in bytes from the start of the arena, in the order of the buffers given.
         arena_bytes: size of the arena.
         lower_bound: most bytes alive at any one call, below which no plan can go.
+        buffers: what was planned, in the order of the offsets.
     """
 
     offsets: tuple[int, ...]
     arena_bytes: int
     lower_bound: int
+    buffers: tuple[Lifetime, ...]
 
 
 def plan_arena(buffers: Sequence[Lifetime], alignment: int = ALIGNMENT) -> ArenaPlan:
@@ -64,7 +66,7 @@ def plan_arena(buffers: Sequence[Lifetime], alignment: int = ALIGNMENT) -> Arena
     plans += [_place(buffers, sequence, alignment, ceiling) for sequence in sequences]
     totals = [max((o + b.n_bytes for o, b in zip(plan, buffers, strict=True)), default=0) for plan in plans]
     smallest = min(totals)
-    return ArenaPlan(plans[totals.index(smallest)], smallest, most_alive(buffers))
+    return ArenaPlan(plans[totals.index(smallest)], smallest, most_alive(buffers), tuple(buffers))
 
 
 def most_alive(buffers: Sequence[Lifetime]) -> int:

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from armlet.artifacts import Compiled
+from armlet.compile.dump import Dump, of_builds
 from armlet.compile.lowered import LoweredProgram
 from armlet.spec.target import Target
 
 
-def lower(onnx_file: Path, target: Target, *, small: bool = False) -> LoweredProgram:
+def lower(
+    onnx_file: Path, target: Target, *, small: bool = False, dump: Dump | None = None
+) -> LoweredProgram:
     """Return the first of `lower_builds`."""
-    return lower_builds(onnx_file, (target,), small=small)[0]
+    return lower_builds(onnx_file, (target,), small=small, dump=dump)[0]
 
 
 def lower_builds(
-    onnx_file: Path, builds: Sequence[Target], *, small: bool = False
+    onnx_file: Path, builds: Sequence[Target], *, small: bool = False, dump: Dump | None = None
 ) -> tuple[LoweredProgram, ...]:
     """Turn an ONNX file (batch of one, static shapes, float32 or quantised) into scheduled kernels and a list of calls.
 
@@ -24,6 +27,7 @@ def lower_builds(
         onnx_file: the network.
         builds: targets, each of which gets a program of its own.
         small: whether constants must not grow for the sake of speed.
+        dump: where what each stage makes is written.
 
     Raises:
         UsageError: the file is not ONNX, or follows an unknown version of the operators.
@@ -35,14 +39,30 @@ def lower_builds(
     from armlet.compile.kernels.select import select_kernels
     from armlet.compile.quantized.integer import to_integer
 
-    graph = read_onnx(onnx_file)
-    graph = simplify(graph)  # first: integers are looked for in whole layers, with bias and clamp
-    graph, fallbacks = to_integer(graph)
-    return tuple(select_kernels(graph, fallbacks, vector_of(build), small=small) for build in builds)
+    read = read_onnx(onnx_file)
+    simplified = simplify(read)  # first: integers are looked for in whole layers, with bias and clamp
+    graph, fallbacks = to_integer(simplified)
+    programs = tuple(select_kernels(graph, fallbacks, vector_of(build), small=small) for build in builds)
+    if dump:
+        dump.onnx(onnx_file)
+        dump.graph("01-read.txt", read)
+        dump.graph("02-simplified.txt", simplified)
+        dump.graph("03-integer.txt", graph)
+    names = [build.resolved_features[-1] for build in builds[1:]]
+    for place, program in zip(of_builds(dump, names), programs, strict=True):
+        if place:
+            place.module("04-kernels", program.module)
+    return programs
 
 
 def compile_onnx(
-    onnx_file: Path, target: Target, symbol: str, folder: Path, *, packed: bool = False, small: bool = False
+    onnx_file: Path,
+    target: Target,
+    symbol: str,
+    folder: Path,
+    *,
+    packed: bool = False,
+    small: bool = False,
 ) -> Compiled:
     """Compile an ONNX file into libraries and a runner below `folder`; `symbol` begins every C name.
 
@@ -56,5 +76,5 @@ def compile_onnx(
     """
     from armlet.compile.emit import emit_program
 
-    program, *variants = lower_builds(onnx_file, target.builds, small=small or packed)
-    return emit_program(program, target, symbol, folder, variants=variants, packed=packed)
+    programs = lower_builds(onnx_file, target.builds, small=small or packed)
+    return emit_program(programs, target, symbol, folder, packed=packed)

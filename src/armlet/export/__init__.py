@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from armlet.analysis.onnx_info import tensor_info
 from armlet.artifacts import Exported
 from armlet.data.splits import Samples
 from armlet.errors import UsageError
-from armlet.export.info import tensor_info
 from armlet.export.onnx import OPSET, to_onnx, write_onnx
 from armlet.export.stream import STREAM_FILE, export_stream
 from armlet.export.verify import verify

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from armlet.analysis.onnx_info import tensor_info
+from armlet.analysis.reference import reference_session
 from armlet.artifacts import StreamExported
 from armlet.data.splits import Samples
 from armlet.data.streams import in_whole_steps, steps_of
 from armlet.errors import UsageError, VerificationFailed
-from armlet.export.info import tensor_info
 from armlet.export.onnx import OUTPUT_NAME, to_onnx, write_onnx
-from armlet.export.reference import reference_session
 from armlet.export.verify import FloatArray, tolerance_of
 from armlet.models.network import Network, executable
 from armlet.models.streaming import STATE, StreamForm, stream_form

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 
 from armlet.analysis.graph import trace, value_name
+from armlet.analysis.reference import reference_session
 from armlet.data.splits import Samples
 from armlet.errors import VerificationFailed
-from armlet.export.reference import reference_session
 from armlet.models.network import Network, executable
 from armlet.rounding import steps_allowed
 

@@ -6,7 +6,6 @@ Input: finished artefacts only; nothing is run or read from disk but the page's 
 from __future__ import annotations
 
 import io
-from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -20,6 +19,7 @@ from armlet.artifacts import (
     DataReady,
     Evaluated,
     Exported,
+    Imported,
     Latency,
     Measured,
     Pretrained,
@@ -32,10 +32,12 @@ from armlet.errors import MissingDependency
 from armlet.exhibits import Exhibits
 from armlet.report import plots
 from armlet.report.answers import show_answers
+from armlet.report.kernels import KernelRow, kernel_rows, shared_kernels
 from armlet.report.learning import class_rows, metric_rows, pretraining_plot, training_plots
 from armlet.report.words import axis_of, cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS, Metric
 from armlet.spec.base import Spec
+from armlet.spec.budget import Budgets
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
 from armlet.units import format_bytes, format_count, format_ms, format_percent
@@ -52,7 +54,12 @@ _N_KERNELS_PLOTTED = 16
 class ReportInput:
     """Everything that a report tells of one bundle.
 
+    What armlet did not make itself came as an ONNX file: `imported` says of it, and `recipe`, `data`, `trained`,
+    `exported` and `evaluated` are None.
+
     Attributes:
+        name: of the program.
+        budgets: what the verdict holds it against.
         passes: in the order in which they ran.
         versions: "name version" of armlet and of the packages that took part.
         exhibits: answers of the compiled program to look at.
@@ -62,14 +69,16 @@ class ReportInput:
         costs: of the trained network as a program, and of that after each pass but the last, where known.
     """
 
-    recipe: Recipe
+    name: str
+    budgets: Budgets
+    recipe: Recipe | None
     target: Target
-    data: DataReady
-    trained: Trained
+    data: DataReady | None
+    trained: Trained | None
     passes: tuple[Compressed, ...]
-    exported: Exported
+    exported: Exported | None
     compiled: Compiled
-    evaluated: Evaluated
+    evaluated: Evaluated | None
     measured: Measured
     verdict: Verdict
     versions: tuple[str, ...]
@@ -78,6 +87,12 @@ class ReportInput:
     pretrained: Pretrained | None = None
     stream: StreamFacts | None = None
     costs: tuple[ProgramCost, ...] = ()
+    imported: Imported | None = None
+
+    @property
+    def preprocessing(self) -> str:
+        """How raw values become inputs, in words."""
+        return self.data.preprocessing if self.data else "not known: the inputs are those of the ONNX file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,54 +110,54 @@ class _Step:
     latency: Latency | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _KernelRow:
-    """One kernel of the program; a kernel that several layers share is one row."""
-
-    symbol: str
-    layers: str
-    op: str
-    schedule: str
-    precision: str
-    macs: int
-    instructions: int | None
-    cycles: float | None
-
-
 def render_report(report: ReportInput, file: Path) -> None:
     """Write the page of one bundle to `file`; the same input gives the same bytes.
 
     Raises:
         MissingDependency: the packages of the extra `report` are not installed.
     """
-    steps, kernels, metric = _steps(report), _kernels(report), METRICS[report.trained.score.metric]
-    classes = class_rows(report.data.class_names, report.trained, report.evaluated)
+    kernels = kernel_rows(report.compiled, report.measured)
     page = environment().get_template("page.html").render(
         r=report,
         sentence=verdict_sentence(report.verdict),
         headline=headline(report.verdict),
-        steps=steps,
         kernels=kernels,
         float_share=_float_share(report, kernels),
-        total_cycles=report.measured.counts.cycles if report.measured.counts else 0.0,
-        metric=metric,
+        shared_kernels=shared_kernels(kernels),
         metrics=METRICS,
-        step_plots=_step_plots(steps, metric),
-        training_plots=training_plots(report.recipe, report.trained, report.passes),
-        pretraining_plot=pretraining_plot(report.recipe, report.pretrained),
-        metric_rows=metric_rows(report.trained.untrained_score, report.trained.score, report.evaluated.score),
-        answers=show_answers(report.recipe.data.asks, report.exhibits, report.recipe.data.test_limit),
-        reliability_plot=plots.reliability(report.exhibits.reliability) if report.exhibits.reliability else "",
-        class_plot=plots.classes(*zip(*classes, strict=True)) if classes else "",
-        class_rows=classes,
-        change_rows=_change_rows(report),
-        kernel_plot=_kernel_plot(report, kernels),
+        kernel_plot=_kernel_plot(kernels),
         latency_plot=_latency_plot(report),
-        recipe_yaml=_yaml(report.recipe),
         target_yaml=_yaml(report.target),
-        recipe_digest=digest.of_json(report.recipe.model_dump(mode="json")),
+        **_learned(report),
     )  # fmt: skip
     file.write_text(page, encoding="utf-8")
+
+
+def _learned(report: ReportInput) -> dict[str, object]:
+    """Return what the page tells of a network that armlet made, none of which is known of an ONNX file."""
+    recipe, data, trained, evaluated = report.recipe, report.data, report.trained, report.evaluated
+    if recipe is None or data is None or trained is None or evaluated is None:
+        return {"metric": None, "answers": None, "class_rows": (), "reliability_plot": ""}
+    metric = METRICS[trained.score.metric]
+    steps = _steps(report, trained, evaluated)
+    classes = class_rows(data.class_names, trained, evaluated)
+    return {
+        "metric": metric,
+        "steps": steps,
+        "step_plots": _step_plots(steps, metric),
+        "training_plots": training_plots(recipe, trained, report.passes),
+        "pretraining_plot": pretraining_plot(recipe, report.pretrained),
+        "metric_rows": metric_rows(trained.untrained_score, trained.score, evaluated.score),
+        "answers": show_answers(recipe.data.asks, report.exhibits, recipe.data.test_limit),
+        "reliability_plot": plots.reliability(report.exhibits.reliability)
+        if report.exhibits.reliability
+        else "",
+        "class_plot": plots.classes(*zip(*classes, strict=True)) if classes else "",
+        "class_rows": classes,
+        "change_rows": _change_rows(data, evaluated),
+        "recipe_yaml": _yaml(recipe),
+        "recipe_digest": digest.of_json(recipe.model_dump(mode="json")),
+    }
 
 
 def environment(*, html: bool = True) -> Environment:
@@ -175,8 +190,8 @@ def environment(*, html: bool = True) -> Environment:
     return environment
 
 
-def _steps(report: ReportInput) -> tuple[_Step, ...]:
-    trained, compiled = report.trained, report.compiled
+def _steps(report: ReportInput, trained: Trained, evaluated: Evaluated) -> tuple[_Step, ...]:
+    compiled = report.compiled
     rows = [
         _Step(
             "trained",
@@ -209,7 +224,7 @@ def _steps(report: ReportInput) -> tuple[_Step, ...]:
     )
     rows = [replace(row, latency=latency) for row, latency in zip_longest(rows, latencies)]
     macs = sum(kernel.macs for kernel in compiled.kernels)
-    score, seconds = report.evaluated.score.value, report.evaluated.seconds
+    score, seconds = evaluated.score.value, evaluated.seconds
     packed = None if compiled.packed is None else compiled.packed.size_bytes
     rows.append(
         _Step(
@@ -262,46 +277,20 @@ class _ChangeRow:
     n_gained: int
 
 
-def _change_rows(report: ReportInput) -> tuple[_ChangeRow, ...]:
+def _change_rows(data: DataReady, evaluated: Evaluated) -> tuple[_ChangeRow, ...]:
     """Return the classes of which any answer changed, those first that lost most."""
-    changes = report.evaluated.changes
+    changes = evaluated.changes
     if changes is None:
         return ()
     rows = [
         _ChangeRow(name, c.n_samples, c.n_changed, c.n_lost, c.n_gained)
-        for name, c in zip(report.data.class_names, changes.classes, strict=True)
+        for name, c in zip(data.class_names, changes.classes, strict=True)
         if c.n_changed
     ]
     return tuple(sorted(rows, key=lambda row: row.n_gained - row.n_lost))
 
 
-def _kernels(report: ReportInput) -> tuple[_KernelRow, ...]:
-    """Join what was compiled with what was counted; what was counted outside any kernel comes last."""
-    counts = report.measured.counts
-    counted = {kernel.symbol: kernel for kernel in counts.kernels} if counts else {}
-    calls = defaultdict(list)
-    for kernel in report.compiled.kernels_of(report.measured.variant):
-        calls[kernel.symbol].append(kernel)
-    rows = []
-    for symbol, group in calls.items():
-        cost, first = counted.pop(symbol, None), group[0]
-        rows.append(
-            _KernelRow(
-                symbol,
-                ", ".join(kernel.layer for kernel in group),
-                first.op,
-                first.schedule,
-                first.precision,
-                sum(kernel.macs for kernel in group),
-                cost.instructions if cost else None,
-                cost.cycles if cost else None,
-            )
-        )
-    rest = (_KernelRow(c.symbol, "", "–", "–", "–", 0, c.instructions, c.cycles) for c in counted.values())
-    return (*rows, *rest)
-
-
-def _float_share(report: ReportInput, kernels: tuple[_KernelRow, ...]) -> float | None:
+def _float_share(report: ReportInput, kernels: tuple[KernelRow, ...]) -> float | None:
     """Return the share of the modelled cycles that float takes in an INT8 network, None where that says nothing.
 
     Changes between float and INT8 count as float: they are its price.
@@ -316,25 +305,22 @@ def _float_share(report: ReportInput, kernels: tuple[_KernelRow, ...]) -> float 
     return cycles / counts.cycles
 
 
-def _kernel_plot(report: ReportInput, kernels: tuple[_KernelRow, ...]) -> str:
+def _kernel_plot(kernels: tuple[KernelRow, ...]) -> str:
     """Plot the kernels that take most cycles, in order of execution."""
-    counts = report.measured.counts
-    counted = [row for row in kernels if row.cycles is not None]
-    if counts is None or not counts.cycles or not counted:
+    shares: dict[str, float] = {}
+    for row in kernels:
+        if row.share is not None:
+            shares[row.symbol] = shares.get(row.symbol, 0.0) + 100 * row.share
+    if not shares:
         return ""
-    shares = {row.symbol: 100 * (row.cycles or 0.0) / counts.cycles for row in counted}
     chosen = sorted(shares, key=lambda symbol: -shares[symbol])[:_N_KERNELS_PLOTTED]
-    rows = [
-        plots.Row(row.symbol, shares[row.symbol], f"{shares[row.symbol]:.1f} %")
-        for row in counted
-        if row.symbol in chosen
-    ]
+    rows = [plots.Row(s, share, f"{share:.1f} %") for s, share in shares.items() if s in chosen]
     return plots.bars("Where the cycles go", "share of modelled cycles (%)", rows, wide=True)
 
 
 def _latency_plot(report: ReportInput) -> str:
     latency = report.measured.latency
-    return plots.interval(latency, report.recipe.budgets.latency) if latency else ""
+    return plots.interval(latency, report.budgets.latency) if latency else ""
 
 
 def _representer() -> type[SafeRepresenter]:

@@ -9,10 +9,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from armlet.artifacts import Cost, Latency, PassRecord, Score, Verdict
+from armlet.artifacts import Compiled, Cost, Latency, Measured, PassRecord, Score, Verdict
+from armlet.report.kernels import kernel_rows, shared_kernels
 from armlet.report.words import cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS
-from armlet.units import format_bytes, format_count, format_ms
+from armlet.units import format_bytes, format_count, format_ms, format_percent
 
 _STYLES = {"pass": "green", "fail": "bold red", "not measured": "yellow", "no budget": "dim"}
 
@@ -35,6 +36,43 @@ def verdict_table(verdict: Verdict, bundle_path: Path | None = None) -> Group:
     if bundle_path:
         lines.append(Text(f"bundle: {bundle_path}", overflow="fold"))
     return Group(table, *lines)
+
+
+def layers_table(compiled: Compiled, measured: Measured) -> Group:
+    """Return one line for each call of a kernel, and below what the rest of the program takes."""
+    rows, counts = kernel_rows(compiled, measured), measured.counts
+    table = Table(box=None, pad_edge=False)
+    for column in ("kernel", "layers", "precision", "result", "layout"):
+        table.add_column(column, no_wrap=column == "result", overflow="fold")
+    for column in ("MACs", "code", "constants", *(["cycles", "share"] if counts else [])):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        shape = f"{row.dtype}{list(row.shape)}" if row.dtype else "–"
+        repeated = row.code_bytes == 0 and row.n_calls > 1
+        cells = (
+            row.symbol, "\n".join(row.layers), row.precision, shape, row.layout or "–", f"{row.macs:,}",
+            "shared" if repeated else _whole(row.code_bytes), _whole(row.constant_bytes),
+            *([_whole(row.cycles), "–" if row.share is None else format_percent(row.share, 1)] if counts else []),
+        )  # fmt: skip
+        table.add_row(*map(Text, cells))
+    lines = []
+    if all(
+        kernel.code_bytes is not None for kernel in compiled.kernels_of(measured.variant)
+    ):  # bundles of before don't say it
+        code = compiled.code_bytes - sum(row.code_bytes or 0 for row in rows)
+        constants = compiled.constant_bytes - sum(row.constant_bytes or 0 for row in rows)
+        others = ", other builds" if compiled.variants else ""
+        lines.append(
+            f"besides: {code:,} bytes of code (entry, unwind tables{others}) and"
+            f" {constants:,} of constants (literals, gaps{others})"
+        )
+    if counts:
+        lines.append(f"cycles: modelled by {counts.core_model}, from exact counts under {counts.emulator}")
+    return Group(table, *map(Text, [*lines, *filter(None, [shared_kernels(rows)])]))
+
+
+def _whole(number: float | None) -> str:
+    return "–" if number is None else f"{round(number):,}"
 
 
 Latencies = Sequence[Latency | None]

@@ -13,6 +13,9 @@ from armlet.spec.model import JudgeModel, ModelSpec
 from armlet.spec.passes import PassSpec
 from armlet.spec.train import TrainSpec
 
+NAME_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+LONGEST_NAME = 64
+
 
 class Pretrain(Spec):
     """Pre-training without labels: parts of each input are hidden, and the network learns to fill them in."""
@@ -34,11 +37,16 @@ class Stream(Spec):
     frames: PositiveInt = Field(1, description="Frames that each step takes; tokens, for text.")
 
 
+def symbol_of(name: str) -> str:
+    """Return a program's name as a C identifier."""
+    return name.replace("-", "_")
+
+
 class Recipe(Spec):
     """One network, from data to budgets."""
 
     name: str = Field(
-        pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=64, description="Lower case, digits, dashes."
+        pattern=NAME_PATTERN, max_length=LONGEST_NAME, description="Lower case, digits, dashes."
     )
     description: str = Field("", description="One line, for people.")
     seed: NonNegativeInt = Field(
@@ -80,7 +88,7 @@ class Recipe(Spec):
     @property
     def symbol(self) -> str:
         """The name as a C identifier."""
-        return self.name.replace("-", "_")
+        return symbol_of(self.name)
 
     @property
     def small(self) -> bool:

@@ -118,10 +118,13 @@ def bundle(context: StageContext) -> Verdict:
 
     data, train_, evaluate, compiled, measured, verdict, exported, *_ = context.inputs
     recipe = context.plan.recipe
+    ready = artifact_json.load(DataReady, data)
     facts = ReportInput(
+        name=recipe.name,
+        budgets=recipe.budgets,
         recipe=recipe,
         target=context.target,
-        data=artifact_json.load(DataReady, data),
+        data=ready,
         trained=artifact_json.load(Trained, train_),
         passes=_all(context, "pass", Compressed),
         costs=_all(context, "program_cost", ProgramCost),
@@ -137,8 +140,9 @@ def bundle(context: StageContext) -> Verdict:
         pretrained=_if_needed(context, "pretrain", Pretrained),
     )
     keys = {step.name: step.key for step in context.plan.steps if step.name in context.step.needs}
-    sources = facts.data.source_digests
-    provenance = Provenance(recipe, context.plan.profile, recipe.seed, sources, facts.versions, keys)
+    provenance = Provenance(
+        recipe, context.plan.profile, recipe.seed, ready.source_digests, facts.versions, keys
+    )
     parts = [context.folder_of(name) for name in _stream_steps(context)[:2]]
     write_bundle(facts, provenance, Sources(compiled, exported, data, *parts), context.folder)
     return facts.verdict

@@ -15,14 +15,15 @@ libm, padding between sections, and a shared library's own dynamic-linking table
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from armlet.artifacts import Compiled, Kernel, KernelVariant
 from armlet.compile import link
-from armlet.compile.emit.calls import CallList, Listing, read_calls
+from armlet.compile.dump import Dump, of_builds
+from armlet.compile.emit.calls import Listing, read_calls
 from armlet.compile.emit.entry import check_symbol, entries, render_header, render_source, write_parameters
 from armlet.compile.emit.kernels import build_variants
 from armlet.compile.emit.templates import render
@@ -31,23 +32,23 @@ from armlet.spec.target import Target
 
 
 def emit_program(
-    program: LoweredProgram,
+    programs: Sequence[LoweredProgram],
     target: Target,
     symbol: str,
     folder: Path,
     *,
-    variants: Sequence[LoweredProgram] = (),
     packed: bool = False,
+    dump: Dump | None = None,
 ) -> Compiled:
     """Turn a lowered program into libraries that an app links, and a runner; equal input gives equal bytes.
 
     Args:
-        program: what the front half made.
+        programs: what the front half made, the kernels of each of the target's `builds`.
         target: the board.
         symbol: C prefix of everything that the program defines.
         folder: where `lib/`, `src/` and `bin/` go.
-        variants: the same program by the kernels of each of the target's `builds` behind the first.
         packed: whether the library with packed constants is written, too, in `packed/`.
+        dump: where what each stage makes is written.
 
     Raises:
         UsageError: `symbol` can't begin a C identifier, LLVM does not know the target's core, or there are no
@@ -62,8 +63,8 @@ def emit_program(
         place.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="armlet-link-") as scratch:
         work = Path(scratch)
-        programs = (program, *variants)
-        compiled, kernels = build_variants([p.module for p in programs], target, symbol, work)
+        modules = [p.module for p in programs]
+        compiled, kernels = build_variants(modules, target, symbol, work, dump)
         listing = read_calls(programs, kernels, target.variants)
         _write_sources(symbol, listing, target, lib, src)
         # TVM adds helpers and debug information; what ships holds the kernels that are called and no more.
@@ -80,9 +81,11 @@ def emit_program(
         link.check_undefined(whole, target, extensions=bool(listing.variants))
         link.archive(target, whole, lib / f"lib{symbol}.a")
         link.link_shared(target, whole, lib / f"lib{symbol}.so")
-        loaded = link.loaded_bytes(whole)
+        loaded, sizes = link.loaded_bytes(whole), link.symbol_bytes(whole)
     link.link_program(target, src / "runner.c", lib / f"lib{symbol}.a", lib, runner)
-    result = _compiled(programs, target, symbol, listing, loaded)
+    result = _compiled(programs, target, symbol, listing, loaded, sizes)
+    if dump:
+        _dump_builds(dump, result, listing, (src / f"{symbol}.c").read_text(encoding="utf-8"))
     if not packed:
         return result
     from armlet.compile.emit.packed import emit_packed  # needs NumPy, which a plan does without
@@ -133,15 +136,46 @@ def _portable(command: tuple[str, ...]) -> str:
     return " ".join("python3" if word == sys.executable else word for word in command)
 
 
+def _dump_builds(dump: Dump, compiled: Compiled, listing: Listing, entry: str) -> None:
+    dump.write("08-entry.c", entry)
+    kernels = (compiled.kernels, *(variant.kernels for variant in compiled.variants))
+    names = [variant.name for variant in compiled.variants]
+    for build, own, calls in zip(of_builds(dump, names), kernels, listing.builds, strict=True):
+        if build:
+            build.arena(calls.arena, own)
+
+
+def _kernels(
+    programs: Sequence[LoweredProgram], listing: Listing, code_bytes: Mapping[str, int]
+) -> list[tuple[Kernel, ...]]:
+    """Say of each build's calls what they do, of what size the kernels are, and which constants they read first."""
+    tensors, builds = {tensor.at: tensor.n_bytes for tensor in listing.tensors}, []
+    for program, build in zip(programs, listing.builds, strict=True):
+        seen, found = set[int](), []
+        for call, info in zip(build.calls, program.calls, strict=True):
+            constants = {place.at for place in call.inputs if place.kind == "constant"} - seen
+            seen |= constants
+            kernel = Kernel(
+                symbol=call.kernel.symbol,
+                code_bytes=code_bytes[call.kernel.symbol],
+                constant_bytes=sum(tensors[at] for at in constants),
+                **asdict(info),
+            )
+            found.append(kernel)
+        builds.append(tuple(found))
+    return builds
+
+
 def _compiled(
     programs: Sequence[LoweredProgram],
     target: Target,
     symbol: str,
     listing: Listing,
     loaded: link.LoadedBytes,
+    code_bytes: Mapping[str, int],
 ) -> Compiled:
     program = programs[0]
-    base, *others = (_kernels(*build) for build in zip(programs, listing.builds, strict=True))
+    base, *others = _kernels(programs, listing, code_bytes)
     names = zip(target.variants, target.builds[1:], others, strict=True)
     return Compiled(
         target=target.name,
@@ -160,13 +194,6 @@ def _compiled(
         integer_only=all(i.precision == "int8" or i.op in ("quantize", "dequantize") for i in program.calls),
         tool_versions=_tool_versions(target),
         variants=tuple(KernelVariant(name, build.features, kernels) for name, build, kernels in names),
-    )
-
-
-def _kernels(program: LoweredProgram, build: CallList) -> tuple[Kernel, ...]:
-    return tuple(
-        Kernel(call.kernel.symbol, info.op, info.layer, info.schedule, info.precision, info.macs)
-        for call, info in zip(build.calls, program.calls, strict=True)
     )
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from armlet.compile.dump import Dump, of_builds
 from armlet.errors import ArmletError, Problem, UsageError, nearest
 from armlet.spec.target import Feature, Target
 
@@ -110,7 +111,7 @@ def llvm_target(target: Target) -> tvm.target.Target:
 
 
 def build_variants(
-    modules: Sequence[tvm.IRModule], target: Target, symbol: str, folder: Path
+    modules: Sequence[tvm.IRModule], target: Target, symbol: str, folder: Path, dump: Dump | None = None
 ) -> tuple[list[Path], list[tuple[PlainKernel, ...]]]:
     """Compile the PrimFuncs of one module for each of the target's builds; a PrimFunc that was there before is shared.
 
@@ -126,6 +127,7 @@ def build_variants(
 
     objects, kernels = [], []
     known: list[tuple[tirx.PrimFunc, PlainKernel]] = []
+    dumps = of_builds(dump, target.variants)
     for number, (build, module) in enumerate(zip(target.builds, modules, strict=True)):
         prefix = f"{symbol}_{target.variants[number - 1]}" if number else symbol
         functions = {var.name_hint: f for var, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
@@ -139,13 +141,15 @@ def build_variants(
         own: tuple[PlainKernel, ...] = ()
         if fresh:
             objects.append(folder / f"{prefix}_all_kernels.o")
-            own = build_kernels(tvm.IRModule(fresh), build, prefix, objects[-1])
+            own = build_kernels(tvm.IRModule(fresh), build, prefix, objects[-1], dumps[number])
         known += [(fresh[kernel.name], kernel) for kernel in own]
         kernels.append((*own, *shared.values()))
     return objects, kernels
 
 
-def build_kernels(module: tvm.IRModule, target: Target, symbol: str, output: Path) -> tuple[PlainKernel, ...]:
+def build_kernels(
+    module: tvm.IRModule, target: Target, symbol: str, output: Path, dump: Dump | None = None
+) -> tuple[PlainKernel, ...]:
     """Compile every PrimFunc of `module` into the object file `output`, position independent.
 
     Raises:
@@ -180,6 +184,9 @@ def build_kernels(module: tvm.IRModule, target: Target, symbol: str, output: Pat
     ready = tirx.transform.LowerIntrin()(tvm.IRModule(plain))
     built = tvm_ffi.get_global_func("target.build.llvm")(ready, llvm)
     built.write_to_file(str(output), "o")
+    if dump:
+        dump.module("05-lowered", ready)
+        dump.code(built)
     return tuple(kernels)
 
 

@@ -48,11 +48,13 @@ class Products:
     Attributes:
         op: the layer, its weight [outputs, ...] of integers without scales yet.
         kind: of the node.
+        nodes: names of the nodes read so far.
     """
 
     source: str
     op: Conv2d | Dense
     kind: str
+    nodes: tuple[str, ...]
 
 
 Pending: TypeAlias = Part | Scales | Products
@@ -73,12 +75,13 @@ def read_dynamic(node: onnx.NodeProto, name: str, reader: Reader) -> bool:
         return False
     match node.op_type, given:
         case "MatMulInteger", [Part(source, "values"), _, Part(other, "zero"), *_] if source == other:
-            op = Dense(_weight(node, reader), _NO_BIAS, dynamic=True)
-            reader.pending[node.output[0]] = Products(source, op, node.op_type)
+            op: Conv2d | Dense = Dense(_weight(node, reader), _NO_BIAS, dynamic=True)
+            reader.pending[node.output[0]] = Products(source, op, node.op_type, (name,))
         case "ConvInteger", [Part(source, "values"), _, Part(other, "zero"), *_] if source == other:
-            reader.pending[node.output[0]] = Products(source, _conv2d(node, source, reader), node.op_type)
+            op = _conv2d(node, source, reader)
+            reader.pending[node.output[0]] = Products(source, op, node.op_type, (name,))
         case "Cast", [Products() as products] if reader.tensor(node.output[0]).dtype == "float32":
-            reader.pending[node.output[0]] = products
+            reader.pending[node.output[0]] = replace(products, nodes=(*products.nodes, name))
         case "Mul", [Part(source, "scale"), None] | [None, Part(source, "scale")]:
             constant = reader.constant(node, given.index(None))
             assert constant is not None  # noqa: S101 - Mul has two inputs
@@ -136,4 +139,5 @@ def _finish(node: onnx.NodeProto, name: str, parts: tuple[Products, Scales], rea
         bias=Constant(np.zeros(outputs, np.float32)),
     )
     reader.tensor(products.source)
-    reader.layers.append(Layer(name, products.kind, op, (products.source,), node.output[0]))
+    layer = Layer(name, products.kind, op, (products.source,), node.output[0], joined=products.nodes)
+    reader.layers.append(layer)

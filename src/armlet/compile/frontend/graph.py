@@ -7,6 +7,7 @@ report speaks of layers by name. Operators without a kernel of their own go thro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -360,9 +361,9 @@ class Layer:
     """One operation on named values.
 
     Attributes:
-        name: the ONNX node's.
-        kind: the ONNX operator, for messages.
+        name, kind: of the ONNX node, the latter its operator, for messages.
         integer: set where the layer computes in integers.
+        joined: names of further ONNX nodes that it does, too.
     """
 
     name: str
@@ -371,6 +372,12 @@ class Layer:
     inputs: tuple[str, ...]
     output: str
     integer: Integer | None = None
+    joined: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of all ONNX nodes that it does."""
+        return (self.name, *self.joined)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -384,7 +391,16 @@ class Graph:
 
     def uses(self) -> dict[str, int]:
         """Return how many layers and outputs read each value."""
-        count: dict[str, int] = dict.fromkeys(self.tensors, 0)
-        for name in [n for layer in self.layers for n in layer.inputs] + list(self.outputs):
-            count[name] = count.get(name, 0) + 1
-        return count
+        read = [*(name for layer in self.layers for name in layer.inputs), *self.outputs]
+        return dict.fromkeys(self.tensors, 0) | Counter(read)
+
+
+def without_dead_layers(graph: Graph) -> Graph:
+    """Return the graph without layers that no output depends on."""
+    needed = set(graph.outputs)
+    kept = []
+    for layer in reversed(graph.layers):
+        if layer.output in needed:
+            kept.append(layer)
+            needed.update(layer.inputs)
+    return Graph(tuple(reversed(kept)), graph.tensors, graph.inputs, graph.outputs)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 OPSETS = range(13, 22)
 """Versions of the ONNX operators that are read."""
 
+_DOMAINS = ("", "ai.onnx")
+
 _WITHIN = {"int64": "int32", "bool": "float32", "uint8": "int8"}
 """What stands for a type between the layers: large whole numbers come from int32 inputs, truth values are 1 or 0, and
 integers of 8 bits without a sign are 128 less."""
@@ -69,14 +71,13 @@ def read_onnx(file: Path) -> Graph:
         if ends.get(o.name, o.name) in reader.pending
     ]
     refused += [f"{o.name}: an answer is a truth value" for o in model.graph.output if o.name in truths]
-    if refused:
-        raise UnsupportedOperator(f"{file.name} has nodes that can't be compiled:\n  " + "\n  ".join(refused))
+    _refuse(file, refused)
     inputs = tuple(i.name for i in model.graph.input if i.name not in reader.constants)
     return Graph(tuple(reader.layers), reader.tensors, inputs, tuple(o.name for o in model.graph.output))
 
 
 def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in _DOMAINS:
         raise RefusedNode(f"no such operator of the domain {node.domain} is known")
     if _fold(node, reader) or read_dynamic(node, name, reader) or read_moved(node, name, reader, CONVERTERS):
         return
@@ -88,19 +89,56 @@ def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         raise RefusedNode("no such operator is known")
 
 
-def _checked_model(file: Path) -> tuple[onnx.ModelProto, int, dict[str, str]]:
-    """Return the model in the QDQ form with its types, its operators' version, and why nodes are not in that form."""
+def open_onnx(file: Path) -> onnx.ModelProto:
+    """Return what a file holds, with its weights, wherever they lie.
+
+    Raises:
+        UsageError: there is no such file, or it is not ONNX.
+        UnsupportedOperator: lists every node whose operator ONNX does not know.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
+    if not file.is_file():
+        raise UsageError(Problem("no such file", file=file))
     try:
         model = onnx.load(file)
-        opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-        refused = to_qdq(model, opset)  # first: the types of other domains' operators are not inferred
+    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
+        raise UsageError(Problem(f"can't be read as ONNX: {error}", file=file)) from error
+    if not model.graph.node:
+        raise UsageError(Problem("can't be read as ONNX: it has no graph", file=file))
+    unknown = [n for n in model.graph.node if n.domain in _DOMAINS and not onnx.defs.has(n.op_type)]
+    _refuse(file, [f"{n.name or n.output[0]} ({n.op_type}): no such operator is known" for n in unknown])
+    return model
+
+
+def with_shapes(model: onnx.ModelProto, file: Path) -> onnx.ModelProto:
+    """Return the model with the shape of every value that can be told.
+
+    Raises:
+        UsageError: its nodes do not fit together.
+    """
+    import onnx
+
+    try:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model)  # afterwards: a file need not say its outputs' shapes
-    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, OSError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UsageError(Problem(f"can't be read as ONNX: {error}", file=file)) from error
+    return model
+
+
+def _refuse(file: Path, refused: list[str]) -> None:
+    if refused:
+        raise UnsupportedOperator(f"{file.name} has nodes that can't be compiled:\n  " + "\n  ".join(refused))
+
+
+def _checked_model(file: Path) -> tuple[onnx.ModelProto, int, dict[str, str]]:
+    """Return the model in the QDQ form with its types, its operators' version, and why nodes are not in that form."""
+    model = open_onnx(file)
+    opset = next((o.version for o in model.opset_import if o.domain in _DOMAINS), 0)
+    refused = to_qdq(model, opset)  # first: the types of other domains' operators are not inferred
+    model = with_shapes(model, file)
     if opset not in OPSETS:
         raise UsageError(
             Problem(

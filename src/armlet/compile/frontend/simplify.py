@@ -42,7 +42,8 @@ def simplify(graph: Graph) -> Graph:
             layers.append(layer)
         else:
             position = place.pop(layer.inputs[0])
-            layers[position] = joined
+            names = dict.fromkeys((*layers[position].nodes, *layer.nodes))
+            layers[position] = replace(joined, joined=tuple(n for n in names if n != joined.name))
             place[layer.output] = position
     return dataclasses.replace(graph, layers=tuple(layers))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -71,7 +71,10 @@ class ProgramBuilder:
 
         self.graph, self.vector, self.small = graph, vector, small
         self.fallbacks: list[Fallback] = []
-        self._calls: list[CallInfo] = []
+        self._calls: list[tuple[CallInfo, relax.Var]] = []
+        self._joined = {layer.output: layer.joined for layer in graph.layers}
+        self._roots: dict[relax.Var, relax.Var] = {}
+        self._defined: dict[relax.Var, tuple[Value, tuple[str, ...]]] = {}
         self._values: dict[str, Value] = {}
         self._moved: dict[tuple[str, Order], Value] = {}
         self._kernels: dict[object, tvm.ir.GlobalVar] = {}
@@ -98,7 +101,7 @@ class ProgramBuilder:
         tensors = self.graph.tensors
         return LoweredProgram(
             module=self._block.get(),
-            calls=tuple(self._calls),
+            calls=tuple(self._with_result(info, var) for info, var in self._calls),
             fallbacks=tuple(self.fallbacks),
             inputs=tuple(TensorInfo(n, tensors[n].shape, tensors[n].dtype) for n in self.graph.inputs),
             outputs=tuple(TensorInfo(n, tensors[n].shape, tensors[n].dtype) for n in self.graph.outputs),
@@ -110,11 +113,14 @@ class ProgramBuilder:
 
         if tuple(int(d) for d in var.ty.shape.values) == shape:
             return var
-        return self._block.emit(relax.op.reshape(var, shape))
+        other = self._block.emit(relax.op.reshape(var, shape))
+        self._roots[other] = self._roots.get(var, var)
+        return other
 
     def define(self, name: str, var: relax.Var, order: Order) -> None:
         """Enter a value of the graph, given flat."""
-        self._values[name] = Value(var, self.graph.tensors[name], order)
+        value = self._values[name] = Value(var, self.graph.tensors[name], order)
+        self._defined.setdefault(self._roots.get(var, var), (value, self._joined.get(name, ())))
 
     def value(self, name: str) -> Value:
         """Return a value in the order that it has."""
@@ -145,6 +151,7 @@ class ProgramBuilder:
             kernel = Kernel("transpose", "copy", spec, move.build_transpose)
             var = self.call(name, kernel, [value.var], value.tensor.size, value.tensor.dtype)
             self._moved[key] = Value(var, value.tensor, order)
+            self._defined[var] = self._moved[key], ()
         return self._moved[key]
 
     def call(
@@ -175,5 +182,16 @@ class ProgramBuilder:
         from tvm import relax
 
         operands = [relax.const(a) if isinstance(a, np.ndarray) else a for a in arguments]
-        self._calls.append(info)
-        return self._block.emit(relax.call_tir(kernel, operands, relax.TensorType(shape, dtype)))
+        var = self._block.emit(relax.call_tir(kernel, operands, relax.TensorType(shape, dtype)))
+        self._calls.append((info, var))
+        return var
+
+    def _with_result(self, info: CallInfo, var: relax.Var) -> CallInfo:
+        """Return the call with what its result is."""
+        dtype = str(var.ty.dtype)
+        if var not in self._defined:
+            shape = tuple(int(extent) for extent in var.ty.shape.values)
+            return replace(info, dtype=dtype, shape=shape, layout="flat")
+        value, joined = self._defined[var]
+        layout = "row-major" if value.order is None else "channels-last"
+        return replace(info, joined=joined, dtype=dtype, shape=value.tensor.shape, layout=layout)

@@ -180,7 +180,8 @@ def _look_up(layer: Layer, op: Quantize, formula: Formula, state: _Rewriter) -> 
     """Return the table that gives what a quantization of a formula's value gives."""
     twin, origin = state.twins[formula.source]
     last, table = formula.layers[-1], Table(table_of(formula, origin, op.to))
-    return Layer(last.name, last.kind, table, (twin,), layer.output, Integer((origin,), op.to))
+    joined = tuple(name for one in formula.layers for name in one.nodes if name != last.name)
+    return Layer(last.name, last.kind, table, (twin,), layer.output, Integer((origin,), op.to), joined)
 
 
 def _look_rows_up(layer: Layer, op: Lookup, state: _Rewriter) -> None:

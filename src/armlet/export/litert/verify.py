@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
+from armlet.analysis.reference import reference_session
 from armlet.export.litert.flatbuffer import Array
 from armlet.export.litert.graph import Graph
-from armlet.export.reference import reference_session
 
 _INTEGER_LEVELS = 255
 

@@ -15,7 +15,7 @@ def tensor_info(value: ir.Value) -> TensorInfo:
         UnsupportedOperator: its shape is not fixed.
     """
     if value.name is None or value.shape is None or not value.shape.is_static() or value.dtype is None:
-        raise UnsupportedOperator(f"the exporter gave {value.name} no fixed shape")
+        raise UnsupportedOperator(f"{value.name} has no fixed shape")
     scale, zero_point = _grid(value)
     return TensorInfo(value.name, tuple(value.shape.numpy()), value.dtype.numpy().name, scale, zero_point)
 
