@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from armlet.compile.emit.kernels import build_kernels
 from armlet.compile.kernels import conv2d, winograd
 from armlet.compile.kernels.epilogue import FloatClamp, Requantize
-from armlet.compile.kernels.loops import Vector
+from armlet.compile.kernels.loops import Vector, vector_of
 from armlet.compile.kernels.select_winograd import tile_for
 from armlet.compile.layout.packing import pack_conv2d
+from armlet.spec.load import load_target
 
 # (height, width, channels, outputs) with the border: one tile, tiles that overlap, odd counts, several blocks
 SHAPES = [(6, 6, 16, 16), (9, 7, 3, 13), (16, 16, 16, 32), (30, 31, 33, 40), (8, 18, 1, 1)]
@@ -53,6 +55,17 @@ def test_equals_a_sum_in_float64(shape, tile, vector: Vector, run_kernel):
 def test_it_is_taken_where_it_saves_work(conv, tile):
     assert tile_for(conv2d.Conv2d(*conv, FloatClamp(None, None))) == tile
     assert tile_for(conv2d.Conv2d(*conv, Requantize(32, 0, -128, 127))) is None
+
+
+@pytest.mark.parametrize("name", ["x86-64-vnni", "raspberry-pi-4", "raspberry-pi-2"])
+def test_it_is_emitted_for_vectors_of_every_width(name, tmp_path):
+    import tvm
+
+    target = load_target(name)
+    spec = winograd.Winograd(16, 16, 32, 64, 4, FloatClamp(0.0, None))
+    module = tvm.IRModule({"kernel": winograd.build(spec, vector_of(target))})
+    (kernel,) = build_kernels(module, target, "net", tmp_path / "kernels.o")
+    assert sum(kernel.scratch_bytes) == 4 * 36 * spec.block * (32 + 64)
 
 
 def _layer(weight: np.ndarray) -> object:

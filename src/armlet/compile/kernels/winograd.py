@@ -136,9 +136,11 @@ def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
         values = t.alloc_buffer((spec.block * products.channels,), "float32")
         sums = t.alloc_buffer((spec.block * products.outputs,), "float32")
         acc = registers(tile.pixels * tile.channels, "float32")
+        lanes = lanes_for(max(spec.channels, spec.outputs), vector.lanes("float32"))
+        work = registers(spec.alpha**2 * lanes, "float32"), registers(spec.alpha * lanes, "float32")
         with tiles(spec.n_tiles, spec.block) as (_, first):
             with loop(spec.block) as number:
-                _transform_inputs(spec, vector, x, values, (first, number))
+                _transform_inputs(spec, vector, (x, values), work, (first, number))
             conv2d.compute(
                 products,
                 tile,
@@ -147,7 +149,7 @@ def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
                 lambda place, _: load(acc, place, tile.lanes),
             )
             with loop(spec.block) as number:
-                _transform_sums(spec, vector, (sums, bias, y), (first, number))
+                _transform_sums(spec, vector, (sums, bias, y), work, (first, number))
 
     return prim_func(
         [
@@ -176,13 +178,16 @@ def _corner(spec: Winograd, number: Expr) -> tuple[Expr, Expr]:
 
 
 def _transform_inputs(
-    spec: Winograd, vector: Vector, x: Buffer, values: Buffer, place: tuple[Expr, Expr]
+    spec: Winograd,
+    vector: Vector,
+    buffers: tuple[Buffer, Buffer],
+    work: tuple[Buffer, Buffer],
+    place: tuple[Expr, Expr],
 ) -> None:
     """Write the transform of a tile's inputs: x[row, column, channel] -> values[number, position, channel]."""
-    first, number = place
+    (x, values), (half, line), (first, number) = buffers, work, place
     row, column = _corner(spec, first + number)
     alpha, lanes = spec.alpha, lanes_for(spec.channels, vector.lanes("float32"))
-    half, line = registers(alpha * alpha * lanes, "float32"), registers(alpha * lanes, "float32")
     with tiles(spec.channels, lanes) as (_, channel):
         corner = (row * spec.width + column) * spec.channels + channel
         for j in range(alpha):
@@ -199,13 +204,16 @@ def _transform_inputs(
 
 
 def _transform_sums(
-    spec: Winograd, vector: Vector, buffers: tuple[Buffer, Buffer, Buffer], place: tuple[Expr, Expr]
+    spec: Winograd,
+    vector: Vector,
+    buffers: tuple[Buffer, Buffer, Buffer],
+    work: tuple[Buffer, Buffer],
+    place: tuple[Expr, Expr],
 ) -> None:
     """Write the transform of a tile's sums: sums[number, position, channel] -> y[row, column, channel]."""
-    (sums, bias, y), (first, number) = buffers, place
+    (sums, bias, y), (half, line), (first, number) = buffers, work, place
     row, column = _corner(spec, first + number)
     alpha, lanes = spec.alpha, lanes_for(spec.outputs, vector.lanes("float32"))
-    half, line = registers(spec.tile * alpha * lanes, "float32"), registers(alpha * lanes, "float32")
     with tiles(spec.outputs, lanes) as (_, channel):
         corner = (row * spec.out_width + column) * spec.outputs + channel
         for j in range(alpha):
