@@ -13,6 +13,7 @@ import numpy as np
 
 from armlet.compile.frontend.graph import Generic, Layer
 from armlet.compile.frontend.values import Array
+from armlet.compile.kernels import functions
 from armlet.compile.kernels.loops import Vector, lanes_for
 from armlet.errors import UnsupportedOperator
 
@@ -176,4 +177,18 @@ def schedule(function: tvm.tirx.PrimFunc, vector: Vector) -> tvm.tirx.PrimFunc:
             extent = int(plan.get(inner[0]).extent)
             lanes = lanes_for(extent & -extent, vector.lanes("float32"))  # a power of two that divides it
             plan.vectorize(plan.split(inner[0], [None, lanes])[1])
-    return plan.mod["main"]
+    return _without_libm(plan.mod["main"])
+
+
+def _without_libm(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
+    """Write exp, sigmoid, tanh and erf of float32 in arithmetic, which vectorizes; libm takes one number at a time."""
+    import tvm
+    import tvm_ffi
+
+    own = {f"tirx.{f.__name__}": f for f in (functions.exp, functions.sigmoid, functions.tanh, functions.erf)}
+
+    def written(call: tvm.ir.Call) -> tvm.ir.Expr:
+        formula = own.get(getattr(call.op, "name", ""))
+        return call if formula is None or str(call.ty) != "float32" else formula(call.args[0], 1)
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.Call, written)))

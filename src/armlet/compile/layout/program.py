@@ -78,7 +78,7 @@ class ProgramBuilder:
         self._values: dict[str, Value] = {}
         self._moved: dict[tuple[str, Order], Value] = {}
         self._kernels: dict[object, tvm.ir.GlobalVar] = {}
-        self._counts: dict[str, int] = {}
+        self._functions: dict[str, list[tuple[tvm.tirx.PrimFunc, tvm.ir.GlobalVar]]] = {}
         self._block = relax.BlockBuilder()
         self._parameters = []
         for number, name in enumerate(graph.inputs):
@@ -165,10 +165,16 @@ class ProgramBuilder:
         return self.call_tir(info, self._kernels[kernel.spec], arguments, (size,), dtype)
 
     def add_kernel(self, op: str, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
-        """Enter a kernel under a name that says what it does."""
-        number = self._counts.get(op, 0)
-        self._counts[op] = number + 1
-        return self._block.add_func(function.with_attr("global_symbol", f"{op}_{number}"), f"{op}_{number}")
+        """Enter a kernel under a name that says what it does; return that of an equal one if there is one."""
+        import tvm_ffi
+
+        known = self._functions.setdefault(op, [])
+        for other, variable in known:
+            if tvm_ffi.structural_equal(function, other):
+                return variable
+        name = f"{op}_{len(known)}"
+        known.append((function, self._block.add_func(function.with_attr("global_symbol", name), name)))
+        return known[-1][1]
 
     def call_tir(
         self,
