@@ -1,4 +1,7 @@
-"""One inference in each runtime, as a call without arguments: armlet, ONNX Runtime, LiteRT, OpenVINO, MNN."""
+"""One inference in each runtime, as a call without arguments: armlet, ONNX Runtime, LiteRT, OpenVINO, MNN.
+
+What answers otherwise than armlet is not timed: it does other work.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,40 @@ from armlet.errors import ArmletError
 from armlet.spec.target import Target
 
 Call = Callable[[], object]
+Runtime = tuple[Call, Callable[[], np.ndarray]]
+"""A call, and what gives the answer of the last one."""
+LARGEST_DIFFERENCE = 0.1
+"""Of two answers, as a share of the largest number: rounding of INT8 goes through many layers."""
 
 
 def all_of(
     folder: Path, sample: np.ndarray, features: tuple[str, ...]
 ) -> tuple[dict[str, Call], dict[str, str]]:
     """Return a call of `folder/model.onnx` on the sample for each runtime, and why the others have none."""
-    calls: dict[str, Call] = {"armlet": armlet(folder, sample, features)}
+    call, answer = armlet(folder, sample, features)
+    calls: dict[str, Call] = {"armlet": call}
     missing: dict[str, str] = {}
+    call()
+    expected = answer()
     for name, make in PEERS.items():
         try:
-            calls[name] = make(folder, sample)
+            call, answer = make(folder, sample)
+            call()
+            _check_answer(answer(), expected)
+            calls[name] = call
         except ModuleNotFoundError as error:
             missing[name] = f"not installed: {error.name}"
         except (ArmletError, RuntimeError, ValueError) as error:
             missing[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
     return calls, missing
+
+
+def _check_answer(found: np.ndarray, expected: np.ndarray) -> None:
+    if found.size != expected.size:
+        raise RuntimeError(f"its answer has {found.size} numbers, not {expected.size}")
+    difference = np.abs(found.ravel() - expected.ravel()).max() / np.abs(expected).max()
+    if not difference <= LARGEST_DIFFERENCE:
+        raise RuntimeError(f"its answer differs by {difference:.0%} of the largest number")
 
 
 def target_of(features: tuple[str, ...]) -> Target:
@@ -47,7 +68,7 @@ def target_of(features: tuple[str, ...]) -> Target:
     )
 
 
-def armlet(folder: Path, sample: np.ndarray, features: tuple[str, ...]) -> Call:
+def armlet(folder: Path, sample: np.ndarray, features: tuple[str, ...]) -> Runtime:
     """Compile for this machine; the call goes through ctypes with pointers made before."""
     compiled = compile_onnx(folder / "model.onnx", target_of(features), "network", folder / "armlet")
     program = HostProgram.load(folder / "armlet", compiled)
@@ -57,10 +78,10 @@ def armlet(folder: Path, sample: np.ndarray, features: tuple[str, ...]) -> Call:
     found = (ctypes.c_void_p * len(outputs))(*(a.ctypes.data for a in outputs))
     entry, arena = program._entry, program._arena()
     keep = (sample, outputs, program)
-    return lambda: (entry(given, found, arena), keep)[0]
+    return lambda: (entry(given, found, arena), keep)[0], lambda: outputs[0]
 
 
-def onnxruntime(folder: Path, sample: np.ndarray) -> Call:
+def onnxruntime(folder: Path, sample: np.ndarray) -> Runtime:
     """ONNX Runtime's CPU provider, all optimisations, input and output bound before."""
     import onnxruntime as ort
 
@@ -71,10 +92,10 @@ def onnxruntime(folder: Path, sample: np.ndarray) -> Call:
     binding.bind_cpu_input(session.get_inputs()[0].name, sample)
     for output in session.get_outputs():
         binding.bind_output(output.name)
-    return lambda: session.run_with_iobinding(binding)
+    return lambda: session.run_with_iobinding(binding), lambda: binding.copy_outputs_to_cpu()[0]
 
 
-def litert(folder: Path, sample: np.ndarray) -> Call:
+def litert(folder: Path, sample: np.ndarray) -> Runtime:
     """LiteRT with XNNPACK, on the .tflite twin."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -84,10 +105,11 @@ def litert(folder: Path, sample: np.ndarray) -> Call:
     interpreter = Interpreter(str(folder / "model.tflite"), num_threads=1)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], sample)
-    return interpreter.invoke
+    place = interpreter.get_output_details()[0]["index"]
+    return interpreter.invoke, lambda: interpreter.get_tensor(place)
 
 
-def openvino(folder: Path, sample: np.ndarray) -> Call:
+def openvino(folder: Path, sample: np.ndarray) -> Runtime:
     """OpenVINO's CPU plugin, on the ONNX file."""
     import openvino as ov
 
@@ -99,10 +121,10 @@ def openvino(folder: Path, sample: np.ndarray) -> Call:
     )
     request = compiled.create_infer_request()
     request.set_input_tensor(ov.Tensor(sample, shared_memory=True))
-    return request.infer
+    return request.infer, lambda: request.get_output_tensor(0).data
 
 
-def mnn(folder: Path, sample: np.ndarray) -> Call:
+def mnn(folder: Path, sample: np.ndarray) -> Runtime:
     """MNN's CPU backend, on what its converter makes of the ONNX file."""
     import MNN
 
@@ -118,10 +140,20 @@ def mnn(folder: Path, sample: np.ndarray) -> Call:
         sample.shape, MNN.Halide_Type_Float, np.ascontiguousarray(sample), MNN.Tensor_DimensionType_Caffe
     )
     target.copyFrom(host)
-    return lambda: net.runSession(session)
+    output = net.getSessionOutput(session)
+    shape = output.getShape()
+    answer = MNN.Tensor(
+        shape, MNN.Halide_Type_Float, np.zeros(shape, np.float32), MNN.Tensor_DimensionType_Caffe
+    )
+
+    def read() -> np.ndarray:
+        output.copyToHostTensor(answer)
+        return np.array(answer.getData(), np.float32)
+
+    return lambda: net.runSession(session), read
 
 
-PEERS: dict[str, Callable[[Path, np.ndarray], Call]] = {
+PEERS: dict[str, Callable[[Path, np.ndarray], Runtime]] = {
     "onnxruntime": onnxruntime,
     "litert": litert,
     "openvino": openvino,
