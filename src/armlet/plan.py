@@ -171,7 +171,7 @@ def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") 
     compiled_for = (reference, *(t for t in by_name.values() if t.name != reference.name))
     for target in compiled_for:
         layout.add(f"compile/{target.name}", "compile", f"compile for {target.description or target.name}",
-                   (exported,), [recipe.symbol, recipe.package, recipe.optimize], target)  # fmt: skip
+                   (exported,), [recipe.symbol, recipe.package, recipe.small], target)  # fmt: skip
     layout.add_stream(compiled_for)
     layout.add("evaluate", "evaluate", "score the compiled program on the test split",
                (f"compile/{reference.name}", "data", "train", *layout.judge), layout.data_and_seed)  # fmt: skip
@@ -277,7 +277,7 @@ class _Layout:
         )
         for target in targets:
             self.add(f"compile_stream/{target.name}", "compile_stream", f"compile the step for {target.name}",
-                     (exported,), [recipe.stream_symbol, recipe.optimize], target)  # fmt: skip
+                     (exported,), [recipe.stream_symbol, recipe.small], target)  # fmt: skip
 
     def _measure_stream(self, target: Target, where: str, reference: str) -> tuple[str, ...]:
         """Add the measurement of the program for streams; return what the bundle needs of it."""
@@ -299,7 +299,7 @@ class _Layout:
         for name in self._networks()[:-1]:
             self.add(
                 f"program_cost/{target.name}/{name}", "program_cost", f"cost of the network after {name}",
-                (name, "data"), [self._recipe.symbol, self._recipe.optimize, *self.data_and_seed], target,
+                (name, "data"), [self._recipe.symbol, self._recipe.small, *self.data_and_seed], target,
             )  # fmt: skip
 
     def _networks(self) -> tuple[str, ...]:
@@ -341,7 +341,7 @@ def _programs_on(target: Target | None, recipe: Recipe) -> list[object]:
         return []
     inputs = STAGES["program_cost"]
     return [
-        target.model_dump(mode="json"), target.resolved_triple, recipe.optimize, _code_digest(inputs.sources),
+        target.model_dump(mode="json"), target.resolved_triple, recipe.small, _code_digest(inputs.sources),
         _versions("program_cost", target),
     ]  # fmt: skip
 
@@ -370,7 +370,7 @@ def _versions(stage: StageName, target: Target | None) -> dict[str, str]:
     found = {name: package_version(name) or "none" for name in STAGES[stage].packages}
     if target is None:
         return found
-    if stage in ("compile", "program_cost"):
+    if stage in ("compile", "compile_stream", "program_cost"):
         tools = target.toolchain
         if tools.zig is not None:
             found["ziglang"] = package_version("ziglang") or "none"
@@ -378,11 +378,13 @@ def _versions(stage: StageName, target: Target | None) -> dict[str, str]:
             found |= {
                 name: program_version(name) or "none" for name in (tools.cc, tools.ar) if name is not None
             }
-    if stage in ("measure", "program_cost") and target.emulator is not None:
+    if stage not in ("measure", "measure_stream", "program_cost"):
+        return found
+    if target.emulator is None:
+        found["CPU"] = cpu_name()
+    else:
         program = target.emulator.program
         found |= {program: program_version(program) or "none", "llvm-mca": _llvm_version()}
-    elif stage in ("measure", "program_cost"):
-        found["CPU"] = cpu_name()
     return found
 
 

@@ -159,6 +159,19 @@ def test_a_function_that_android_lacks_is_refused(tmp_path: Path):
         link.link_shared(target, tmp_path / "unit.o", tmp_path / "libunit.so")
 
 
+@requires_zig
+@requires_board
+def test_one_library_for_phones_of_several_kinds(lowered_cnn: LoweredProgram, tmp_path: Path):
+    """It asks Android's C library which instructions the CPU has."""
+    given = load_target("android-arm64").model_dump()
+    target = Target.model_validate(given | {"variants": ["dotprod"], "emulator": {"cpu": "max"}})
+    emit_program([lowered_cnn] * 2, target, "cnn", tmp_path)
+    with (tmp_path / "lib" / "libcnn.so").open("rb") as stream:
+        symbols = list(ELFFile(stream).get_section_by_name(".dynsym").iter_symbols())
+    assert link.EXTENSIONS_SYMBOL in {s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF"}
+    assert Emulator(target).variant(tmp_path / "bin" / "run") == "dotprod"
+
+
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(link, "find_spec", lambda name: None)
     target = load_target("android-arm64")

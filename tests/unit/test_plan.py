@@ -92,6 +92,40 @@ def test_what_kernels_are_chosen_for_changes_every_program_and_passes_that_cost_
         assert same == networks | ({"export"} if passes is BASE["passes"] else set())
 
 
+STREAMED = {
+    "name": "demand",
+    "data": {"kind": "electricity-demand"},
+    "model": {"kind": "lstm", "hidden": [8]},
+    "train": {"epochs": 3},
+    "stream": {"frames": 1},
+    "budgets": {"mape": 0.1},
+}
+
+
+def test_packed_constants_change_the_kernels_of_programs_that_are_not_packed_themselves():
+    """Their weights do not grow either: the one for streams, and those whose cost is told or asked for."""
+    budget = {"kind": "prune_channels", "latency": "1 ms", "target": "raspberry-pi-4"}
+    before, after = (keys(BASE | {"passes": [budget], "package": p}) for p in ("plain", "packed"))
+    assert {name for name in before if before[name] == after[name]} == {"data", "train"}
+    before, after = (keys(STREAMED | {"package": p}) for p in ("plain", "packed"))
+    assert {name for name in before if before[name] == after[name]} == {
+        *("data", "train", "export", "export_stream"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("program", "stage"), [("aarch64-linux-gnu-gcc", "compile_stream"), ("qemu-aarch64", "measure_stream")]
+)
+def test_another_tool_chain_or_emulator_makes_the_program_for_streams_anew(program, stage, monkeypatch):
+    monkeypatch.setattr(sys.modules["armlet.plan"], "program_version", lambda name: f"{name} 1")
+    one = keys(STREAMED)
+    monkeypatch.setattr(
+        sys.modules["armlet.plan"], "program_version", lambda name: f"{name} {2 if name == program else 1}"
+    )
+    assert one[f"{stage}/raspberry-pi-4"] != keys(STREAMED)[f"{stage}/raspberry-pi-4"]
+
+
+
 def test_the_order_of_keys_in_the_file_does_not_matter(tmp_path):
     yaml = YAML()
     forward, backward = tmp_path / "a.yaml", tmp_path / "b.yaml"

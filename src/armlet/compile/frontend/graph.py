@@ -393,14 +393,3 @@ class Graph:
         """Return how many layers and outputs read each value."""
         read = [*(name for layer in self.layers for name in layer.inputs), *self.outputs]
         return dict.fromkeys(self.tensors, 0) | Counter(read)
-
-
-def without_dead_layers(graph: Graph) -> Graph:
-    """Return the graph without layers that no output depends on."""
-    needed = set(graph.outputs)
-    kept = []
-    for layer in reversed(graph.layers):
-        if layer.output in needed:
-            kept.append(layer)
-            needed.update(layer.inputs)
-    return Graph(tuple(reversed(kept)), graph.tensors, graph.inputs, graph.outputs)
