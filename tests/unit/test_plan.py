@@ -125,7 +125,6 @@ def test_another_tool_chain_or_emulator_makes_the_program_for_streams_anew(progr
     assert one[f"{stage}/raspberry-pi-4"] != keys(STREAMED)[f"{stage}/raspberry-pi-4"]
 
 
-
 def test_the_order_of_keys_in_the_file_does_not_matter(tmp_path):
     yaml = YAML()
     forward, backward = tmp_path / "a.yaml", tmp_path / "b.yaml"

@@ -98,6 +98,9 @@ def llvm_target(target: Target) -> tvm.target.Target:
     attributes = [a for feature, names in _ATTRIBUTES if feature in target.resolved_features for a in names]
     # TVM does not read from the triple that floats are passed in registers, as C compilers do.
     abi = {"mfloat-abi": "hard"} if target.resolved_triple.endswith("eabihf") else {}
+    # LLVM's pass that joins loads and stores of 32-bit code may move the base of later ones, which then miss:
+    # https://github.com/llvm/llvm-project/issues/223630.
+    options = {"cl-opt": ["-arm-load-store-opt:bool=false"]} if target.is_arm32 else {}
     return tvm.target.Target(
         {
             "kind": "llvm",
@@ -106,6 +109,7 @@ def llvm_target(target: Target) -> tvm.target.Target:
             "mattr": attributes,
             "opt-level": level,
             **abi,
+            **options,
         }
     )
 
