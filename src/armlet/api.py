@@ -103,7 +103,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
     """Compile an ONNX file as it stands, run the program, compare it with ONNX Runtime, and write a bundle.
 
     Args:
-        file: float32, with QDQ nodes, or quantised while it runs.
+        file: float32, or quantised in a form of ONNX Runtime's: QDQ, QOperator, or while it runs.
         target: as one of the targets for `plan`.
         output: the bundle's folder; `build/<name>-<target>.armlet` by default. A bundle that is there is replaced.
         name: of the program: lower case, digits, dashes; by default that of the file.

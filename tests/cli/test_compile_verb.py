@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.compile.front.test_qoperator import Operator
 
 import armlet as library
 from armlet.spec.load import load_target
@@ -351,6 +352,16 @@ def test_a_program_whose_instructions_this_machine_lacks_is_refused_before_it_is
     foreign = host.model_copy(update={"name": "odd", "features": (lacking,), "core": core})
     with pytest.raises(library.UsageError, match=f"runs on this machine, whose CPU has no {lacking}"):
         library.compile_onnx(files["plain"], foreign, output=tmp_path / "net.armlet")
+
+
+def test_a_file_of_onnx_runtimes_own_operators_is_compiled(tmp_path):
+    net = Operator("uint8", (1, 6, 5), (1, 6, 5))
+    one, two = net.scale(0.03, 7), net.scale(0.05, -30)
+    net.node("QLinearAdd", "a", *one, "b", *two, *net.scale(0.06, -3))
+    onnx.save(net.model((1, 6, 5)), tmp_path / "sum.onnx")
+    manifest = library.compile_onnx(tmp_path / "sum.onnx", BOARD, output=tmp_path / "sum.armlet").manifest
+    assert manifest.verdict.passes
+    assert manifest.compiled.integer_only
 
 
 def test_answers_in_int8_are_held_in_steps(files, tmp_path):

@@ -59,7 +59,7 @@ class Imported:
     Attributes:
         file: its name.
         sha256: of the file as it was given.
-        quantized: whether it has QDQ nodes, or layers that find scales while the program runs.
+        quantized: whether it has QDQ nodes, operators on integers, or layers that find scales while the program runs.
         fixed: inputs whose shape was given to armlet, because the file leaves it open.
         n_samples: samples that the program was run on.
         random: whether they were drawn; else they were given.

@@ -23,7 +23,7 @@ ShapeOptions = Annotated[
 
 
 def compile_(  # noqa: PLR0913 - one parameter for each flag
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="ONNX file: float32, QDQ or dynamic.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="ONNX file: float32 or quantised.")],
     target: Annotated[
         str, typer.Option("--target", "-t", metavar="TARGET", help="Name of a target, or a YAML file.")
     ] = "host",

@@ -26,9 +26,9 @@ N_RANDOM = 16
 ROUNDED = 0.05
 """Largest difference allowed where float layers follow rounded values, relative to the largest output."""
 
-_INTEGER_OPERATORS = frozenset({
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv",
-})  # fmt: skip
+_INTEGER_OPERATORS = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
+)
 
 
 def import_onnx(
@@ -47,11 +47,12 @@ def import_onnx(
 
     Raises:
         UsageError: the file can't be read or compiled as it stands; or samples are wrong, or must be given.
-        UnsupportedOperator: lists every node whose operator ONNX does not know.
+        UnsupportedOperator: lists every node whose operator is not known.
     """
     import onnx_ir as ir
 
     from armlet.analysis.onnx_info import tensor_info
+    from armlet.compile.frontend.qoperator import DYNAMIC, FORMS
     from armlet.compile.frontend.shapes import fix_shapes
     from armlet.program import fit_samples
 
@@ -68,7 +69,7 @@ def import_onnx(
         inputs=infos,
         outputs=tuple(tensor_info(value) for value in model.graph.outputs),
         opset=model.opset_imports.get("", 0),
-        quantized=any(node.op_type in _INTEGER_OPERATORS for node in model.graph),
+        quantized=any(node.op_type in {*_INTEGER_OPERATORS, *FORMS, *DYNAMIC} for node in model.graph),
         onnx_bytes=path.stat().st_size,
         fixed=tuple(shapes),
         n_samples=len(samples[0]),

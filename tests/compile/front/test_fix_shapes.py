@@ -4,9 +4,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.compile.front.test_qoperator import Operator
 
 from armlet.compile.frontend.shapes import fix_shapes
-from armlet.errors import UsageError
+from armlet.errors import UnsupportedOperator, UsageError
+from armlet.stages.imported import import_onnx
 
 GENERATOR = np.random.default_rng(5)
 TABLE = GENERATOR.standard_normal((50, 16)).astype(np.float32)
@@ -117,3 +119,30 @@ def test_types_that_no_program_takes_and_shapes_that_depend_on_values_are_refuse
         onnx.save(made, tmp_path / "in.onnx")
         with pytest.raises(UsageError, match=message):
             fix_shapes(tmp_path / "in.onnx", {}, tmp_path / "out.onnx")
+
+
+def _joined(op: str) -> Operator:
+    """A QLinearAdd of two values whose batch is open, and an operator of ONNX Runtime's behind it."""
+    net = Operator("uint8", ("batch", 6, 5), ("batch", 6, 5))
+    one, two = net.scale(0.03, 7), net.scale(0.05, -30)
+    net.node("QLinearAdd", "a", *one, "b", *two, *one, output="sum")
+    net.node(op, "sum", *one, *net.scale(1 / 256, -128))
+    return net
+
+
+def test_shapes_behind_onnx_runtimes_own_operators_are_told_and_those_stay(tmp_path, reference):
+    onnx.save(_joined("QLinearSigmoid").model(("batch", 6, 5)), tmp_path / "in.onnx")
+    (tmp_path / "made").mkdir()
+    found, (a, b) = import_onnx(tmp_path / "in.onnx", {"a": (1, 6, 5)}, None, tmp_path / "made")
+    assert found.quantized
+    assert [(info.shape, info.dtype) for info in found.outputs] == [((1, 6, 5), "uint8")]
+    fixed = onnx.load(tmp_path / "made" / "in.onnx")
+    assert [node.op_type for node in fixed.graph.node] == ["QLinearAdd", "QLinearSigmoid"]
+    before, after = (reference(m)(a[:1], b[:1])[0] for m in (onnx.load(tmp_path / "in.onnx"), fixed))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_an_operator_of_another_domain_is_named(tmp_path):
+    onnx.save(_joined("FastGelu").model(("batch", 6, 5)), tmp_path / "in.onnx")
+    with pytest.raises(UnsupportedOperator, match=r"layer.y \(com.microsoft.FastGelu\): no such operator"):
+        fix_shapes(tmp_path / "in.onnx", {"a": (1, 6, 5)}, tmp_path / "out.onnx")

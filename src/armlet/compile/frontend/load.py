@@ -60,9 +60,7 @@ def read_onnx(file: Path) -> Graph:
             _read_node(node, name, reader)
         except RefusedNode as reason:
             if unknown.isdisjoint(node.input):  # else it follows from what is refused already
-                domain = f"{node.domain}." if node.domain else ""
-                why = refused_forms.get(node.output[0], reason)
-                refused.append(f"{name} ({domain}{node.op_type}): {why}")
+                refused.append(_refusal(node, refused_forms.get(node.output[0], reason)))
             unknown.update(value for value in node.output if value not in reader.tensors)
     recenter(((ends[o.name], o.name) for o in model.graph.output if o.name in ends), reader)
     refused += [
@@ -78,7 +76,7 @@ def read_onnx(file: Path) -> Graph:
 
 def _read_node(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     if node.domain not in _DOMAINS:
-        raise RefusedNode(f"no such operator of the domain {node.domain} is known")
+        raise RefusedNode(_foreign(node))
     if _fold(node, reader) or read_dynamic(node, name, reader) or read_moved(node, name, reader, CONVERTERS):
         return
     if convert := CONVERTERS.get(node.op_type) or TRUTH.get(node.op_type):
@@ -108,8 +106,24 @@ def open_onnx(file: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise UsageError(Problem("can't be read as ONNX: it has no graph", file=file))
     unknown = [n for n in model.graph.node if n.domain in _DOMAINS and not onnx.defs.has(n.op_type)]
-    _refuse(file, [f"{n.name or n.output[0]} ({n.op_type}): no such operator is known" for n in unknown])
+    _refuse(file, [_refusal(node, "no such operator is known") for node in unknown])
     return model
+
+
+def in_standard_operators(model: onnx.ModelProto, file: Path) -> onnx.ModelProto:
+    """Return a copy of the model in the QDQ form, whose shapes can be told.
+
+    Raises:
+        UnsupportedOperator: lists every node of another domain that is not read.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    reasons = to_qdq(copy, _opset_of(copy))
+    foreign = [node for node in copy.graph.node if node.domain not in _DOMAINS]
+    _refuse(file, [_refusal(node, reasons.get(node.output[0], _foreign(node))) for node in foreign])
+    return copy
 
 
 def with_shapes(model: onnx.ModelProto, file: Path) -> onnx.ModelProto:
@@ -128,6 +142,20 @@ def with_shapes(model: onnx.ModelProto, file: Path) -> onnx.ModelProto:
     return model
 
 
+def _opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of the standard's operators, 0 if the file does not say it."""
+    return next((o.version for o in model.opset_import if o.domain in _DOMAINS), 0)
+
+
+def _foreign(node: onnx.NodeProto) -> str:
+    return f"no such operator of the domain {node.domain} is known"
+
+
+def _refusal(node: onnx.NodeProto, reason: object) -> str:
+    domain = f"{node.domain}." if node.domain else ""
+    return f"{node.name or node.output[0]} ({domain}{node.op_type}): {reason}"
+
+
 def _refuse(file: Path, refused: list[str]) -> None:
     if refused:
         raise UnsupportedOperator(f"{file.name} has nodes that can't be compiled:\n  " + "\n  ".join(refused))
@@ -136,7 +164,7 @@ def _refuse(file: Path, refused: list[str]) -> None:
 def _checked_model(file: Path) -> tuple[onnx.ModelProto, int, dict[str, str]]:
     """Return the model in the QDQ form with its types, its operators' version, and why nodes are not in that form."""
     model = open_onnx(file)
-    opset = next((o.version for o in model.opset_import if o.domain in _DOMAINS), 0)
+    opset = _opset_of(model)
     refused = to_qdq(model, opset)  # first: the types of other domains' operators are not inferred
     model = with_shapes(model, file)
     if opset not in OPSETS:

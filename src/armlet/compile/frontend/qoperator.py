@@ -60,6 +60,8 @@ FORMS: Mapping[str, _Form] = MappingProxyType(
     }
 )
 """The QLinear operators that are read."""
+DYNAMIC = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
+"""ONNX Runtime's joined operators of the dynamic form."""
 
 
 @dataclass(slots=True)
@@ -129,7 +131,7 @@ def _rewrite(node: onnx.NodeProto, state: _Rewriter) -> None:
     """Write what a node is; nothing for one that stays as it is."""
     if node.domain == CONTRIBUTED and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         state.add(node.op_type, list(node.input), node.output[0], node.name, attributes(node))
-    elif node.domain == CONTRIBUTED and node.op_type in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat"):
+    elif node.domain == CONTRIBUTED and node.op_type in DYNAMIC:
         _rewrite_dynamic(node, state)
     elif node.domain in ("", CONTRIBUTED) and (form := FORMS.get(node.op_type)):
         _rewrite_static(node, form, state)

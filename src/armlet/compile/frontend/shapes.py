@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armlet.compile.frontend.load import open_onnx, with_shapes
+from armlet.compile.frontend.load import in_standard_operators, open_onnx, with_shapes
 from armlet.errors import Problem, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def fix_shapes(file: Path, shapes: Mapping[str, Shape], output: Path) -> None:
     Raises:
         UsageError: the file is not ONNX; a shape does not fit it; or extents are left open: names each input, and what
             to give.
-        UnsupportedOperator: lists every node whose operator ONNX does not know.
+        UnsupportedOperator: lists every node whose operator is not known.
     """
     import onnx
     from onnx import inliner
@@ -55,10 +55,11 @@ def fix_shapes(file: Path, shapes: Mapping[str, Shape], output: Path) -> None:
     del model.graph.value_info[:]  # said with open extents; they follow from the inputs
     for one in model.graph.output:
         one.type.tensor_type.ClearField("shape")
-    model = with_shapes(model, file)
-    if problems := [p for one in (*inputs, *model.graph.output) for p in _unfit(one, file)]:
+    outputs = with_shapes(in_standard_operators(model, file), file).graph.output
+    if problems := [p for one in (*inputs, *outputs) for p in _unfit(one, file)]:
         raise UsageError(problems)
-    del model.graph.value_info[:]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
     onnx.save_model(model, output)
 
 
