@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from armlet.compile import link
+from armlet.compile.dump import Dump
 from armlet.compile.emit.kernels import STACK_LIMIT, build_kernels, llvm_target
+from armlet.compile.kernels.loops import Parameter, cast, prim_func, store
 from armlet.compile.pipeline import compile_onnx
 from armlet.devices.emulator import Emulator
 from armlet.errors import ArmletError, UsageError
@@ -168,3 +170,19 @@ def test_no_store_of_32_bit_code_misses(columns: int, board32: Target, tmp_path:
     samples = np.random.default_rng(0).standard_normal((2, *shape[1:])).astype(np.float32)
     found = Emulator(board32).run(tmp_path / "bin" / "run", samples, compiled.outputs)
     np.testing.assert_array_equal(found, samples.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_elements_that_lie_apart_are_not_loaded_as_one_vector(stride: int, tmp_path: Path):
+    import tvm
+    from tvm.script.ir_builder import tirx as t
+
+    def body(x, y) -> None:
+        store(y, 0, 8, cast(x[t.ramp(0, stride, 8)], "int16", 8))
+
+    kernel = prim_func([Parameter("x", 16, "int8"), Parameter("y", 8, "int16")], body)
+    dump = Dump(tmp_path / "dump")
+    module = tvm.IRModule({"kernel": kernel})
+    build_kernels(module, load_target("raspberry-pi-2"), "net", tmp_path / "all.o", dump)
+    (text,) = (path.read_text() for path in (tmp_path / "dump" / "05-lowered").iterdir())
+    assert ("llvm.arm.neon.vld1" in text) == (stride == 1)

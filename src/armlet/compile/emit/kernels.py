@@ -278,6 +278,8 @@ def _with_vector_loads(function: tirx.PrimFunc) -> tirx.PrimFunc:
         if not isinstance(load, tvm.ir.TensorLoad) or load.source.scope() != "global":
             return cast
         (index,), kind = load.indices, tvm.DataType(str(load.ty.dtype))
+        if not isinstance(index, tirx.Ramp) or not tvm_ffi.structural_equal(index.stride, tirx.const(1)):
+            return cast  # one element, or such as lie apart
         words, rest = divmod(int(kind.lanes) * int(kind.bits), 32)
         if words not in (2, 4) or rest or int(tvm.DataType(str(cast.ty.dtype)).bits) <= int(kind.bits):
             return cast
