@@ -9,6 +9,9 @@ import typer
 from armlet.cli import options
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from armlet.artifacts import Compiled
     from armlet.bundle import Bundle
 
 
@@ -75,6 +78,25 @@ def inspect(
         _print(opened)
 
 
+def _kernels_table(compiled: Compiled) -> Table:
+    """Return a line for each call; of a variant, for those of kernels that no build before it has."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("kernel", "layer", "schedule", "precision"):
+        table.add_column(column)
+    table.add_column("MACs", justify="right")
+    known = set[str]()
+    for kernels in (compiled.kernels, *(variant.kernels for variant in compiled.variants)):
+        for kernel in kernels:
+            if kernel.symbol not in known:
+                table.add_row(
+                    kernel.symbol, kernel.layer, kernel.schedule, kernel.precision, f"{kernel.macs:,}"
+                )
+        known |= {kernel.symbol for kernel in kernels}
+    return table
+
+
 def _print(opened: Bundle) -> None:
     from rich.table import Table
 
@@ -130,15 +152,6 @@ def _print(opened: Bundle) -> None:
     facts.add_row("versions", ", ".join(manifest.provenance.versions))
     console.print(f"{manifest.name} for {manifest.target.name}", style="bold")
     console.print(facts)
-    kernels = Table(box=None, pad_edge=False)
-    for column in ("kernel", "layer", "schedule", "precision"):
-        kernels.add_column(column)
-    kernels.add_column("MACs", justify="right")
-    # A variant's own kernels follow; those that builds share are there once.
-    builds = (compiled.kernels, *(variant.kernels for variant in compiled.variants))
-    calls = {(kernel.symbol, kernel.layer): kernel for build in builds for kernel in build}
-    for kernel in calls.values():
-        kernels.add_row(kernel.symbol, kernel.layer, kernel.schedule, kernel.precision, f"{kernel.macs:,}")
-    console.print(kernels)
+    console.print(_kernels_table(compiled))
     for fallback in compiled.fallbacks:
         console.print(f"fallback: {fallback.layer} ({fallback.op}): {fallback.reason}")

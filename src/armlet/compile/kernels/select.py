@@ -189,8 +189,7 @@ def _call_conv2d(
     spec, weight, further = with_sums(layer, spec, (x, weight), builder)
     tile = conv2d.tile_of(spec, builder.vector)
     constants = [pack_conv2d(weight, spec, tile), starts(bias, weight, tile)]
-    constants += [] if by_channel is None else [by_channel]
-    constants += further
+    constants += [*([] if by_channel is None else [by_channel]), *further]
     kernel = Kernel(op, tile.step, spec, conv2d.build, spec.macs)
     size = spec.out_height * spec.out_width * spec.outputs
     return builder.call(layer.name, kernel, [x, *constants], size, _dtype(layer))
