@@ -18,6 +18,7 @@ from armlet.artifacts import Compiled, TensorInfo
 from armlet.compile import link
 from armlet.compile.emit import emit_program
 from armlet.compile.lowered import LoweredProgram
+from armlet.compile.pipeline import compile_onnx
 from armlet.devices.host import HostProgram, this_machine_has
 from armlet.errors import ArmletError, UsageError
 from armlet.spec.target import Target
@@ -225,6 +226,18 @@ def test_two_programs_link_into_one_app(host_cnn: Program, host_mlp: Program, tm
 def test_a_name_that_c_cannot_have_is_refused(lowered_cnn: LoweredProgram, host: Target, tmp_path: Path):
     with pytest.raises(UsageError, match="'my-net' can't be a program's name in C"):
         emit_program([lowered_cnn], host, "my-net", tmp_path)
+
+
+def test_a_network_that_computes_nothing_is_refused(host: Target, tmp_path: Path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "net", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(UsageError, match="the network computes nothing"):
+        compile_onnx(tmp_path / "model.onnx", host, "net", tmp_path / "out")
 
 
 def test_a_kernel_name_that_c_cannot_have_is_refused(

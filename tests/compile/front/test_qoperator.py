@@ -383,4 +383,11 @@ def test_a_change_of_the_sign_is_refused(tmp_path: Path):
     net = Operator("uint8", (1, 4, 6, 6))
     net.node("Cast", "a", output="q", to=TensorProto.INT8, domain="")
     net.node("Cast", "q", to=TensorProto.UINT8, domain="")
-    assert "layer.q (Cast): it turns" in _refused(net, tmp_path)
+    assert "layer.q (Cast): it turns uint8 into int8" in _refused(net, tmp_path)
+
+
+def test_a_node_without_a_name_goes_by_that_of_its_result_in_the_file(tmp_path: Path):
+    net = Operator("uint8", (1, 4, 6, 6))
+    net.node("Add", "a", "a", domain="")
+    net.nodes[0].ClearField("name")
+    assert _refused(net, tmp_path) == "y (Add): it computes on 8-bit integers without scales"

@@ -28,6 +28,7 @@ from armlet.compile.emit.entry import check_symbol, entries, render_header, rend
 from armlet.compile.emit.kernels import build_variants
 from armlet.compile.emit.templates import render
 from armlet.compile.lowered import LoweredProgram
+from armlet.errors import UsageError
 from armlet.spec.target import Target
 
 
@@ -51,7 +52,7 @@ def emit_program(
         dump: where what each stage makes is written.
 
     Raises:
-        UsageError: `symbol` can't begin a C identifier, LLVM does not know the target's core, or there are no
+        UsageError: `symbol` can't begin a C identifier, LLVM does not know the target's core, it computes nothing, or there are no
             constants to pack.
         MissingDependency: the target's compiler or archiver is not installed.
         ArmletError: the program is not in the promised form, or a tool fails.
@@ -66,6 +67,8 @@ def emit_program(
         modules = [p.module for p in programs]
         compiled, kernels = build_variants(modules, target, symbol, work, dump)
         listing = read_calls(programs, kernels, target.variants)
+        if not compiled:
+            raise UsageError("the network computes nothing: its answers are inputs and constants")
         _write_sources(symbol, listing, target, lib, src)
         # TVM adds helpers and debug information; what ships holds the kernels that are called and no more.
         kernels_object = src / f"{symbol}_kernels.o"

@@ -281,7 +281,9 @@ def _cast(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     elif types[0] == types[1] and len(reader.unsigned.intersection((node.input[0], node.output[0]))) != 1:
         _reshape(node, name, reader)
     else:
-        raise RefusedNode(f"it turns {types[0]} into {types[1]}")
+        ends = zip((node.input[0], node.output[0]), types, strict=True)
+        source, result = ("uint8" if value in reader.unsigned else dtype for value, dtype in ends)
+        raise RefusedNode(f"it turns {source} into {result}")
 
 
 def _gather(node: onnx.NodeProto, name: str, reader: Reader) -> None:

@@ -42,6 +42,8 @@ def read_onnx(file: Path) -> Graph:
         UnsupportedOperator: lists every node that can't be read, with the reason.
     """
     model, opset, refused_forms = _checked_model(file)
+    for node in model.graph.node:
+        node.name = node.name or node.output[0]  # what the file calls it
     ends = rename_unsigned_ends(model.graph)
     refused_forms = {ends.get(value, value): reason for value, reason in refused_forms.items()}
     used = {n for node in model.graph.node for n in node.input if n} | {o.name for o in model.graph.output}
@@ -55,9 +57,8 @@ def read_onnx(file: Path) -> Graph:
     refused: list[str] = []
     unknown: set[str] = set()
     for node in model.graph.node:
-        name = node.name or node.output[0]
         try:
-            _read_node(node, name, reader)
+            _read_node(node, node.name, reader)
         except RefusedNode as reason:
             if unknown.isdisjoint(node.input):  # else it follows from what is refused already
                 refused.append(_refusal(node, refused_forms.get(node.output[0], reason)))
