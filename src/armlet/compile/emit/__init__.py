@@ -52,8 +52,8 @@ def emit_program(
         dump: where what each stage makes is written.
 
     Raises:
-        UsageError: `symbol` can't begin a C identifier, LLVM does not know the target's core, it computes nothing, or there are no
-            constants to pack.
+        UsageError: `symbol` can't begin a C identifier, LLVM does not know the target's core, the
+            network computes nothing, or there are no constants to pack.
         MissingDependency: the target's compiler or archiver is not installed.
         ArmletError: the program is not in the promised form, or a tool fails.
     """
