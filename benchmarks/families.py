@@ -2,10 +2,13 @@
 
     python benchmarks/families.py run                     # every recipe of recipes/, one after the other; hours
     python benchmarks/families.py run recipes/cnn-fashion-mnist.yaml
+    python benchmarks/families.py boards                  # sizes and latencies of today's compiler; minutes
     python benchmarks/families.py table                   # README.md's table, from the results that are kept
 
 One JSON file for each recipe in benchmarks/results/families/. Scores are of the whole test split: of the network in
-torch after training and after each pass, and of the compiled program itself at the end. Latencies are estimates.
+torch after training and after each pass, and of the compiled program itself at the end. Latencies are estimates. What a
+program takes follows from its layers and not from how well it learned: `boards` renews sizes, memory and latencies from
+the smoke profile of each recipe, if its network has the same multiplications and bytes after every pass.
 """
 
 from __future__ import annotations
@@ -50,6 +53,23 @@ def run(recipe: Path, output: Path) -> dict[str, object]:
         "machine": f"{cpu_name()}, {platform.system()}",
         "versions": list(first.provenance.versions),
     }
+
+
+def renewed(kept: dict, recipe: Path, output: Path) -> dict[str, object]:
+    """Return kept results with what the boards' programs take today.
+
+    Raises:
+        ValueError: the smoke profile's network has other layers.
+    """
+    result = armlet.run(recipe, BOARDS, profile="smoke", output=output)
+    manifests = [armlet.Bundle.open(bundle).manifest for bundle in result.bundles]
+    found = [(p["macs"], p["weight_bytes"]) for p in map(_pass, (s.record for s in manifests[0].passes))]
+    if found != [(p["macs"], p["weight_bytes"]) for p in kept["passes"]]:
+        raise ValueError(f"{recipe.stem}: the smoke profile's network has other layers than the full one")
+    boards = {manifest.target.name: _board(manifest) for manifest in manifests}
+    for name, board in boards.items():
+        board["verdict"] = kept["boards"][name]["verdict"]  # of the trained network
+    return kept | {"boards": boards}
 
 
 def _pass(record: PassRecord) -> dict[str, object]:
@@ -111,12 +131,20 @@ def main() -> None:
     runner = verbs.add_parser("run", help="run full recipes and keep what was measured")
     runner.add_argument("recipes", nargs="*", type=Path, help="all by default")
     runner.add_argument("--output", type=Path, default=Path("build"), help="folder for the bundles")
+    again = verbs.add_parser("boards", help="renew what the programs take on the boards")
+    again.add_argument("recipes", nargs="*", type=Path, help="all by default")
+    again.add_argument("--output", type=Path, default=Path("build"), help="folder for the bundles")
     verbs.add_parser("table", help="write the README's table")
     given = parser.parse_args()
     if given.verb == "run":
         for recipe in given.recipes or sorted((ROOT / "recipes").glob("*.yaml")):
             print(f"{recipe.stem} ...", file=sys.stderr, flush=True)
             keeping.keep(RESULTS, run(recipe, given.output))
+    if given.verb == "boards":
+        known = {kept["recipe"]: kept for kept in keeping.kept(RESULTS)}
+        for recipe in given.recipes or [ROOT / "recipes" / f"{name}.yaml" for name in known]:
+            print(f"{recipe.stem} ...", file=sys.stderr, flush=True)
+            keeping.keep(RESULTS, renewed(known[recipe.stem], recipe, given.output))
     README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
     print(table(keeping.kept(RESULTS)))
 

@@ -86,6 +86,21 @@ def test_the_passes_table_says_costs_with_their_change():
     assert "87.9 KiB" in text
 
 
+def test_below_the_passes_table_stands_what_changed_nothing_and_what_made_it_slower():
+    score, cost = Score("accuracy", 0.9, 100, "test"), Cost(4_000_000, 90_000, 360_000, 360_004)
+    records = (
+        PassRecord("prune_channels", cost, cost, score, score, 1.0, ("norm keeps its channels",), False),
+        PassRecord("quantize_static", cost, cost, score, score, 1.0, ("calibrated on 64 samples",), True),
+    )
+    times = [Latency("estimated", 0.8 * t, t, 1.2 * t, "") for t in (2.0, 2.02, 3.0)]
+    text = printed(passes_table(records, {"board": tuple(times)}))
+    remarks = text.splitlines()[-2:]
+    assert [line.strip() for line in remarks] == [
+        "1 prune_channels: norm keeps its channels",
+        "2 quantize_static makes the program 1.5 times as slow on board",
+    ]
+
+
 def test_each_metric_of_a_score_is_a_row_with_its_own_label_and_unit():
     score = Score("psnr", 22.456, 200, "test", others=(("psnr_gain", 5.5), ("ssim", 0.81234)))
     assert score_rows(score) == (

@@ -76,10 +76,14 @@ def _whole(number: float | None) -> str:
 
 
 Latencies = Sequence[Latency | None]
+SLOWER = 1.05
+"""From how many times the latency on it is said that a pass makes a program slower."""
 
 
-def passes_table(records: Sequence[PassRecord], latencies: Mapping[str, Latencies]) -> Table:
+def passes_table(records: Sequence[PassRecord], latencies: Mapping[str, Latencies]) -> Group:
     """Return a line for the trained network and one for each pass: what it costs and scores, and the change.
+
+    Below it stands why a pass changed nothing, and which pass made the program slower.
 
     Args:
         records: at least one.
@@ -108,7 +112,22 @@ def passes_table(records: Sequence[PassRecord], latencies: Mapping[str, Latencie
             metric.change(record.score_before.value, record.score_after.value).removesuffix(" points"),
             f"{record.seconds:.1f}",
         )
-    return table
+    return Group(table, *map(Text, _remarks(records, known)))
+
+
+def _remarks(records: Sequence[PassRecord], latencies: Mapping[str, Latencies]) -> list[str]:
+    lines = []
+    for number, record in enumerate(records, start=1):
+        if not record.changed:
+            lines += [f"{number} {record.kind}: {note}" for note in record.notes]
+        for target, found in latencies.items():
+            before, after = found[number - 1], found[number]
+            if before and after and after.typical_ms > SLOWER * before.typical_ms:
+                times = after.typical_ms / before.typical_ms
+                lines.append(
+                    f"{number} {record.kind} makes the program {times:.2g} times as slow on {target}"
+                )
+    return lines
 
 
 def score_rows(score: Score) -> tuple[tuple[str, str], ...]:
