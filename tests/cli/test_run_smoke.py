@@ -309,3 +309,20 @@ def test_a_corrupted_store_entry_is_named_and_ends_with_2(cache, tmp_path, armle
     remedy = again.stderr.split("(rm -r ")[1].split(",")[0]
     shutil.rmtree(remedy)
     assert armlet("run", recipe, "-o", tmp_path / "build", cache=private).returncode == 0
+
+
+def test_a_module_with_an_operator_that_cannot_be_compiled_is_refused_before_it_is_trained(armlet, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.last = nn.Linear(16, 26)\n\n"
+        "    def forward(self, x):\n        return self.last(x.cumsum(1))\n"
+    )
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ndata: {kind: letter-recognition, limit: 200, test_limit: 50}\n"
+        "model: {kind: module, file: net.py, factory: Net}\ntrain: {epochs: 3}\n"
+    )
+    done = armlet("run", tmp_path / "own.yaml", "--target", "host", "-o", tmp_path / "out")
+    assert done.returncode == 4
+    assert "step train failed" in done.stderr
+    assert "(CumSum): no such operator is known" in done.stderr
+    assert "epoch 1" not in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armlet.artifacts import Compressed, DataReady, Exported, Pretrained, StreamExported, Trained
@@ -55,11 +57,28 @@ def train(context: StageContext) -> Trained:
         scorer = replace(scorer, untrained=untrained.value)
     if "pretrain" in context.step.needs:
         start = load_network(context.folder_of("pretrain"))
+    elif recipe.model.kind == "module":
+        _require_operators(start, splits, context)
     network, trained = _train(context, start, splits, scorer, recipe.train)
     if splits.task.kind == "classification":
         tested = tuple(map(torch.from_numpy, splits.test.inputs))
         np.save(context.folder / OUTPUTS_FILE, predict(network.module, tested).numpy())
     return replace(trained, untrained_score=untrained)
+
+
+def _require_operators(network: Network, splits: Splits, context: StageContext) -> None:
+    """Refuse a user's module whose operators can't be compiled before hours of training go into it.
+
+    Raises:
+        UnsupportedOperator: names them all.
+    """
+    from armlet.compile.frontend.load import read_onnx
+    from armlet.export import export_onnx
+
+    context.progress.start("see whether every operator of the module can be compiled")
+    with tempfile.TemporaryDirectory() as name:
+        export_onnx(network, splits.train, Path(name))
+        read_onnx(Path(name) / "model.onnx")
 
 
 def train_teacher(context: StageContext) -> Trained:
