@@ -7,8 +7,9 @@
 
 One JSON file for each recipe in benchmarks/results/families/. Scores are of the whole test split: of the network in
 torch after training and after each pass, and of the compiled program itself at the end. Latencies are estimates. What a
-program takes follows from its layers and not from how well it learned: `boards` renews sizes, memory and latencies from
-the smoke profile of each recipe, if its network has the same multiplications and bytes after every pass.
+program takes follows from its layers and not from how well it learned: `boards` renews sizes, memory and latencies with
+the full recipe's network, trained and compressed as in the smoke profile, if it then has the same multiplications and
+bytes after every pass.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from armlet.artifacts import PassRecord
 from armlet.bench.protocol import cpu_name
 from armlet.bundle import Manifest
 from armlet.scores import METRICS
+from armlet.spec.load import load_recipe
 from armlet.units import format_bytes, format_ms
 
 ROOT = Path(__file__).parents[1]
@@ -59,13 +61,14 @@ def renewed(kept: dict, recipe: Path, output: Path) -> dict[str, object]:
     """Return kept results with what the boards' programs take today.
 
     Raises:
-        ValueError: the smoke profile's network has other layers.
+        ValueError: the smoke profile's passes leave other layers.
     """
-    result = armlet.run(recipe, BOARDS, profile="smoke", output=output)
+    quick = load_recipe(recipe, "smoke").model_copy(update={"model": load_recipe(recipe).model})
+    result = armlet.run(quick, BOARDS, output=output)
     manifests = [armlet.Bundle.open(bundle).manifest for bundle in result.bundles]
     found = [(p["macs"], p["weight_bytes"]) for p in map(_pass, (s.record for s in manifests[0].passes))]
     if found != [(p["macs"], p["weight_bytes"]) for p in kept["passes"]]:
-        raise ValueError(f"{recipe.stem}: the smoke profile's network has other layers than the full one")
+        raise ValueError(f"{recipe.stem}: the smoke profile's passes leave other layers")
     boards = {manifest.target.name: _board(manifest) for manifest in manifests}
     for name, board in boards.items():
         board["verdict"] = kept["boards"][name]["verdict"]  # of the trained network
