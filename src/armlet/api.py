@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from armlet.ablate import ablate_plan
 from armlet.analyze import analyze_plan
@@ -98,6 +99,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
     inputs: Inputs | None = None,
     budgets: Mapping[str, object] | None = None,
     dump: str | Path | None = None,
+    optimize: Literal["latency", "size"] = "latency",
     progress: Progress | None = None,
 ) -> Bundle:
     """Compile an ONNX file as it stands, run the program, compare it with ONNX Runtime, and write a bundle.
@@ -112,6 +114,8 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
             by default.
         budgets: what must hold, by key, as they are written in a recipe ("5 ms"): latency, size, memory.
         dump: folder for what each of the compiler's stages makes.
+        optimize: what float32 kernels are chosen for: for latency, weights of 3×3 convolutions may be stored up to four
+            times as large.
         progress: as for `run`.
 
     Returns:
@@ -124,7 +128,15 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
         VerificationFailed: the board's program differs from this machine's.
     """
     asked = request(
-        file, target, output=output, name=name, shapes=shapes, inputs=inputs, budgets=budgets, dump=dump
+        file,
+        target,
+        output=output,
+        name=name,
+        shapes=shapes,
+        inputs=inputs,
+        budgets=budgets,
+        dump=dump,
+        optimize=optimize,
     )
     return compile_file(asked, progress=progress or Silent())
 

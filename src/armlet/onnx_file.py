@@ -22,7 +22,7 @@ from armlet.progress import Progress
 from armlet.report import ReportInput
 from armlet.spec.budget import Budgets
 from armlet.spec.load import load_target, override_budgets
-from armlet.spec.recipe import LONGEST_NAME, NAME_PATTERN, symbol_of
+from armlet.spec.recipe import LONGEST_NAME, NAME_PATTERN, Optimize, symbol_of
 from armlet.spec.target import Target
 from armlet.store import require_folder
 
@@ -50,6 +50,7 @@ class Request:
         inputs: samples to run; None draws some.
         budgets: what must hold.
         dump: folder for what each of the compiler's stages makes, None for none.
+        optimize: what float32 kernels are chosen for, as in a recipe.
     """
 
     file: Path
@@ -60,6 +61,7 @@ class Request:
     inputs: Inputs | None
     budgets: Budgets
     dump: Path | None
+    optimize: Optimize
 
 
 def request(  # noqa: PLR0913 - the keywords are what can be told
@@ -72,6 +74,7 @@ def request(  # noqa: PLR0913 - the keywords are what can be told
     inputs: Inputs | None,
     budgets: Mapping[str, object] | None,
     dump: str | Path | None,
+    optimize: Optimize,
 ) -> Request:
     """Check what `armlet.compile_onnx` is told, as far as that goes without the file.
 
@@ -92,6 +95,7 @@ def request(  # noqa: PLR0913 - the keywords are what can be told
         inputs=inputs,
         budgets=override_budgets(Budgets(), budgets or {}),
         dump=Path(dump) if dump is not None else None,
+        optimize=optimize,
     )
 
 
@@ -227,7 +231,7 @@ def _compile(
         with run.doing(step, folder):
             assert step.target is not None  # noqa: S101 - `_step` gave it one
             shown = dump if step.target is target else None
-            programs = lower_builds(model, step.target.builds, dump=shown)
+            programs = lower_builds(model, step.target.builds, small=request.optimize == "size", dump=shown)
             compiled = emit_program(programs, step.target, symbol, folder, dump=shown)
             artifact_json.save(compiled, folder)
             if step.target is target:

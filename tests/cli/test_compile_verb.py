@@ -376,3 +376,13 @@ def test_answers_in_int8_are_held_in_steps(files, tmp_path):
     assert 2 <= bundle.manifest.measured.reference.tolerance < 5
     outputs = np.fromfile(tmp_path / "net.armlet" / "samples" / "outputs.bin", np.int8)
     assert np.ptp(outputs.astype(int)) > 100
+
+
+def test_weights_stay_as_they_are_where_the_program_is_optimized_for_size(armlet, files, tmp_path):
+    sizes = []
+    for given in ([], ["--optimize", "size"]):
+        done = armlet("compile", files["plain"], "-t", BOARD, "-o", tmp_path / "net.armlet", "--json", *given)
+        assert done.returncode == 0, done.stderr
+        rows = [row for row in json.loads(done.stdout)["layers"] if row["op"] == "conv2d"]
+        sizes.append((rows[1]["schedule"], rows[1]["constant_bytes"]))
+    assert sizes == [("winograd 4", 4 * (8 * 8 * 36 + 8)), ("lanes", 4 * (8 * 8 * 9 + 8))]

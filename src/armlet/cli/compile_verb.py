@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -44,6 +44,12 @@ def compile_(  # noqa: PLR0913 - one parameter for each flag
     dump: Annotated[
         Path | None, typer.Option("--dump", metavar="DIR", help="Folder for what each compiler stage makes.")
     ] = None,
+    optimize: Annotated[
+        Literal["latency", "size"],
+        typer.Option(
+            "--optimize", help="What float32 kernels are chosen for; for latency, weights may grow."
+        ),
+    ] = "latency",
     latency: options.Latency = None,
     size: options.Size = None,
     memory: options.Memory = None,
@@ -62,7 +68,15 @@ def compile_(  # noqa: PLR0913 - one parameter for each flag
     given = options.budgets([], latency=latency, size=size, memory=memory)
     shapes = dict(_shape(text) for text in shape)
     asked = request(
-        model, target, output=output, name=name, shapes=shapes, inputs=inputs, budgets=given, dump=dump
+        model,
+        target,
+        output=output,
+        name=name,
+        shapes=shapes,
+        inputs=inputs,
+        budgets=given,
+        dump=dump,
+        optimize=optimize,
     )
     with run_display(quiet or json) as display, watch_interruptions() as interrupted:
         bundle = compile_file(

@@ -24,6 +24,10 @@ class Pretrain(Spec):
     train: TrainSpec = Field(TrainSpec(), description="How the network is pre-trained.")
 
 
+Optimize = Literal["latency", "size"]
+"""What kernels are chosen for."""
+
+
 class Judge(Spec):
     """A classifier, trained on the same pictures, in whose features generated ones are compared with real ones."""
 
@@ -70,7 +74,7 @@ class Recipe(Spec):
             " to unpack them into."
         ),
     )
-    optimize: Literal["latency", "size"] = Field(
+    optimize: Optimize = Field(
         "latency",
         description=(
             "What float32 kernels are chosen for. latency: weights of 3×3 convolutions may be stored transformed, up to"
