@@ -126,8 +126,10 @@ def test_a_trained_network_goes_the_whole_way(trained, context, splits, tmp_path
     groups = [p for p in quantized.quantization.parameters if p.group]
     assert sum(k.op == "grouped_dense" for k in compiled.kernels) == len(groups) >= 3
     assert compiled.fallbacks == ()
-    # A byte for each weight and four for each scale; besides, those of channels, and places that are aligned.
-    assert record.after.weight_bytes < compiled.constant_bytes < 1.1 * record.after.weight_bytes
+    # A byte for each weight and four for each scale; besides, those of channels, places that are aligned, and 16 bytes
+    # for each of some twenty coefficients of the activation's formula.
+    weights = record.after.weight_bytes
+    assert weights < compiled.constant_bytes < 1.1 * weights + 16 * 20
     assert compiled.constant_bytes < 0.5 * record.before.weight_bytes
     assert f"weights of {len(groups)} linear layers have a scale for each 8 inputs" in record.notes
 
