@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from armlet.ablate import ablate_plan
 from armlet.analyze import analyze_plan
@@ -24,7 +23,7 @@ from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
 from armlet.spec.budget import Budgets
 from armlet.spec.load import load_recipe, load_target, with_processes
-from armlet.spec.recipe import Recipe
+from armlet.spec.recipe import Optimize, Recipe
 from armlet.spec.target import Target
 from armlet.store import Store
 
@@ -99,7 +98,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
     inputs: Inputs | None = None,
     budgets: Mapping[str, object] | None = None,
     dump: str | Path | None = None,
-    optimize: Literal["latency", "size"] = "latency",
+    optimize: Optimize = "latency",
     progress: Progress | None = None,
 ) -> Bundle:
     """Compile an ONNX file as it stands, run the program, compare it with ONNX Runtime, and write a bundle.

@@ -58,7 +58,7 @@ def train(context: StageContext) -> Trained:
     if "pretrain" in context.step.needs:
         start = load_network(context.folder_of("pretrain"))
     elif recipe.model.kind == "module":
-        _require_operators(start, splits, context)
+        _require_operators(start, context)
     network, trained = _train(context, start, splits, scorer, recipe.train)
     if splits.task.kind == "classification":
         tested = tuple(map(torch.from_numpy, splits.test.inputs))
@@ -66,19 +66,20 @@ def train(context: StageContext) -> Trained:
     return replace(trained, untrained_score=untrained)
 
 
-def _require_operators(network: Network, splits: Splits, context: StageContext) -> None:
+def _require_operators(network: Network, context: StageContext) -> None:
     """Refuse a user's module whose operators can't be compiled before hours of training go into it.
 
     Raises:
         UnsupportedOperator: names them all.
     """
     from armlet.compile.frontend.load import read_onnx
-    from armlet.export import export_onnx
+    from armlet.export.onnx import to_onnx, write_onnx
 
     context.progress.start("see whether every operator of the module can be compiled")
     with tempfile.TemporaryDirectory() as name:
-        export_onnx(network, splits.train, Path(name))
-        read_onnx(Path(name) / "model.onnx")
+        file = Path(name) / "model.onnx"
+        write_onnx(to_onnx(network), file)
+        read_onnx(file)
 
 
 def train_teacher(context: StageContext) -> Trained:

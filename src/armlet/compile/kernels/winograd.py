@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod, sqrt
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -164,16 +166,9 @@ def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
 
 def _corner(spec: Winograd, number: Expr) -> tuple[Expr, Expr]:
     """Return the row and column of the output at which a tile begins."""
-    from tvm import tirx
-
-    row, column = (
-        (number // spec.columns, number % spec.columns)
-        if isinstance(number, int)
-        else (tirx.floordiv(number, spec.columns), tirx.floormod(number, spec.columns))
-    )
     return (
-        minimum(row * spec.tile, spec.out_height - spec.tile),
-        minimum(column * spec.tile, spec.out_width - spec.tile),
+        minimum(number // spec.columns * spec.tile, spec.out_height - spec.tile),
+        minimum(number % spec.columns * spec.tile, spec.out_width - spec.tile),
     )
 
 
@@ -249,34 +244,28 @@ def _to_points(tile: int, line: Buffer, lanes: int) -> list[Expr]:
 
 def _from_points(tile: int, line: Buffer, lanes: int) -> list[Expr]:
     """Return Aᵀs of α vectors s: the value of each power of the points, that of ∞ with the highest."""
-    pairs, last = PAIRS[tile], tile + 1
+    sums = [load(line, i * lanes, lanes) for i in range(tile + 2)]
     result = []
     for power in range(tile):
-        sign = -1.0 if power % 2 else 1.0
-        total = None
-        for k, p in enumerate(pairs):
-            plus, minus = load(line, (1 + 2 * k) * lanes, lanes), load(line, (2 + 2 * k) * lanes, lanes)
-            term = _scaled(plus - minus if sign < 0 else plus + minus, p**power, lanes)
-            total = term if total is None else total + term
-        total = total + load(line, 0, lanes) if power == 0 else total
-        result.append(total + load(line, last * lanes, lanes) if power == tile - 1 else total)
+        terms = []
+        for p, plus, minus in zip(PAIRS[tile], sums[1:-1:2], sums[2:-1:2], strict=True):
+            terms.append(_scaled(plus - minus if power % 2 else plus + minus, p**power, lanes))
+        if power == 0:
+            terms.append(sums[0])
+        if power == tile - 1:
+            terms.append(sums[-1])
+        result.append(reduce(add, terms))
     return result
 
 
 def _product(squares: Sequence[float]) -> list[float]:
     """Return the coefficients of Π (x - s), the constant one first."""
-    coefficients = np.poly1d([1.0]) if not squares else np.poly1d(squares, r=True)
-    return [float(c) for c in coefficients.coeffs[::-1]]
+    return [float(c) for c in np.atleast_1d(np.poly(squares))[::-1]]
 
 
 def _sum(line: Buffer, lanes: int, terms: dict[int, float]) -> Expr:
     """Return Σ c × line[i] over the terms {i: c}."""
-    total = None
-    for index, factor in terms.items():
-        value = load(line, index * lanes, lanes)
-        term = _scaled(value, factor, lanes)
-        total = term if total is None else total + term
-    return total
+    return reduce(add, (_scaled(load(line, i * lanes, lanes), c, lanes) for i, c in terms.items()))
 
 
 def _scaled(value: Expr, factor: float, lanes: int) -> Expr:
