@@ -277,7 +277,7 @@ def test_every_number_of_the_verdict_is_on_the_page(page):
         for words in (check.what, check.budget, check.measured, check.outcome):
             assert words in text
     assert "1.84 % left" in text
-    assert "42.7 % over" in text
+    assert "missed by 42.7 %" in text
     assert "FAIL 1 of 4 checks fail, 1 of 4 not measured" in text
 
 

@@ -117,7 +117,12 @@ def test_changes_of_a_cost_are_worded_as_factors():
 
 
 def test_margins_and_changes_are_worded_with_their_sign():
-    assert [margin_text(m) for m in (None, 0.0, 0.125, -0.03)] == ["–", "0 % left", "12.5 % left", "3 % over"]
+    assert [margin_text(m) for m in (None, 0.0, 0.125, -0.03)] == [
+        "–",
+        "0 % left",
+        "12.5 % left",
+        "missed by 3 %",
+    ]
     assert [METRICS["accuracy"].change(0.5, x) for x in (0.5, 0.51, 0.49, 0.50001)] == [
         "±0.00 points", "+1.00 points", "−1.00 points", "±0.00 points",
     ]  # fmt: skip

@@ -246,6 +246,7 @@ def _step_plots(steps: tuple[_Step, ...], metric: Metric) -> tuple[str, ...]:
     factor, unit = axis_of(metric)
     million = max(step.macs for step in steps) >= 1e5
     timed = [(s.name, s.latency) for s in steps if s.latency is not None]
+    per_ms = 1000 if all(latency.typical_ms < 0.1 for _, latency in timed) else 1
     return (
         plots.bars(
             "Size", "size (KiB)",
@@ -260,8 +261,8 @@ def _step_plots(steps: tuple[_Step, ...], metric: Metric) -> tuple[str, ...]:
             [Row(s.name, factor * s.score, metric.text(s.score)) for s in steps],
         ),
         *([plots.bars(
-            "Latency", f"latency (ms, {timed[0][1].label})",
-            [Row(name, latency.typical_ms, format_ms(latency.typical_ms)) for name, latency in timed],
+            "Latency", f"latency ({'µs' if per_ms == 1000 else 'ms'}, {timed[0][1].label})",
+            [Row(name, per_ms * latency.typical_ms, format_ms(latency.typical_ms)) for name, latency in timed],
         )] if len(timed) > 1 else []),
     )  # fmt: skip
 

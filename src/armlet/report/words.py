@@ -28,10 +28,10 @@ def headline(verdict: Verdict) -> str:
 
 
 def margin_text(margin: float | None) -> str:
-    """Say how much of a budget is left: "12 % left", "3 % over"; "–" where it can't be said."""
+    """Say how much of a budget is left: "12 % left", "missed by 3 %"; "–" where it can't be said."""
     if margin is None:
         return "–"
-    return f"{abs(margin) * 100:.3g} % {'left' if margin >= 0 else 'over'}"
+    return f"{margin * 100:.3g} % left" if margin >= 0 else f"missed by {-margin * 100:.3g} %"
 
 
 def cost_change(before: float, after: float) -> str:
