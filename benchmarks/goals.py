@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -43,12 +43,14 @@ class Goal:
     Attributes:
         most: that the score may get worse, in the unit of the metric; relative where the metric is a plain distance.
         passes: as a recipe has them.
+        model: keys of the recipe's `model` that are others for this goal.
     """
 
     what: str
     most: float
     passes: tuple[dict[str, object], ...]
     relative: bool = False
+    model: dict[str, object] = field(default_factory=dict)
 
 
 INT8 = {"kind": "quantize_static", "calibration_samples": 1024}
@@ -65,10 +67,11 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         Goal("INT8", 0.002, (INT8,)),
         Goal("4-bit weights, AdaRound", 0.01, (FOUR,)),
         Goal("a quarter of the MACs", 0.005, (
-            {"kind": "prune_channels", "ratio": 0.52, "finetune": {"epochs": 1, **_SGD, "learning_rate": 0.02}},
+            {"kind": "prune_channels", "ratio": 0.508, "finetune": {"epochs": 1, **_SGD, "learning_rate": 0.02}},
             {"kind": "distill", "temperature": 4.0, "alpha": 0.9,
-             "train": {"epochs": 40, **_SGD, "learning_rate": 0.1, "weight_decay": 0.0002, "augment": ["flip"]}},
-        )),
+             "train": {"epochs": 40, **_SGD, "learning_rate": 0.1, "weight_decay": 0.0002, "augment": ["flip"],
+                       "precision": "bf16"}},
+        ), model={"channels": [32, 64, 128]}),
     ),
     "lstm-smartwatch-exercises": (
         Goal("INT8", 0.005, (INT8,)),
@@ -105,7 +108,10 @@ GOALS: dict[str, tuple[Goal, ...]] = {
 def recipe_of(full: Recipe, goal: Goal, seed: int) -> Recipe:
     """Return the recipe with the goal's passes and the seed."""
     passes = TypeAdapter(tuple[PassSpec, ...]).validate_python(goal.passes)
-    return full.model_copy(update={"seed": seed, "passes": passes, "profiles": {}, "stream": None})
+    model = full.model.model_validate({**full.model.model_dump(), **goal.model})
+    return full.model_copy(
+        update={"seed": seed, "model": model, "passes": passes, "profiles": {}, "stream": None}
+    )
 
 
 def records(recipe: Recipe, store: Store) -> list[PassRecord]:

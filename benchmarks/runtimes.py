@@ -39,7 +39,7 @@ def all_of(
         try:
             call, answer = make(folder, sample)
             call()
-            _check_answer(answer(), expected)
+            check_answer(answer(), expected)
             calls[name] = call
         except ModuleNotFoundError as error:
             missing[name] = f"not installed: {error.name}"
@@ -48,7 +48,8 @@ def all_of(
     return calls, missing
 
 
-def _check_answer(found: np.ndarray, expected: np.ndarray) -> None:
+def check_answer(found: np.ndarray, expected: np.ndarray) -> None:
+    """Raise RuntimeError where an answer is another one than the expected."""
     if found.size != expected.size:
         raise RuntimeError(f"its answer has {found.size} numbers, not {expected.size}")
     difference = np.abs(found.ravel() - expected.ravel()).max() / np.abs(expected).max()

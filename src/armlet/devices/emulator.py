@@ -127,7 +127,7 @@ class Emulator:
             (Path(folder) / "in").write_bytes(pack(sample))
             self._execute(program, ("in", "out", "1", "--count"), Path(folder), options)
             text = (Path(folder) / "counts").read_text(encoding="ascii")
-        return BlockCounts(_read_counts(text, program), caches is not None, self.description)
+        return BlockCounts(read_counts(text, program), caches is not None, self.description)
 
     def variant(self, program: Path) -> str:
         """Return which build of its kernels a program takes here, of those that have several.
@@ -212,7 +212,12 @@ def _geometry(cache: Cache) -> str:
     return f"{cache.size}:{cache.ways}:{cache.line}"
 
 
-def _read_counts(text: str, program: Path) -> tuple[Block, ...]:
+def read_counts(text: str, program: Path) -> tuple[Block, ...]:
+    """Return what the plugin wrote; addresses are those of the program's file, wherever it was loaded.
+
+    Raises:
+        ProgramFailed: the program did not mark the start and the end of an inference.
+    """
     region, entry, *lines = (line.split()[1:] for line in text.splitlines())
     if region != ["1"]:
         raise ProgramFailed(f"{program} did not mark the start and the end of an inference")
