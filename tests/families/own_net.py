@@ -146,3 +146,47 @@ class Attends(nn.Module):
         found = functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         found = tokens + self.mixed(found.transpose(1, 2).reshape(n, t, -1))
         return self.classifier(found.mean(dim=1))
+
+
+class Filled(nn.Module):
+    """Sequences [N, T, n_inputs], maybe of different lengths [N] -> answers [N, n_outputs]: scores filled by a mask."""
+
+    def __init__(
+        self, n_inputs: int, width: int, heads: int, n_outputs: int, fill: str = "-inf", where: bool = False
+    ) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(n_inputs, width) for _ in range(3))
+        self.mixed, self.classifier = nn.Linear(width, width), nn.Linear(width, n_outputs)
+        self.size, self.fill, self.where = width // heads, float(fill), where
+        self.seen = nn.Buffer(torch.ones(10, 10).tril(), persistent=False)
+        self.order = nn.Buffer(torch.arange(10)[None], persistent=False)
+
+    def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
+        """Compute the network."""
+        n, t, _ = x.shape
+        query, key, value = (
+            layer(x).view(n, t, -1, self.size).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        scores = query @ key.transpose(-2, -1) / self.size**0.5
+        hidden = self.seen == 0 if length is None else (self.order >= length[:, None])[:, None, None, :]
+        chosen = torch.where(~hidden, scores, self.fill)
+        scores = chosen if self.where else scores.masked_fill(hidden, self.fill)
+        found = (functional.softmax(scores, dim=-1) @ value).transpose(1, 2).reshape(n, t, -1)
+        return self.classifier(self.mixed(found)[:, 0 if length is not None else -1])
+
+
+class Highest(nn.Module):
+    """Sequences [N, T, n_inputs] of different lengths [N] -> answers [N, n_outputs], by numbers that are compared."""
+
+    def __init__(self, n_inputs: int, width: int, n_outputs: int) -> None:
+        super().__init__()
+        self.expand, self.gate = nn.Linear(n_inputs, width), nn.Linear(n_inputs, width)
+        self.classifier = nn.Linear(width, n_outputs)
+        self.order = nn.Buffer(torch.arange(10)[None], persistent=False)
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        """Compute the network."""
+        found, gate = self.expand(x), self.gate(x)
+        found = torch.where((found > gate) & (gate <= 0.5), found, 0.1 * gate)
+        behind = (self.order >= length[:, None]).unsqueeze(-1)
+        return self.classifier(found.masked_fill(behind, -9.0).amax(dim=1))

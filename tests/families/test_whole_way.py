@@ -35,6 +35,11 @@ TEXT = (InputSpec("tokens", (10,), "int32", 20), LENGTH)
 ROW = (InputSpec("input", (9,)),)
 LATENT = (InputSpec("input", (8,)),)
 
+ENCODER = Case(
+    "module",
+    own("Encoder", n_inputs=3, width=16, heads=2, n_outputs=4, causal=True, frames_first=True),
+    FRAMES,
+)
 CASES = [
     Case("fnn", {"hidden": [16], "norm": "batch"}, ROW),
     Case("fnn", {"hidden": [16, 8], "norm": "layer", "activation": "gelu"}, ROW),
@@ -70,11 +75,10 @@ CASES = [
     Case("module", own("Attends", n_inputs=3, width=16, heads=4, n_outputs=4, causal=True), FRAMES),
     Case("module", own("Encoder", n_inputs=3, width=16, heads=4, n_outputs=4, norm_first=False), FRAMES),
     Case("module", own("Encoder", n_inputs=3, width=16, heads=4, n_outputs=4, causal=True), SPEECH),
-    Case(
-        "module",
-        own("Encoder", n_inputs=3, width=16, heads=2, n_outputs=4, causal=True, frames_first=True),
-        FRAMES,
-    ),
+    ENCODER,
+    Case("module", own("Filled", n_inputs=3, width=16, heads=4, n_outputs=4), FRAMES),
+    Case("module", own("Filled", n_inputs=3, width=16, heads=2, n_outputs=4, where=True), SPEECH),
+    Case("module", own("Highest", n_inputs=3, width=8, n_outputs=4), SPEECH),
 ]
 FOUR_BITS = {
     "kind": "quantize_static",
@@ -221,7 +225,7 @@ def test_wider_vectors_give_the_same_bits(case: Case, mode: str, tmp_path: Path)
 
 @requires_board
 @pytest.mark.parametrize("name", ["raspberry-pi-2", "raspberry-pi-4"])
-@each([next(case for case in reversed(CASES) if case.family == family) for family in ON_BOARD])
+@each([ENCODER, *(next(case for case in reversed(CASES) if case.family == family) for family in ON_BOARD)])
 def test_the_emulated_board_answers_as_the_host_does(case: Case, name: str, tmp_path: Path) -> None:
     samples = case.samples()
     network = quantized(case.build(), samples)

@@ -32,6 +32,8 @@ CASES = [
     Case("module", own("Encoder", **SIZES, frames_first=True), FRAMES),
     Case("module", own("Attends", **SIZES), FRAMES),
     Case("module", own("Attends", **SIZES, causal=True), FRAMES),
+    Case("module", own("Filled", **SIZES), FRAMES),
+    Case("module", own("Filled", **SIZES, fill="-1e9", where=True), FRAMES),
 ]
 
 
@@ -51,12 +53,14 @@ def test_heads_and_hidden_units_go_and_the_rest_answers_as_before(case: Case) ->
         width = [g for g in groups_of(module, through_layer_norm=True).prunable if g.name == "embed"]
         assert [g.n_channels for g in width] == [16]
     else:
-        assert found == {"query": ("heads", 4), "embed": ("units", 16)}
+        inner = {"mixed": ("units", 16)} if "Filled" in str(case) else {"embed": ("units", 16)}
+        assert found == {"query": ("heads", 4)} | inner
     assert check_pruned(module, FRAMES, tuple(map(torch.from_numpy, case.samples().inputs)))
 
 
-def test_behind_a_length_nothing_counts_and_heads_go_as_well() -> None:
-    case = Case("module", own("Encoder", **SIZES), (*FRAMES, LENGTH))
+@pytest.mark.parametrize("factory", ["Encoder", "Filled"])
+def test_behind_a_length_nothing_counts_and_heads_go_as_well(factory: str) -> None:
+    case = Case("module", own(factory, **SIZES), (*FRAMES, LENGTH))
     module = case.build().module
     frames, length = map(torch.from_numpy, case.samples().inputs)
     behind = torch.arange(10)[None] >= length[:, None]
@@ -74,7 +78,7 @@ def test_a_head_is_in_query_key_value_and_output() -> None:
     assert rows == dict.fromkeys(weights | {(f"{n}.bias", 0) for n in ("query", "key", "value")}, whole)
 
 
-@pytest.mark.parametrize("case", [ENCODER, CASES[-1]], ids=str)
+@pytest.mark.parametrize("case", [ENCODER, *CASES[-2:]], ids=str)
 def test_pruned_and_quantised_it_is_loaded_again_and_computes_on_integers(case: Case, tmp_path: Path) -> None:
     network, samples = case.build(), case.samples()
     options = PruneChannels(kind="prune_channels", ratio=0.5, through_layer_norm=True)

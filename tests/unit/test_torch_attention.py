@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from armlet.models.attention import Decomposed
 from armlet.models.torch_attention import TorchAttention
@@ -213,3 +214,34 @@ def test_taken_apart_heads_that_share_keys_and_values_give_the_same():
         with pytest.raises(ValueError, match="a mask or is_causal, not both"):
             functional.scaled_dot_product_attention(query, query, query, seen(T, T), is_causal=True)
     torch.testing.assert_close(found, expected)
+
+
+FILLS = {
+    "method": lambda scores, hidden: scores.masked_fill(hidden, -torch.inf).softmax(-1),
+    "function": lambda scores, hidden: functional.softmax(torch.masked_fill(scores, hidden, -1e4), dim=-1),
+    "where": lambda scores, hidden: torch.softmax(torch.where(~hidden, scores, -1e9), -1),
+    "where hidden": lambda scores, hidden: nn.Softmax(-1)(torch.where(hidden, -torch.inf, scores)),
+}
+KEPT = {
+    "a number near scores": lambda scores, hidden: scores.masked_fill(hidden, -3.0).softmax(-1),
+    "something between": lambda scores, hidden: (scores.masked_fill(hidden, -1e4) / 1e4).softmax(-1),
+    "one score for all": lambda scores, hidden: scores[:1, :1, :1, :1].masked_fill(hidden, -1e4).softmax(-1),
+    "no softmax": lambda scores, hidden: scores.masked_fill(hidden, -1e9),
+}
+
+
+@pytest.mark.parametrize("form", FILLS | KEPT)
+def test_scores_that_are_filled_by_a_mask_are_masked_by_a_sum_of_the_same_shares(form):
+    scores, hidden = torch.randn(N, HEADS, T, S), seen(T, S)
+    write = (FILLS | KEPT)[form]
+    expected, calls = write(scores, hidden), []
+
+    class Recorded(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            calls.append(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    with Recorded(), Decomposed():
+        found = write(scores, hidden)
+    assert torch.equal(found, expected)
+    assert (hidden.any(), "add" in calls or "__add__" in calls) == (True, form in FILLS)

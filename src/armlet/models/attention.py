@@ -88,8 +88,24 @@ def scaled_dot_product_attention(  # noqa: PLR0913 - torch's signature
     return functional.dropout(shares(query, key, mask, scale), dropout_p) @ value
 
 
+_FILLS: tuple[Callable[..., object], ...] = (torch.masked_fill, Tensor.masked_fill)
+_CHOICES: tuple[Callable[..., object], ...] = (torch.where, Tensor.where)
+_SOFTMAXES: tuple[Callable[..., object], ...] = (functional.softmax, torch.softmax, Tensor.softmax)
+_HIDING = -1e4
+"""A score of this or less gets no share beside those that attention has: e^-10000 is 0."""
+
+
 class Decomposed(TorchFunctionMode):
-    """A context in which torch's attention in one operator is computed, and traced, operator by operator."""
+    """A context in which attention is computed, and traced, as the operators that passes follow.
+
+    torch's attention in one operator is computed operator by operator. Where scores are filled with minus infinity, or
+    a large negative number, by a boolean mask (`masked_fill`, `where`) right before a softmax, a mask of numbers is
+    added instead, as `additive` makes it: each share is the same, but those of a query that may attend to nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._filled: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __torch_function__(
         self,
@@ -99,6 +115,29 @@ class Decomposed(TorchFunctionMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         """Call a function of torch, or what stands for it."""
+        kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             func = scaled_dot_product_attention
-        return func(*args, **(kwargs or {}))
+        elif args and id(args[0]) in self._filled and func in _SOFTMAXES:
+            _, scores, hidden = self._filled[id(args[0])]
+            args = (scores + additive(hidden, scores.dtype), *args[1:])
+        result = func(*args, **kwargs)
+        if not kwargs and isinstance(result, Tensor) and (parts := _filled(func, args, result)) is not None:
+            self._filled[id(result)] = (result, *parts)  # what is kept keeps its id
+        return result
+
+
+def _filled(
+    func: Callable[..., object], args: tuple[object, ...], result: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Return scores of the result's shape, and where a function hid them, None if it did something else."""
+    match args:
+        case (Tensor() as scores, Tensor() as hidden, int() | float() as value) if func in _FILLS:
+            pass
+        case (Tensor() as seen, Tensor() as scores, int() | float() as value) if func in _CHOICES:
+            hidden = ~seen
+        case (Tensor() as hidden, int() | float() as value, Tensor() as scores) if func in _CHOICES:
+            pass
+        case _:
+            return None
+    return (scores, hidden) if value <= _HIDING and scores.shape == result.shape else None

@@ -33,6 +33,9 @@ ELEMENTWISE = frozenset(
 )
 """Operators without a layer type of their own that work element by element."""
 
+COMPARISONS = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"})
+"""Operators that give truth values of numbers."""
+
 OTHER = frozenset({"LogSoftmax", "ReduceSum", "ReduceMax", "BatchNormalization"})
 """Other operators without a layer type of their own."""
 

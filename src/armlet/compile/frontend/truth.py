@@ -1,11 +1,12 @@
-"""Truth values, of which masks are made, as float32 numbers that are 1 or 0.
+"""Truth values, of which masks are made, as float32 numbers that are 1 or 0, and what is chosen by them.
 
 Whole numbers are compared with constants: `x > c` is x - c limited to 0 and 1. In float32 that is exact for every int32
-and every constant below 2^24, since rounding keeps order.
+and every constant below 2^24, since rounding keeps order. Float numbers are compared as they are, with anything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -30,35 +31,40 @@ _LARGEST = 2**24
 
 
 def convert_comparison(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    """Read a comparison of whole numbers with a constant."""
+    """Read a comparison of float numbers, or of whole numbers with a constant."""
     first, second = node.input
+    if all(reader.tensor(n).dtype == "float32" for n in node.input if n not in reader.constants):
+        _kept(node, name, reader)
+        return
     kind, value, constant = node.op_type, first, reader.constants.get(second)
     if constant is None:
         kind, value, constant = _MIRRORED[kind], second, reader.constants.get(first)
     if constant is None or reader.tensor(value).dtype != "int32":
-        raise RefusedNode("only whole numbers are compared, and with constants")
+        raise RefusedNode("whole numbers are compared with constants only")
     limits: Array = constant.values.astype(np.float64)
     if np.abs(limits).max(initial=0) >= _LARGEST:
         raise RefusedNode(f"its constant is not below {_LARGEST}")
     real, output = _real(value, name, reader), node.output[0]
     match kind:
         case "Greater" | "GreaterOrEqual":
-            found = _computed("Sub", real, limits - (kind != "Greater"), f"{output}:over", output, reader)
+            found = _computed("Sub", (real, limits - (kind != "Greater")), f"{output}:over", output, reader)
         case "Less" | "LessOrEqual":
-            found = _computed("Sub", limits + (kind != "Less"), real, f"{output}:under", output, reader)
+            found = _computed("Sub", (limits + (kind != "Less"), real), f"{output}:under", output, reader)
         case _:
-            over = _computed("Sub", real, limits, f"{output}:over", output, reader)
-            apart = _computed("Abs", over, None, f"{output}:apart", output, reader)
-            found = _computed("Sub", np.ones(1), apart, f"{output}:equal", output, reader)
+            over = _computed("Sub", (real, limits), f"{output}:over", output, reader)
+            apart = _computed("Abs", (over,), f"{output}:apart", output, reader)
+            found = _computed("Sub", (np.ones(1), apart), f"{output}:equal", output, reader)
     append(reader, node, name, Limit(Clamp(0.0, 1.0)), (found,))
 
 
 def convert_to_truth(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    """Read whole numbers as truth values, which all but 0 are."""
+    """Read numbers as truth values, which all but 0 are."""
     value, output = node.input[0], node.output[0]
-    if (dtype := reader.tensor(value).dtype) != "int32":
-        raise RefusedNode(f"only whole numbers are turned into truth values, not {dtype}")
-    apart = _computed("Abs", _real(value, name, reader), None, f"{output}:apart", output, reader)
+    if reader.tensor(value).dtype == "float32":
+        zero = _computed("Equal", (value, np.zeros(1)), f"{output}:zero", output, reader)
+        _computed("Sub", (np.ones(1), zero), output, output, reader)
+        return
+    apart = _computed("Abs", (_real(value, name, reader),), f"{output}:apart", output, reader)
     append(reader, node, name, Limit(Clamp(0.0, 1.0)), (apart,))
 
 
@@ -70,11 +76,11 @@ def convert_logic(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     output = node.output[0]
     match node.op_type:
         case "Not":
-            _computed("Sub", np.ones(1), operands[0], output, output, reader)
+            _computed("Sub", (np.ones(1), operands[0]), output, output, reader)
         case "And":
-            _computed("Mul", operands[0], operands[1], output, output, reader)
+            _computed("Mul", (operands[0], operands[1]), output, output, reader)
         case _:
-            _computed("Max", operands[0], operands[1], output, output, reader)
+            _computed("Max", (operands[0], operands[1]), output, output, reader)
 
 
 def _real(value: str, name: str, reader: Reader) -> str:
@@ -86,14 +92,29 @@ def _real(value: str, name: str, reader: Reader) -> str:
     return real
 
 
-def _computed(
-    kind: str, first: str | Array, second: str | Array | None, result: str, like: str, reader: Reader
-) -> str:
+def convert_where(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    """Read the choice between two float numbers, or truth values, by a truth value."""
+    chosen = [reader.tensor(n).dtype for n in node.input if n not in reader.constants]
+    if {*chosen, reader.tensor(node.output[0]).dtype} != {"float32"}:
+        raise RefusedNode("only float numbers and truth values are chosen")
+    _kept(node, name, reader)
+
+
+def _kept(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    """Append a node as it is, with truth values as numbers."""
+    constants = {
+        n: reader.constants[n].real().astype(np.float32) for n in node.input if n in reader.constants
+    }
+    op = Generic(node, MappingProxyType(constants), True, reader.opset)
+    append(reader, node, name, op, tuple(n for n in node.input if n not in constants))
+
+
+def _computed(kind: str, operands: Sequence[str | Array], result: str, like: str, reader: Reader) -> str:
     """Append one operator on float32 numbers, and return the name of its result, which has the shape of `like`."""
     import onnx
 
     names, constants = [], {}
-    for place, operand in enumerate(o for o in (first, second) if o is not None):
+    for place, operand in enumerate(operands):
         if isinstance(operand, str):
             names.append(operand)
         else:
@@ -107,6 +128,8 @@ def _computed(
 
 
 TRUTH = MappingProxyType(
-    dict.fromkeys(_MIRRORED, convert_comparison) | dict.fromkeys(("Not", "And", "Or"), convert_logic)
+    dict.fromkeys(_MIRRORED, convert_comparison)
+    | dict.fromkeys(("Not", "And", "Or"), convert_logic)
+    | {"Where": convert_where}
 )
 """The function that reads each operator on truth values."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from armlet.compile.frontend.generic import COMPARISONS
 from armlet.compile.frontend.graph import Generic, Layer
 from armlet.compile.frontend.values import Array
 from armlet.compile.kernels import functions
@@ -102,7 +103,7 @@ def _model(
         node.CopyFrom(op.node)
         node.input[:] = [plain.get(n, n) for n in op.node.input]
         node.output[:] = [plain[op.node.output[0]]]
-        nodes.append(node)
+        nodes += _with_numbers(node)
     graph = onnx.helper.make_graph(
         nodes,
         "island",
@@ -111,6 +112,22 @@ def _model(
         [onnx.numpy_helper.from_array(value, plain[name]) for name, value in constants.items()],
     )
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", ops[0].opset)])
+
+
+def _with_numbers(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return a node, and a cast of its truth value from or to a number, as which it lies in memory."""
+    from onnx import TensorProto, helper
+
+    truth = f"{node.output[0]}_truth"
+    if node.op_type in COMPARISONS:
+        cast = helper.make_node("Cast", [truth], [node.output[0]], to=TensorProto.FLOAT)
+        node.output[0] = truth
+        return [node, cast]
+    if node.op_type == "Where":
+        cast = helper.make_node("Cast", [node.input[0]], [truth], to=TensorProto.BOOL)
+        node.input[0] = truth
+        return [cast, node]
+    return [node]
 
 
 def _channels_last(value: Array) -> Array:
