@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tests.boards import requires_board
 from tests.families.conftest import (
@@ -26,6 +27,7 @@ from armlet.data.splits import Samples
 from armlet.devices.host import HostProgram, this_machine_has
 from armlet.models.families import FAMILIES
 from armlet.models.network import Network
+from armlet.passes.manager import fingerprint
 
 PICTURE = (InputSpec("input", (1, 12, 12)),)
 COLOUR = (InputSpec("input", (3, 16, 16)),)
@@ -190,6 +192,32 @@ def test_integer_weights_in_float_arithmetic_lie_in_the_program_as_bytes(case: C
     saved = sum(3 * network.module.get_parameter(p.parameter).numel() - 4 * len(p.scales) for p in parameters)
     # Constants begin at multiples of some bytes.
     assert plain.constant_bytes - compiled.constant_bytes == pytest.approx(saved, abs=512)
+
+
+FORMS = {
+    "static": {"kind": "quantize_static", "calibration_samples": N},
+    "dynamic": {"kind": "quantize_static", "mode": "dynamic"},
+    "weights alone": {"kind": "quantize_static", "mode": "weight_only"},
+    "groups": {"kind": "quantize_static", "mode": "weight_only", "weights": "per_group", "group_size": 8},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_layers_that_are_copies_of_each_other_stay_two(form: str, tmp_path: Path) -> None:
+    """As torch makes those of an encoder, before they are trained."""
+    case = Case("module", own("Encoder", n_inputs=3, width=16, heads=2, n_outputs=4, depth=2), FRAMES)
+    network, samples = case.build(), case.samples()
+    first, second = network.module.encoder.layers
+    second.load_state_dict(first.state_dict())
+    small = quantized(network, samples, FORMS[form])
+    before = fingerprint(small)
+    found = on_host(program(small, samples, tmp_path), tmp_path, samples)
+    assert fingerprint(small) == before
+    expected = answers(small, samples)
+    assert np.abs(found - expected).max() <= 0.06 * np.ptp(expected)
+    stored = {t.name: t for t in onnx.load(tmp_path / "onnx" / "model.onnx").graph.initializer}
+    weights = [f"encoder.layers.{n}.linear1.weight.quantized" for n in (0, 1)]
+    assert stored[weights[0]].raw_data == stored[weights[1]].raw_data
 
 
 @requires_board

@@ -32,7 +32,7 @@ from armlet.export.dynamic import initializer, store_dynamic
 from armlet.export.recurrent import keep_factors, translations
 from armlet.models.attention import Decomposed
 from armlet.models.network import Network, executable
-from armlet.models.quantization import ParameterQuantization, dequantized_values, quantized_values
+from armlet.models.quantization import ParameterQuantization, quantized_values
 
 OPSET = 18
 OUTPUT_NAME = "output"
@@ -45,6 +45,8 @@ def to_onnx(network: Network) -> ir.Model:
         UnsupportedOperator: the exporter has no translation, or a quantised parameter did not survive it.
     """
     module = executable(_without_dynamic(network))
+    quantization = network.quantization
+    given = {} if quantization is None else _told_apart(module, quantization.parameters)
     example = example_inputs(network.architecture.inputs, 1)
     with _quiet(), torch.no_grad(), Decomposed():
         try:
@@ -62,10 +64,10 @@ def to_onnx(network: Network) -> ir.Model:
             reason = str(error).strip().splitlines()[0]
             raise UnsupportedOperator(f"the network has no ONNX form: {reason}") from error
     model: ir.Model = exported.model
-    if network.quantization is not None:
-        for parameter in network.quantization.parameters:
+    if quantization is not None:
+        for parameter in quantization.parameters:
             values = network.module.get_parameter(parameter.parameter).detach().numpy()
-            _store_as_integers(model.graph, parameter, values)
+            _store_as_integers(model.graph, parameter, values, given[parameter.parameter])
             if parameter.dynamic_input:
                 store_dynamic(model.graph, parameter, quantized_values(values, parameter))
     keep_factors(model.graph, network.module)
@@ -90,11 +92,46 @@ def _without_dynamic(network: Network) -> Network:
     return replace(network, quantization=replace(network.quantization, parameters=parameters))
 
 
-def _store_as_integers(graph: ir.Graph, parameter: ParameterQuantization, values: np.ndarray) -> None:
-    """Put an integer initializer and a DequantizeLinear in the place of a float initializer."""
+def _told_apart(
+    module: torch.nn.Module, parameters: tuple[ParameterQuantization, ...]
+) -> dict[str, np.ndarray]:
+    """Change quantised parameters so that no two are equal, which the exporter would make one; zeros stay.
+
+    Returns:
+        What the exporter is given for each of them, by name.
+    """
+    found, given = dict(module.named_parameters()), {}
+    quantized = {parameter.parameter for parameter in parameters}
+    taken = {_content(value) for name, value in found.items() if name not in quantized}
+    for name in sorted(quantized):
+        value, step = found[name].data, 0
+        while value.any() and _content(value) in taken:
+            step += 1
+            value = found[name].data.clone()
+            value.view(-1)[0] += step
+        found[name].data = value
+        taken.add(_content(value))
+        given[name] = value.numpy()
+    return given
+
+
+def _content(value: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
+    return tuple(value.shape), value.detach().numpy().tobytes()
+
+
+def _store_as_integers(
+    graph: ir.Graph, parameter: ParameterQuantization, values: np.ndarray, given: np.ndarray
+) -> None:
+    """Put an integer initializer and a DequantizeLinear in the place of a float initializer.
+
+    Args:
+        graph: in which they are put.
+        parameter: how it is quantised.
+        values: of the float parameter.
+        given: what the exporter got in their place.
+    """
     name = parameter.parameter
-    integers = quantized_values(values, parameter)
-    expected = dequantized_values(integers, parameter)
+    integers, expected = quantized_values(values, parameter), given
     value, axis, stored = graph.initializers.get(name), parameter.axis, integers
     turned = value is None and values.ndim == 2
     if turned:
