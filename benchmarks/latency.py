@@ -64,6 +64,13 @@ NETWORKS: dict[str, tuple[str, dict[str, object], tuple[InputSpec, ...], tuple[i
     "mobilenet-v3-small": ("mobilenet", {"version": "v3_small"}, IMAGENET, CLASSES),
     "efficientnet-lite0": ("efficientnet_lite", {}, IMAGENET, CLASSES),
     "resnet-18": ("resnet", {"depth": 18}, IMAGENET, CLASSES),
+    # as in MLPerf Tiny (Banbury et al. 2021): keywords, pictures of CIFAR-10's size, visual wake words, machine sounds
+    "ds-cnn": ("ds_cnn", {}, pictures(1, 49, 10), (12,)),
+    "resnet-8": ("resnet", {"depth": 8}, pictures(3, 32, 32), (10,)),
+    "mobilenet-v1-x0.25": ("mobilenet", {"version": "v1", "width": 0.25}, pictures(3, 96, 96), (2,)),
+    "autoencoder-640": (
+        "autoencoder", {"hidden": [128] * 4, "code": 8, "norm": "batch"}, pictures(640), (640,),
+    ),
     # sequences
     "lstm-2x128": ("lstm", {"hidden": [128, 128]}, pictures(100, 40), (12,)),
     "encoder-4x128": ("transformer", {"width": 128, "depth": 4, "heads": 4, "patch": 1}, pictures(64, 40), (12,)),
