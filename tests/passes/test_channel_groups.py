@@ -168,6 +168,35 @@ def test_what_is_not_understood_fixes_its_channels_and_says_so():
     assert reasons["second"] == "they can't be followed through softmax"
 
 
+class Joint(nn.Module):
+    """Query, key and value of one layer, in parts; frames that a layer of no known kind has made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = nn.LSTM(3, 8, proj_size=4, batch_first=True)  # stays torch's
+        self.joint, self.mixed, self.out = nn.Linear(4, 3 * 12), nn.Linear(12, 6), nn.Linear(6, 2)
+        self.norm = nn.RMSNorm(6)
+
+    def forward(self, x):
+        parts = self.joint(self.made(x)[0]).chunk(3, dim=-1)
+        query, key, value = (p.view(p.shape[0], p.shape[1], -1, 4).transpose(1, 2) for p in parts)
+        found = ((query @ key.transpose(-2, -1)).softmax(-1) @ value).transpose(1, 2).flatten(2)
+        return self.out(self.norm(self.mixed(found)).mean(1))
+
+
+def test_parts_of_one_layer_lose_a_head_each_and_what_is_not_known_is_named():
+    traced = trace(Joint().eval(), (InputSpec("input", (5, 3)),))
+    (heads,), fixed = channel_groups(traced).prunable, channel_groups(traced).fixed
+    assert (heads.name, heads.unit, heads.n_channels) == ("joint", "heads", 3)
+    rows = next(m for m in heads.members if (m.tensor, m.dim) == ("joint.weight", 0)).indices
+    assert rows[1] == (4, 5, 6, 7, 16, 17, 18, 19, 28, 29, 30, 31)
+    reasons = {group.name: group.reason for group in fixed}
+    assert reasons["mixed"].startswith("a layer normalisation takes them together")
+    assert reasons["made"] == "they can't be followed through made (lstm)"
+    wide = channel_groups(traced, through_layer_norm=True).prunable
+    assert [(g.name, g.n_channels) for g in wide] == [("joint", 3), ("mixed", 6)]
+
+
 class Residual(nn.Module):
     """A residual connection around the network's own input, whose channels nobody may take."""
 

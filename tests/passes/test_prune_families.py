@@ -193,7 +193,7 @@ class Drawn(nn.Module):
         super().__init__()
         width, size, self.steps, layers = 2, 8, [], []
         for kind, number in steps:
-            if kind in ("halve", "pool") and size == 1:
+            if kind in ("halve", "pool", "frame", "instances") and size == 1:
                 continue
             layer, width, size = self._layer(kind, number, width, size)
             self.steps.append(kind)
@@ -227,6 +227,14 @@ class Drawn(nn.Module):
                 return nn.BatchNorm2d(width), width, size
             case "slopes":
                 return nn.PReLU(width), width, size
+            case "instances":
+                return nn.InstanceNorm2d(width, affine=True), width, size
+            case "linear_gate" | "halves":
+                return nn.Conv2d(width, 2 * number, 1), number, size
+            case "frame":
+                return nn.ReflectionPad2d(1), width, size
+            case "chosen":
+                return nn.Conv2d(width, width, 1), width, size
             case _:
                 return nn.MaxPool2d(2), width, size // 2
 
@@ -239,8 +247,18 @@ class Drawn(nn.Module):
                     x = torch.cat([x, layer(x)], dim=1)
                 case "gate":
                     x = x * torch.sigmoid(layer(x))
-                case "norm" | "pool" | "slopes":
+                case "norm" | "pool" | "slopes" | "instances":
                     x = layer(x)
+                case "linear_gate":
+                    x = functional.glu(layer(x), dim=1)
+                case "halves":
+                    first, second = layer(x).chunk(2, dim=1)
+                    x = torch.maximum(first, second**2)
+                case "frame":
+                    x = functional.pad(layer(x), (0, 1, 0, 1))[..., 1:-2, 1:-2] if x.shape[-1] > 1 else x
+                case "chosen":
+                    other = layer(x)
+                    x = torch.where(other > 0.1, x, other).masked_fill(x < -1, 0.5)
                 case _:
                     x = functional.silu(layer(x))
         return self.answer(functional.elu(self.norm(self.hidden(x.flatten(1)))))
@@ -248,7 +266,7 @@ class Drawn(nn.Module):
 
 KINDS = [
     "conv", "halve", "groups", "depthwise", "double", "double_groups", "residual", "branch", "gate", "norm",
-    "slopes", "pool",
+    "slopes", "pool", "instances", "linear_gate", "halves", "frame", "chosen",
 ]  # fmt: skip
 
 

@@ -5,9 +5,10 @@ Rules, by kind of module:
 1. Convolution: channels from the weight's shape. Grouped (depthwise too): whole groups are gone where the
    inputs of each group stayed as many; else the number of groups stays.
 2. Linear: features from the weight's shape.
-3. Batch normalisation: features from the tensors' shape; Identity where it has no tensors (it was folded).
+3. Batch and instance normalisation: features from the tensors' shape; a batch normalisation becomes Identity where it
+   has no tensors (it was folded).
 4. Convolution and linear: a bias is added or removed as the tensors have one or none.
-5. Layer normalisation, embedding, PReLU: features from the weight's shape.
+5. Layer and RMS normalisation, embedding, PReLU: features from the weight's shape.
 6. Recurrent: units, inputs and projections from the weights' shapes.
 7. A layer without a weight, beside tensors of factors (`layer.0.weight`, ...): a product of them takes its place.
 8. Parameters that a network holds itself take the tensor's shape if it has as many dimensions.
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from armlet.errors import UsageError
 from armlet.models.factors import Whole, factors_of, shapes_of_factors
 from armlet.models.recurrent import GATES, Recurrent
+
+_ChannelNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm1d | nn.InstanceNorm2d
 
 
 def fit_to_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -134,7 +137,7 @@ def _fit_slopes(layer: nn.PReLU, own: Mapping[str, Tensor]) -> None:
     layer.weight = nn.Parameter(torch.zeros_like(own["weight"]))
 
 
-def _fit_layer_norm(layer: nn.LayerNorm, own: Mapping[str, Tensor]) -> None:
+def _fit_layer_norm(layer: nn.LayerNorm | nn.RMSNorm, own: Mapping[str, Tensor]) -> None:
     if not own:  # it has no parameters, so it says nothing
         return
     shape = tuple(_weight(own, n_dims=len(layer.normalized_shape)).shape)
@@ -144,12 +147,17 @@ def _fit_layer_norm(layer: nn.LayerNorm, own: Mapping[str, Tensor]) -> None:
     _fit_parameters(layer, own)
 
 
-def _fit_batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: Mapping[str, Tensor]) -> None:
+def _fit_batch_norm(layer: _ChannelNorm, own: Mapping[str, Tensor]) -> None:
     layer.num_features = _weight(own, n_dims=1).shape[0]
     _set(layer, own)
     for name in ("running_mean", "running_var"):
         if name in own:
             setattr(layer, name, torch.zeros_like(own[name]))
+
+
+def _fit_instance_norm(layer: nn.InstanceNorm1d | nn.InstanceNorm2d, own: Mapping[str, Tensor]) -> None:
+    if own:  # one without parameters says nothing
+        _fit_batch_norm(layer, own)
 
 
 _Fit = Callable[[Any, Mapping[str, Tensor]], None]
@@ -158,7 +166,8 @@ _FITS: tuple[tuple[tuple[type[nn.Module], ...], _Fit], ...] = (
     ((nn.ConvTranspose1d, nn.ConvTranspose2d), _fit_conv_transpose),
     ((nn.Linear,), _fit_linear),
     ((nn.BatchNorm1d, nn.BatchNorm2d), _fit_batch_norm),
-    ((nn.LayerNorm,), _fit_layer_norm),
+    ((nn.InstanceNorm1d, nn.InstanceNorm2d), _fit_instance_norm),
+    ((nn.LayerNorm, nn.RMSNorm), _fit_layer_norm),
     ((nn.Embedding,), _fit_embedding),
     ((nn.PReLU,), _fit_slopes),
     ((Recurrent,), _fit_recurrent),
@@ -174,13 +183,7 @@ def _weight(own: Mapping[str, Tensor], n_dims: int) -> Tensor:
 
 
 def _set(
-    layer: nn.Conv1d
-    | nn.Conv2d
-    | nn.ConvTranspose1d
-    | nn.ConvTranspose2d
-    | nn.Linear
-    | nn.BatchNorm1d
-    | nn.BatchNorm2d,
+    layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.Linear | _ChannelNorm,
     own: Mapping[str, Tensor],
     n_outputs: int | None = None,
 ) -> None:

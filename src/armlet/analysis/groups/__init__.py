@@ -16,7 +16,8 @@ that must stay or go together have their numbers joined:
 7. flatten and reshape repeat a channel's number once for each of its values, so that a linear layer behind them is tied
    to blocks of columns; one that splits the tracked dimension joins the numbers within each part, so that attention
    loses whole heads;
-8. product of two values: numbers at one position of the dimensions in front are joined.
+8. product of two values: numbers at one position of the dimensions in front are joined;
+9. parts of one value, as query, key and value of one layer: numbers at one place of each part are joined.
 
 Numbers that reach the network's input or output, or an operator that is not understood, are fixed.
 Source: dependency groups, Fang et al. 2023, "DepGraph: Towards Any Structural Pruning"; heads, Michel et al. 2019.

@@ -28,7 +28,7 @@ def nothing(tracker: Tracker, node: Node) -> bool:
 def elementwise(tracker: Tracker, node: Node) -> bool:
     """Rule 5; dimensions are aligned from the right, as broadcasting does."""
     rank = len(shape_of(node))
-    operands = [n for n in arguments(node)[:2] if isinstance(n, Node) and hasattr(n.meta.get("val"), "shape")]
+    operands = [n for n in arguments(node) if isinstance(n, Node) and hasattr(n.meta.get("val"), "shape")]
     tracked = [n for n in operands if n in tracker.values]
     if not tracked:
         return True
@@ -126,6 +126,58 @@ def _widened(channels: Channels, at: int) -> Channels:
     return Channels(channels.dim + (at <= channels.dim), channels.ids)
 
 
+def split(tracker: Tracker, node: Node) -> bool:
+    """Parts of one value; where they are parts of the channels, those at one place of each stay or go together."""
+    channels = tracker.values.get(arguments(node)[0])
+    if channels is None:
+        return True
+    extents = [int(value.shape[channels.dim]) for value in node.meta["val"]]
+    dim = (arguments(node)[2] if len(arguments(node)) > 2 else 0) % len(shape_of(arguments(node)[0]))
+    if dim != channels.dim:
+        tracker.results[node] = (channels,) * len(extents)
+        return True
+    if len(set(extents)) > 1:
+        return False
+    parts = np.split(channels.ids, len(extents))
+    for part in parts[1:]:
+        tracker.join(parts[0], part)
+    tracker.results[node] = tuple(Channels(dim, part) for part in parts)
+    return True
+
+
+def unbind(tracker: Tracker, node: Node) -> bool:
+    """Each place of another dimension than the channels'."""
+    channels = tracker.values.get(arguments(node)[0])
+    if channels is None:
+        return True
+    dim = (arguments(node)[1] if len(arguments(node)) > 1 else 0) % len(shape_of(arguments(node)[0]))
+    if dim == channels.dim:
+        return False
+    part = Channels(channels.dim - (dim < channels.dim), channels.ids)
+    tracker.results[node] = (part,) * len(node.meta["val"])
+    return True
+
+
+def glu(tracker: Tracker, node: Node) -> bool:
+    """A half of the channels, times the sigmoid of the other half."""
+    channels = tracker.values.get(arguments(node)[0])
+    if channels is None:
+        return True
+    if (arguments(node)[1] if len(arguments(node)) > 1 else -1) % len(shape_of(node)) != channels.dim:
+        return keep(tracker, node)
+    values, gates = np.split(channels.ids, 2)
+    tracker.join(values, gates)
+    tracker.values[node] = Channels(channels.dim, values)
+    return True
+
+
+def pad(tracker: Tracker, node: Node) -> bool:
+    """Padding of other dimensions than the channels'; it is given from the last dimension on, two ends of each."""
+    channels = tracker.values.get(arguments(node)[0])
+    padded = len(arguments(node)[1]) // 2
+    return channels is None or (channels.dim < len(shape_of(node)) - padded and keep(tracker, node))
+
+
 def select(tracker: Tracker, node: Node) -> bool:
     """One place of another dimension than the channels'."""
     channels = tracker.values.get(arguments(node)[0])
@@ -139,7 +191,7 @@ def select(tracker: Tracker, node: Node) -> bool:
 
 
 def pool(tracker: Tracker, node: Node) -> bool:
-    """Pooling, padding and resizing move within the dimensions behind the channels."""
+    """Pooling and resizing move within the dimensions behind the channels."""
     channels = tracker.values.get(arguments(node)[0])
     return channels is None or (channels.dim <= 1 and keep(tracker, node))
 

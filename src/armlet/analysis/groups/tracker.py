@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -164,7 +164,17 @@ class Tracker:
             )
             unit = next(word for word in _SPECIAL if word in units)
             prunable.append(ChannelGroup(layers[0], layers, len(channels), found, unit))
-        return ChannelGroups(tuple(prunable), tuple(fixed))
+        return ChannelGroups(tuple(prunable), (*fixed, *self._unknown()))
+
+    def _unknown(self) -> Iterator[FixedGroup]:
+        """Give a group without channels for each module whose weights only operators that are not known use."""
+        known = {name for name, _ in self.tied}
+        state, found = self.traced.program.state_dict, dict[str, str]()
+        for name, reason in self.untouchable.items():
+            if name not in known and name in state and state[name].dim() > 1:
+                found.setdefault(name.rpartition(".")[0] or name, reason)
+        for layer, reason in found.items():
+            yield FixedGroup(layer, (layer,), reason)
 
     def _roots(self, ids: Ids) -> Ids:
         return np.array([self.find(i) for i in ids.tolist()], np.int64)
