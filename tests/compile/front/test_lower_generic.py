@@ -123,6 +123,18 @@ def test_a_slice_whose_elements_lie_in_a_row_is_a_copy(start, end, lowered, refe
     assert [c.op for c in program.calls if c.layer == "f"] == ["part"]
 
 
+@pytest.mark.parametrize(("axis", "sizes", "copied"), [(1, [3, 3], True), (-1, [1, 1, 2], False)])
+def test_a_split_is_a_slice_for_each_part(axis, sizes, copied, lowered, reference):
+    parts = [f"part{n}" for n in range(len(sizes))]
+    nodes = [
+        helper.make_node("Split", ["c", "sizes"], parts, name="f", axis=axis),
+        helper.make_node("Concat", parts[::-1], ["y"], name="turned", axis=axis),
+    ]
+    program = _check(_after_convolution(nodes, sizes=np.array(sizes)), lowered, reference)
+    assert {c.layer for c in program.calls if c.op == "part"} == ({*parts} if copied else set())
+    assert (program.fallbacks == ()) == copied
+
+
 def test_elementwise_operators_in_a_chain_are_one_kernel(lowered, reference):
     nodes = [
         helper.make_node("Sigmoid", ["c"], ["s"], name="gate"),

@@ -319,6 +319,21 @@ def _slice(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     _append_part(node, name, reader, axis[0] % len(shape), int(starts.values.reshape(-1)[0]))
 
 
+def _split(node: onnx.NodeProto, name: str, reader: Reader) -> None:
+    """Read a split as a slice for each part."""
+    import onnx
+
+    rank = len(reader.tensor(node.input[0]).shape)
+    axis, start = attributes(node).get("axis", 0) % rank, 0
+    for output in node.output:
+        end = start + reader.tensor(output).shape[axis]
+        given = {f"{output}:starts": start, f"{output}:ends": end, f"{output}:axes": axis}
+        reader.constants.update({key: Constant(np.array([value])) for key, value in given.items()})
+        part = onnx.helper.make_node("Slice", [node.input[0], *given], [output])
+        _slice(part, name if len(node.output) == 1 else output, reader)
+        start = end
+
+
 def _append_part(node: onnx.NodeProto, name: str, reader: Reader, axis: int, start: int) -> None:
     """Append the elements from index `start` of an axis on, as many as the result has; all axes before it are 1."""
     shape, after = reader.tensor(node.input[0]).shape, reader.tensor(node.output[0])
@@ -368,6 +383,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "Gather": _gather,
         "Concat": _concat,
         "Slice": _slice,
+        "Split": _split,
         "LSTM": convert_recurrent,
         "GRU": convert_recurrent,
         "RNN": convert_recurrent,
