@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,39 +205,29 @@ class Drawn(nn.Module):
 
     @staticmethod
     def _layer(kind: str, number: int, width: int, size: int) -> tuple[nn.Module, int, int]:
-        match kind:
-            case "conv":
-                return nn.Conv2d(width, number, 3, padding=1), number, size
-            case "halve":
-                return nn.Conv2d(width, number, 3, 2, 1), number, (size + 1) // 2
-            case "groups":
-                return nn.Conv2d(width, 2 * width, 3, padding=1, groups=width // 2 or 1), 2 * width, size
-            case "depthwise":
-                return nn.Conv2d(width, width, 3, padding=1, groups=width), width, size
-            case "double":
-                return nn.ConvTranspose2d(width, number, 2, 2), number, 2 * size
-            case "double_groups":
-                return nn.ConvTranspose2d(width, width, 2, 2, groups=width), width, 2 * size
-            case "residual":
-                return nn.Conv2d(width, width, 1), width, size
-            case "branch":
-                return nn.Conv2d(width, number, 1), width + number, size
-            case "gate":
-                return nn.Conv2d(width, width, 1), width, size
-            case "norm":
-                return nn.BatchNorm2d(width), width, size
-            case "slopes":
-                return nn.PReLU(width), width, size
-            case "instances":
-                return nn.InstanceNorm2d(width, affine=True), width, size
-            case "linear_gate" | "halves":
-                return nn.Conv2d(width, 2 * number, 1), number, size
-            case "frame":
-                return nn.ReflectionPad2d(1), width, size
-            case "chosen":
-                return nn.Conv2d(width, width, 1), width, size
-            case _:
-                return nn.MaxPool2d(2), width, size // 2
+        makers: dict[str, Callable[[], tuple[nn.Module, int, int]]] = {
+            "conv": lambda: (nn.Conv2d(width, number, 3, padding=1), number, size),
+            "halve": lambda: (nn.Conv2d(width, number, 3, 2, 1), number, (size + 1) // 2),
+            "groups": lambda: (
+                nn.Conv2d(width, 2 * width, 3, padding=1, groups=width // 2 or 1), 2 * width, size
+            ),
+            "depthwise": lambda: (nn.Conv2d(width, width, 3, padding=1, groups=width), width, size),
+            "double": lambda: (nn.ConvTranspose2d(width, number, 2, 2), number, 2 * size),
+            "double_groups": lambda: (nn.ConvTranspose2d(width, width, 2, 2, groups=width), width, 2 * size),
+            "branch": lambda: (nn.Conv2d(width, number, 1), width + number, size),
+            "norm": lambda: (nn.BatchNorm2d(width), width, size),
+            "instances": lambda: (nn.InstanceNorm2d(width, affine=True), width, size),
+            "slopes": lambda: (nn.PReLU(width), width, size),
+            "frame": lambda: (nn.ReflectionPad2d(1), width, size),
+            "pool": lambda: (nn.MaxPool2d(2), width, size // 2),
+            **dict.fromkeys(
+                ("linear_gate", "halves"), lambda: (nn.Conv2d(width, 2 * number, 1), number, size)
+            ),
+            **dict.fromkeys(
+                ("residual", "gate", "chosen"), lambda: (nn.Conv2d(width, width, 1), width, size)
+            ),
+        }  # fmt: skip
+        return makers[kind]()
 
     def forward(self, x: Tensor) -> Tensor:
         for kind, layer in zip(self.steps, self.layers, strict=True):
@@ -255,7 +246,7 @@ class Drawn(nn.Module):
                     first, second = layer(x).chunk(2, dim=1)
                     x = torch.maximum(first, second**2)
                 case "frame":
-                    x = functional.pad(layer(x), (0, 1, 0, 1))[..., 1:-2, 1:-2] if x.shape[-1] > 1 else x
+                    x = functional.pad(layer(x), (0, 1, 0, 1))[..., 1:-2, 1:-2]
                 case "chosen":
                     other = layer(x)
                     x = torch.where(other > 0.1, x, other).masked_fill(x < -1, 0.5)

@@ -52,7 +52,8 @@ _OF_ATEN: tuple[tuple[Rule, str], ...] = (
         "sigmoid.default softplus.default exp.default abs.default neg.default sqrt.default square.default "
         "rsqrt.default reciprocal.default log.default log1p.default pow.Tensor_Scalar erf.default selu.default "
         "celu.default log_sigmoid.default rsub.Scalar gt.Scalar ge.Scalar lt.Scalar le.Scalar eq.Scalar ne.Scalar "
-        "bitwise_not.default logical_not.default contiguous.default clone.default to.dtype alias.default detach.default",
+        "bitwise_not.default logical_not.default contiguous.default clone.default to.dtype alias.default "
+        "detach.default",
     ),
     (moves.nothing, "_assert_tensor_metadata.default"),
 )
