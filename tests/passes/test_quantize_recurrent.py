@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.families.conftest import LENGTH, Case
+from tests.families.conftest import LENGTH, Case, program
 from tests.passes.test_conformance import spec
 from tests.passes.test_families import context_of
 
@@ -113,3 +113,29 @@ def test_weights_alone_change_recurrent_answers_by_their_rounding(case, tmp_path
         )
     assert 0 < errors[0] < 0.03
     assert errors[0] < errors[1] < 0.5
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("lstm", {"hidden": [8], "projection": 4}, (InputSpec("input", (10, 3)),)),
+        Case("rnn", {"cell": "gru", "hidden": [12]}, (InputSpec("input", (10, 3)),)),
+    ],
+    ids=["projection", "two factors"],
+)
+def test_a_recurrent_layer_without_an_integer_form_is_named_by_the_pass_and_the_program(case, tmp_path):
+    network = case.build()
+    if case.family == "rnn":
+        factorized = spec("factorize", {"ratio": 0.7})
+        network, _ = run_pass(factorized, network, context_of(case, network, tmp_path / "factors"))
+    small, record = quantize(case, network, tmp_path / "small")
+    why = "stays float: a projection, or a recurrent weight in two factors, has no integer form"
+    (note,) = [note for note in record.notes if why in note]
+    layer = note.partition(" (")[0]
+    assert layer.startswith("layers.0")
+    assert not {f"{layer}.{name}" for name in ("weight", "recurrent_weight")} & integer_weights(small).keys()
+    compiled = program(small, case.samples(), tmp_path)
+    assert not compiled.integer_only
+    reasons = [f.reason for f in compiled.fallbacks if f.layer == layer]
+    assert any(reason.startswith("stays float") for reason in reasons)
+    assert "float32" in {k.precision for k in compiled.kernels if layer in (k.layer, *k.joined)}

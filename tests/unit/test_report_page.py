@@ -425,6 +425,20 @@ def test_what_float_takes_in_an_int8_network_is_said(tmp_path):
         assert "of the modelled cycles" not in Reader(render(kept, tmp_path)).text
 
 
+def test_what_a_layer_that_is_not_as_asked_costs_is_said_beside_the_reason(tmp_path):
+    made = report_input()
+    layer = made.compiled.kernels[0].layer
+    fallbacks = (
+        Fallback(layer, "LSTM", "stays float: too long"),
+        Fallback("gone", "Mul", "stays float: alone"),
+    )
+    counts = made.measured.counts
+    (cycles,) = [k.cycles for k in counts.kernels if k.symbol == made.compiled.kernels[0].symbol]
+    text = Reader(render(replace(made, compiled=replace(made.compiled, fallbacks=fallbacks)), tmp_path)).text
+    assert f"too long ({100 * cycles / counts.cycles:.1f} % of the modelled cycles)" in text
+    assert "alone (" not in text
+
+
 def test_a_kernel_that_calls_share_has_a_row_for_each_call_and_its_code_once(tmp_path):
     made = report_input()
     first = replace(

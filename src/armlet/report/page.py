@@ -19,6 +19,7 @@ from armlet.artifacts import (
     DataReady,
     Evaluated,
     Exported,
+    Fallback,
     Imported,
     Latency,
     Measured,
@@ -123,6 +124,7 @@ def render_report(report: ReportInput, file: Path) -> None:
         headline=headline(report.verdict),
         kernels=kernels,
         float_share=_float_share(report, kernels),
+        fallbacks=_fallbacks(report, kernels),
         shared_kernels=shared_kernels(kernels),
         metrics=METRICS,
         kernel_plot=_kernel_plot(kernels),
@@ -304,6 +306,16 @@ def _float_share(report: ReportInput, kernels: tuple[KernelRow, ...]) -> float |
     changes = ("quantize", "dequantize")
     cycles = sum(row.cycles or 0.0 for row in kernels if row.precision == "float32" or row.op in changes)
     return cycles / counts.cycles
+
+
+def _fallbacks(
+    report: ReportInput, kernels: tuple[KernelRow, ...]
+) -> tuple[tuple[Fallback, float | None], ...]:
+    """Return what was not lowered as asked, with the share of the modelled cycles that its layer's kernels take."""
+    counted = [row for row in kernels if row.share is not None]
+    shares = [[r.share or 0.0 for r in counted if f.layer in r.layers] for f in report.compiled.fallbacks]
+    pairs = zip(report.compiled.fallbacks, shares, strict=True)
+    return tuple((fallback, sum(found) if found else None) for fallback, found in pairs)
 
 
 def _kernel_plot(kernels: tuple[KernelRow, ...]) -> str:
