@@ -107,7 +107,8 @@ def test_an_impossible_order_of_passes_is_refused(tmp_path):
                         "  - kind: quantize_static\n  - kind: prune_channels\n    ratio: 25 %\n"
                         "  - kind: quantize_static\n")  # fmt: skip
     assert errors_of(tmp_path, text) == [
-        "9: passes.1: prune_channels can't come after quantize_static (pass 1)",
+        "9: passes.1: prune_channels can't come after quantize_static (pass 1): that leaves integers, and this pass "
+        "works on float numbers",
         "11: passes.2: quantize_static stands twice; it can run only once",
     ]
 

@@ -48,8 +48,11 @@ def order_problems(passes: tuple[PassOptions, ...]) -> list[tuple[int, str]]:
     kinds = [p.kind for p in passes]  # type: ignore[attr-defined]  # every member of PassSpec has a kind
     for position, options in enumerate(passes):
         problems += [
-            (position, f"{kinds[position]} can't come after {earlier} (pass {kinds.index(earlier) + 1})")
-            for earlier in options.never_after
+            (
+                position,
+                f"{kinds[position]} can't come after {earlier} (pass {kinds.index(earlier) + 1}): {reason}",
+            )
+            for earlier, reason in options.never_after.items()
             if earlier in kinds[:position] and earlier != kinds[position]
         ]
         if options.once and kinds[position] in kinds[:position]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -22,6 +23,6 @@ class ClusterWeights(PassOptions):
     finetune: Finetune | None = Field(
         None, description="Train the shared values afterwards; none if left out."
     )
-    never_after: ClassVar[tuple[str, ...]] = (*QUANTIZING, "cluster_weights")
+    never_after: ClassVar[Mapping[str, str]] = QUANTIZING
     once: ClassVar[bool] = True
     gains: ClassVar[str] = "stored smaller, not faster"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -25,4 +26,4 @@ class RemoveDeadUnits(PassOptions):
     exclude: ListOf[str] = Field(
         (), description="Module names, or name patterns (*), left as they are, with all modules in them."
     )
-    never_after: ClassVar[tuple[str, ...]] = QUANTIZING
+    never_after: ClassVar[Mapping[str, str]] = QUANTIZING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -119,4 +120,4 @@ class Distill(Teaching, PassOptions):
         description="fresh: from new weights (born again, Furlanello et al. 2018), not the current ones.",
     )
     train: TrainSpec = Field(TrainSpec(), description="How the student is trained.")
-    never_after: ClassVar[tuple[str, ...]] = QUANTIZING
+    never_after: ClassVar[Mapping[str, str]] = QUANTIZING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -48,8 +49,11 @@ class Factorize(PassOptions):
         (), description="Module names, or name patterns (*), left as they are, with all modules in them."
     )
     finetune: Finetune | None = Field(None, description="Train the factors afterwards; none if left out.")
-    # Factors have neither the zeros nor the shared values of their product.
-    never_after: ClassVar[tuple[str, ...]] = (*QUANTIZING, "prune_weights", "cluster_weights")
+    never_after: ClassVar[Mapping[str, str]] = {
+        **QUANTIZING,
+        "prune_weights": "factors have not the zeros of their product",
+        "cluster_weights": "factors have not the shared values of their product",
+    }
 
     @model_validator(mode="after")
     def _one_goal(self) -> Factorize:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -85,8 +86,10 @@ class PruneChannels(PassOptions):
     finetune: Finetune | None = Field(
         None, description="Train the smaller network afterwards; none if left out."
     )
-    # Channels that went would tear the groups of an N:M pattern, and ranks would count zeros that a pass made.
-    never_after: ClassVar[tuple[str, ...]] = (*QUANTIZING, "prune_weights")
+    never_after: ClassVar[Mapping[str, str]] = {
+        **QUANTIZING,
+        "prune_weights": "channels that go would tear the groups of its pattern, and zeros count in their rank",
+    }
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
@@ -140,8 +143,10 @@ class PruneWeights(PassOptions):
     finetune: Finetune | None = Field(
         None, description="Train the other weights afterwards, or meanwhile; none if left out."
     )
-    # Zeros among shared values would be one value more; pruned first, zero is one of the shared values.
-    never_after: ClassVar[tuple[str, ...]] = (*QUANTIZING, "cluster_weights")
+    never_after: ClassVar[Mapping[str, str]] = {
+        **QUANTIZING,
+        "cluster_weights": "zeros would be one more of its values; pruned first, zero is one of them",
+    }
     gains: ClassVar[str] = "stored smaller, not faster"
 
     @field_validator("pattern")

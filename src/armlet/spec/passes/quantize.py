@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -130,7 +131,7 @@ class QuantizeStatic(PassOptions):
     target: str | None = Field(
         None, description="Name of the target, or a YAML file, that `latency` is estimated for."
     )
-    never_after: ClassVar[tuple[str, ...]] = QUANTIZING
+    never_after: ClassVar[Mapping[str, str]] = QUANTIZING
     once: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -237,5 +238,5 @@ class QuantizeAware(PassOptions):
     exclude_types: ListOf[str] = Field(
         (), description="Types of modules that stay float, such as Linear or Conv2d."
     )
-    never_after: ClassVar[tuple[str, ...]] = QUANTIZING
+    never_after: ClassVar[Mapping[str, str]] = QUANTIZING
     once: ClassVar[bool] = True
