@@ -139,6 +139,7 @@ def test_inspect_prints_interface_sizes_and_kernels(smoke, armlet):
     for text in ("input", "output", "arena", "_run(const void", "int8", "all verified"):
         assert text in done.stdout
     assert re.search(r"^accuracy +\d+\.\d\d % of \d+ test samples *$", done.stdout, re.MULTILINE)
+    assert re.search(r"^memory +arena .*, 0 % above the least possible *$", done.stdout, re.MULTILINE)
     assert re.search(r"^calibration error +\d+\.\d\d % *$", done.stdout, re.MULTILINE)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import permutations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armlet.compile.memory import ArenaPlan, Lifetime, most_alive, plan_arena
+from armlet.compile.memory import ArenaPlan, Lifetime, least_bytes, plan_arena
 
 lifetimes = st.builds(
     lambda n_bytes, first, length: Lifetime(n_bytes, first, first + length),
@@ -33,8 +36,58 @@ def test_no_plan_goes_below_the_lower_bound_or_above_the_sum(buffers: list[Lifet
     plan = plan_arena(buffers, alignment=1)
 
     at_each_call = [sum(b.n_bytes for b in buffers if b.first <= call <= b.last) for call in range(25)]
-    assert plan.lower_bound == most_alive(buffers) == max(at_each_call)
+    assert plan.lower_bound == least_bytes(buffers, 1) == max(at_each_call)
     assert plan.lower_bound <= plan.arena_bytes <= sum(b.n_bytes for b in buffers)
+
+
+@given(st.lists(lifetimes, max_size=25), st.sampled_from([16, 64]))
+def test_the_lower_bound_knows_the_alignment(buffers: list[Lifetime], alignment: int):
+    plan = plan_arena(buffers, alignment)
+
+    assert least_bytes(buffers, 1) <= plan.lower_bound <= plan.arena_bytes
+    # Buffers that are all alive together, one behind the other, the one that needs most filling last.
+    together = [Lifetime(b.n_bytes, 0, 0) for b in buffers]
+    order = sorted(together, key=lambda b: -b.n_bytes % alignment)
+    end = 0
+    for buffer in order:
+        end += -end % alignment + buffer.n_bytes
+    assert least_bytes(together, alignment) == end
+
+
+def _smallest(buffers: Sequence[Lifetime]) -> int:
+    """The smallest arena of all, without alignment: in one order each buffer takes the lowest gap that holds it."""
+    best = sum(b.n_bytes for b in buffers)
+    for sequence in permutations(buffers):
+        placed: list[tuple[int, Lifetime]] = []
+        for buffer in sequence:
+            beside = sorted((o, b.n_bytes) for o, b in placed if b.overlaps(buffer))
+            offset = 0
+            for start, n_bytes in beside:
+                if start - offset < buffer.n_bytes:
+                    offset = max(offset, start + n_bytes)
+            placed.append((offset, buffer))
+        best = min(best, max(o + b.n_bytes for o, b in placed))
+    return best
+
+
+@pytest.mark.parametrize(
+    ("buffers", "greedy", "bound"),
+    [
+        ([(7, 3, 4), (7, 3, 5), (2, 4, 4), (4, 1, 4), (6, 4, 5), (7, 0, 3)], 27, 26),
+        ([(4, 3, 5), (3, 3, 3), (2, 1, 4), (4, 1, 3), (3, 3, 5), (6, 4, 7)], 18, 16),
+        ([(7, 4, 4), (7, 4, 5), (5, 3, 4), (1, 1, 1), (6, 4, 4), (8, 5, 7), (8, 5, 8)], 27, 25),
+        ([(9, 2, 4), (11, 4, 5), (10, 2, 3), (11, 1, 1), (11, 1, 1), (7, 1, 3), (10, 2, 5)], 37, 36),
+    ],
+)
+def test_the_search_finds_what_greedy_plans_miss(
+    buffers: list[tuple[int, int, int]], greedy: int, bound: int
+):
+    given_ = [Lifetime(*buffer) for buffer in buffers]
+
+    assert plan_arena(given_, 1, search_steps=0).arena_bytes == greedy
+    found = plan_arena(given_, 1)
+    assert found == plan_arena(given_, 1)
+    assert (found.arena_bytes, found.lower_bound) == (_smallest(given_), bound)
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=20))

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
         ("quantization", "docs/techniques/post-training-quantization.md"),
         ("compression", "docs/techniques/index.md"),
         ("goals", "docs/techniques/index.md"),
+        ("arena", "docs/performance.md"),
         ("latency", "docs/performance.md"),
         ("products", "docs/performance.md"),
         ("arm_counts", "docs/performance.md"),

@@ -191,7 +191,7 @@ class Compiled:
         code_bytes, constant_bytes: what an app links, as laid out in memory (text, read-only data).
         features: extensions that every CPU which it runs on has.
         arena_bytes: working memory that the caller provides; that of the build that needs most.
-        arena_lower_bound: most bytes alive at any one call, below which no plan can go.
+        arena_lower_bound: most bytes alive at any one call, aligned, below which no plan can go.
         kernels: in order of execution, of the build for `features`.
         variants: the other builds, each of which needs more extensions than the one before.
         packed: the same program with packed constants, where the recipe asks for it.

@@ -102,6 +102,7 @@ def _print(opened: Bundle) -> None:
 
     from armlet.cli.console import stdout
     from armlet.report.tables import score_rows
+    from armlet.report.words import arena_excess
     from armlet.units import format_bytes
 
     console, manifest = stdout(), opened.manifest
@@ -133,10 +134,7 @@ def _print(opened: Bundle) -> None:
             f"{format_bytes(packed.size_bytes)} ({format_bytes(packed.packed_bytes)} packed constants), and"
             f" {format_bytes(packed.weights_bytes)} of memory for them",
         )
-    facts.add_row(
-        "memory",
-        f"{format_bytes(manifest.memory_bytes)} arena (lower bound {format_bytes(compiled.arena_lower_bound)})",
-    )
+    facts.add_row("memory", f"arena {format_bytes(manifest.memory_bytes)}, {arena_excess(compiled)}")
     facts.add_row(
         "call", f"int {manifest.symbol}_run(const void *const inputs[], void *const outputs[], void *arena)"
     )

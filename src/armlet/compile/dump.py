@@ -96,9 +96,11 @@ class Dump:
             self.write(f"{folder}/{variable.name_hint}.py", function.script())
 
     def code(self, built: tvm.runtime.Module) -> None:
-        """Write what LLVM made."""
-        self.write("06-kernels.ll", built.inspect_source("ll"))
-        self.write("07-kernels.s", built.inspect_source("s"))
+        """Write what LLVM made, behind what it made of other kernels of this build."""
+        for name, form in (("06-kernels.ll", "ll"), ("07-kernels.s", "s")):
+            path = self._folder / name
+            before = path.read_text(encoding="utf-8") if path.is_file() else ""
+            self.write(name, before + built.inspect_source(form))
 
     def arena(self, plan: ArenaPlan, kernels: tuple[Kernel, ...]) -> None:
         """Write the arena plan with the calls between which each buffer is alive."""

@@ -35,7 +35,7 @@ from armlet.report import plots
 from armlet.report.answers import show_answers
 from armlet.report.kernels import KernelRow, kernel_rows, shared_kernels
 from armlet.report.learning import class_rows, metric_rows, pretraining_plot, training_plots
-from armlet.report.words import axis_of, cost_change, headline, margin_text, verdict_sentence
+from armlet.report.words import arena_excess, axis_of, cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS, Metric
 from armlet.spec.base import Spec
 from armlet.spec.budget import Budgets
@@ -186,6 +186,7 @@ def environment(*, html: bool = True) -> Environment:
         "percent": partial(format_percent, digits=2),
         "share": partial(format_percent, digits=1),
         "margin": margin_text,
+        "arena_excess": arena_excess,
         "whole": lambda n: f"{n:,}".replace(",", "\N{NO-BREAK SPACE}"),
     }
     environment.globals |= {"cost_change": cost_change}

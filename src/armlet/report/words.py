@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from armlet.artifacts import Verdict
+from armlet.artifacts import Compiled, Verdict
 from armlet.scores import Metric
 
 
@@ -32,6 +32,13 @@ def margin_text(margin: float | None) -> str:
     if margin is None:
         return "–"
     return f"{margin * 100:.3g} % left" if margin >= 0 else f"missed by {-margin * 100:.3g} %"
+
+
+def arena_excess(compiled: Compiled) -> str:
+    """Say how far the arena is above its lower bound: "0 % above the least possible"."""
+    least = compiled.arena_lower_bound
+    excess = (compiled.arena_bytes - least) / least if least else 0.0
+    return f"{excess * 100:.2g} % above the least possible"
 
 
 def cost_change(before: float, after: float) -> str:

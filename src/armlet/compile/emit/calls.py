@@ -8,7 +8,8 @@ knows no TVM types. Rules:
 3. A reshape shares its argument's place.
 4. A result that is an input, a constant, or already another result is copied to its output at the end.
 5. Every other variable, and every working buffer of a kernel, gets a place in the arena while it is alive.
-6. Constants of all builds go into one read-only block; equal bytes are stored once.
+6. There, a result takes the buffer of an input that is read for the last time, where the kernel works in place.
+7. Constants of all builds go into one read-only block; equal bytes are stored once.
 """
 
 from __future__ import annotations
@@ -122,12 +123,19 @@ class Listing:
 
 @dataclass(slots=True)
 class _Value:
-    """A buffer while the program is read: `place` is None until the arena is planned."""
+    """A buffer while the program is read.
+
+    Attributes:
+        first, last: calls that touch it; `last` is that of whatever takes its memory, too.
+        place: None until the arena is planned.
+        over: the value whose memory it takes, None where it has memory of its own.
+    """
 
     n_bytes: int
     first: int
     last: int
     place: Place | None
+    over: _Value | None = None
 
 
 @dataclass(slots=True)
@@ -266,17 +274,33 @@ class _Reader:
         return tuple(copies)
 
     def _plan(self) -> ArenaPlan:
-        written = [v for _, _, outputs in self._calls for v in outputs if v.place is None]
+        for at, (kernel, inputs, (result, *_)) in enumerate(self._calls):
+            if (input_ := _overwritten(kernel, inputs, result, at)) is not None:
+                result.over = input_.over or input_
+                result.over.last = result.last
+        written = [v for _, _, outs in self._calls for v in outs if v.place is None and v.over is None]
         plan = plan_arena([Lifetime(v.n_bytes, v.first, v.last) for v in written])
         for value, offset in zip(written, plan.offsets, strict=True):
             value.place = Place("arena", offset)
         return plan
 
 
+def _overwritten(kernel: PlainKernel, inputs: Sequence[_Value], result: _Value, at: int) -> _Value | None:
+    """Return the first input whose memory the result may take, None where there is none; see rule 6."""
+    for number in kernel.in_place:
+        value = inputs[number]
+        alike = value.n_bytes == result.n_bytes and value.place is result.place is None
+        only_so = all(other is not value or n in kernel.in_place for n, other in enumerate(inputs))
+        if alike and only_so and value.last == at:
+            return value
+    return None
+
+
 def _placed(value: _Value) -> Place:
-    if value.place is None:
+    place = (value.over or value).place
+    if place is None:
         raise ArmletError("a buffer of the program has no place")
-    return value.place
+    return place
 
 
 def _n_bytes(type_: relax.TensorType) -> int:

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armlet.compile.dump import Dump, of_builds
+from armlet.compile.kernels.loops import IN_PLACE
 from armlet.errors import ArmletError, Problem, UsageError, nearest
 from armlet.spec.target import Feature, Target
 
@@ -55,12 +56,14 @@ class PlainKernel:
         symbol: name of the C function.
         n_parameters: pointers for the PrimFunc's own parameters.
         scratch_bytes: size of each working buffer that follows them.
+        in_place: numbers of the inputs whose memory the result may take.
     """
 
     name: str
     symbol: str
     n_parameters: int
     scratch_bytes: tuple[int, ...]
+    in_place: tuple[int, ...] = ()
 
 
 def check_core(target: Target) -> None:
@@ -98,9 +101,13 @@ def llvm_target(target: Target) -> tvm.target.Target:
     attributes = [a for feature, names in _ATTRIBUTES if feature in target.resolved_features for a in names]
     # TVM does not read from the triple that floats are passed in registers, as C compilers do.
     abi = {"mfloat-abi": "hard"} if target.resolved_triple.endswith("eabihf") else {}
-    # LLVM's pass that joins loads and stores of 32-bit code may move the base of later ones, which then miss:
-    # https://github.com/llvm/llvm-project/issues/223630.
-    options = {"cl-opt": ["-arm-load-store-opt:bool=false"]} if target.is_arm32 else {}
+    # TVM marks what lies in different buffers as of different types, so as not to overlap, though the buffers of a
+    # kernel that works in place do. Where they don't, its parameters say so.
+    options = ["-enable-tbaa:bool=false"]
+    if target.is_arm32:
+        # LLVM's pass that joins loads and stores may move the base of later ones, which then miss:
+        # https://github.com/llvm/llvm-project/issues/223630.
+        options.append("-arm-load-store-opt:bool=false")
     return tvm.target.Target(
         {
             "kind": "llvm",
@@ -108,8 +115,8 @@ def llvm_target(target: Target) -> tvm.target.Target:
             "mcpu": target.resolved_cpu,
             "mattr": attributes,
             "opt-level": level,
+            "cl-opt": options,
             **abi,
-            **options,
         }
     )
 
@@ -143,12 +150,25 @@ def build_variants(
         }
         fresh = {name: function for name, function in functions.items() if name not in shared}
         own: tuple[PlainKernel, ...] = ()
-        if fresh:
-            objects.append(folder / f"{prefix}_all_kernels.o")
-            own = build_kernels(tvm.IRModule(fresh), build, prefix, objects[-1], dumps[number])
+        for stem, group in _by_memory(fresh).items():
+            objects.append(folder / f"{prefix}_{stem}.o")
+            own += build_kernels(tvm.IRModule(group), build, prefix, objects[-1], dumps[number])
         known += [(fresh[kernel.name], kernel) for kernel in own]
         kernels.append((*own, *shared.values()))
     return objects, kernels
+
+
+def _by_memory(functions: Mapping[str, tirx.PrimFunc]) -> dict[str, dict[str, tirx.PrimFunc]]:
+    """Part kernels that work in place from the others: what LLVM knows of memory, TVM says of a whole module."""
+    groups: dict[str, dict[str, tirx.PrimFunc]] = {}
+    for name, function in functions.items():
+        stem = "in_place_kernels" if _in_place(function) else "kernels"
+        groups.setdefault(stem, {})[name] = function
+    return groups
+
+
+def _in_place(function: tirx.PrimFunc) -> tuple[int, ...]:
+    return tuple(int(number) for number in function.attrs.get(IN_PLACE, ()))
 
 
 def build_kernels(
@@ -172,8 +192,11 @@ def build_kernels(
     for name, _ in functions:
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
             raise ArmletError(f"{name!r} can't be the name of a C function: kernels need plain identifiers")
+    in_place = {name: _in_place(f) for name, f in functions}
+    # Where a result may lie over an input, LLVM must not take the two for different memory.
+    apart = not any(in_place.values())
     named = {
-        name: f.with_attr("global_symbol", f"{symbol}_{name}").with_attr("tirx.noalias", True)
+        name: f.with_attr("global_symbol", f"{symbol}_{name}").with_attr("tirx.noalias", apart)
         for name, f in functions
     }
     lowered = _passes(llvm)(tvm.IRModule(named))
@@ -183,7 +206,8 @@ def build_kernels(
         if target.is_arm32 and "neon" in target.resolved_features:
             function = _with_vector_loads(function)
         plain[f"{symbol}_{name}"] = function
-        kernels.append(PlainKernel(name, f"{symbol}_{name}", len(lowered[name].params), scratch))
+        n_parameters = len(lowered[name].params)
+        kernels.append(PlainKernel(name, f"{symbol}_{name}", n_parameters, scratch, in_place[name]))
     # LowerTVMBuiltin is left out: it would turn large stack buffers into calls of TVM's workspace allocator.
     ready = tirx.transform.LowerIntrin()(tvm.IRModule(plain))
     built = tvm_ffi.get_global_func("target.build.llvm")(ready, llvm)

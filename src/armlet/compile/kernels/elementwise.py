@@ -18,6 +18,8 @@ from armlet.compile.kernels.loops import (
     lanes_for,
     load,
     loop,
+    meets_once,
+    n_bytes,
     prim_func,
     registers,
     splat,
@@ -161,7 +163,7 @@ def build_table(spec: Table, vector: Vector) -> tvm.tirx.PrimFunc:
             store(y, at, 1, table[cast(x[at], "int32", 1) + 128])
 
     parameters = [Parameter("x", spec.size, "int8"), Parameter("table", 256, "int8")]
-    return prim_func([*parameters, Parameter("y", spec.size, "int8")], body)
+    return prim_func([*parameters, Parameter("y", spec.size, "int8")], body, in_place=[0])
 
 
 def build_to_float(spec: ToFloat, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -231,7 +233,8 @@ def build_prelu(spec: PRelu, vector: Vector) -> tvm.tirx.PrimFunc:
     from tvm import tirx
 
     by_channel = spec.inner == 1  # neighbours are of different channels
-    lanes = lanes_for(spec.channels if by_channel else spec.inner, vector.lanes("int16"))
+    extent = spec.channels if by_channel else spec.inner
+    lanes = lanes_for(extent, vector.lanes("int16"))
 
     def body(x: Buffer, multipliers: Buffer, y: Buffer) -> None:
         zero, half = (constant(n, "int32", lanes) for n in (0, 1 << (spec.shift - 1)))
@@ -254,7 +257,8 @@ def build_prelu(spec: PRelu, vector: Vector) -> tvm.tirx.PrimFunc:
 
     size = spec.outer * spec.channels * spec.inner
     parameters = [Parameter("x", size, "int8"), Parameter("multipliers", spec.channels, "int32")]
-    return prim_func([*parameters, Parameter("y", size, "int8")], body)
+    in_place = [0] if meets_once(extent, lanes) else []
+    return prim_func([*parameters, Parameter("y", size, "int8")], body, in_place)
 
 
 def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -276,7 +280,9 @@ def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
             store(y, place, lanes, finished(spec.epilogue, (products, 0), lanes, multipliers, vector))
 
     parameters = [Parameter("a", spec.size, "int8"), Parameter("b", each, "int8")]
-    return prim_func([*parameters, Parameter("y", spec.size, "int8")], body)
+    once = [0, 1] if spec.repeats == 1 else [0]
+    in_place = once if meets_once(each, lanes) else []
+    return prim_func([*parameters, Parameter("y", spec.size, "int8")], body, in_place)
 
 
 def build_float_sum(spec: FloatSum, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -301,4 +307,6 @@ def _flat(
             store(buffers[-1], at, lanes, value(lanes, *(load(b, at, lanes) for b in buffers[:-1])))
 
     inputs = [Parameter(f"x{i}", size, dtype) for i, dtype in enumerate(operands)]
-    return prim_func([*inputs, Parameter("y", size, result)], body)
+    as_wide = [i for i, dtype in enumerate(operands) if n_bytes(dtype) == n_bytes(result)]
+    in_place = as_wide if meets_once(size, lanes) else []
+    return prim_func([*inputs, Parameter("y", size, result)], body, in_place)

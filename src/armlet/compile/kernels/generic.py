@@ -15,7 +15,7 @@ from armlet.compile.frontend.generic import COMPARISONS
 from armlet.compile.frontend.graph import Generic, Layer
 from armlet.compile.frontend.values import Array
 from armlet.compile.kernels import functions
-from armlet.compile.kernels.loops import Vector, lanes_for
+from armlet.compile.kernels.loops import IN_PLACE, Vector, lanes_for
 from armlet.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
@@ -194,7 +194,30 @@ def schedule(function: tvm.tirx.PrimFunc, vector: Vector) -> tvm.tirx.PrimFunc:
             extent = int(plan.get(inner[0]).extent)
             lanes = lanes_for(extent & -extent, vector.lanes("float32"))  # a power of two that divides it
             plan.vectorize(plan.split(inner[0], [None, lanes])[1])
-    return _without_libm(plan.mod["main"])
+    function = plan.mod["main"].with_attr(IN_PLACE, _in_place(plan))
+    return _without_libm(function)
+
+
+def _in_place(plan: tvm.s_tir.Schedule) -> list[int]:
+    """Return which inputs are read element by element where the result is written, and nowhere else."""
+    import tvm_ffi
+    from tvm.tirx import IterVar
+
+    function = plan.mod["main"]
+    first, *more = (plan.get(block) for block in plan.get_child_blocks(plan.get_sblock("root")))
+    if more or any(v.iter_type != IterVar.DataPar for v in first.iter_vars):
+        return []
+    *inputs, result = function.params
+    written = first.writes[0].region
+
+    def lies_under(buffer: tvm.tirx.Buffer) -> bool:
+        alike = str(buffer.dtype) == str(result.dtype) and tvm_ffi.structural_equal(
+            buffer.shape, result.shape
+        )
+        regions = [read.region for read in first.reads if read.source.same_as(buffer)]
+        return alike and all(tvm_ffi.structural_equal(region, written) for region in regions)
+
+    return [number for number, buffer in enumerate(inputs) if lies_under(buffer)]
 
 
 def _without_libm(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:

@@ -16,6 +16,7 @@ from armlet.compile.kernels.loops import (
     lanes_for,
     load,
     loop,
+    meets_once,
     prim_func,
     registers,
     splat,
@@ -84,7 +85,8 @@ def build(spec: LayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
 
     size = spec.rows * columns
     parameters = [("x", size), ("gain", columns), ("bias", columns), ("y", size)]
-    return prim_func([Parameter(name, n, "float32") for name, n in parameters], body)
+    in_place = [0] if meets_once(columns, lanes) else []
+    return prim_func([Parameter(name, n, "float32") for name, n in parameters], body, in_place)
 
 
 def build_integer(spec: IntegerLayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -122,7 +124,8 @@ def build_integer(spec: IntegerLayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
         ("bias", columns, "int32"),
         ("y", size, "int8"),
     ]
-    return prim_func([Parameter(*p) for p in parameters], body)
+    in_place = [0] if meets_once(columns, lanes) else []
+    return prim_func([Parameter(*p) for p in parameters], body, in_place)
 
 
 def _write_reciprocal(

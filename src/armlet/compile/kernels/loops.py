@@ -24,6 +24,8 @@ Buffer: TypeAlias = Any
 """A TIR buffer of one dimension."""
 Products = Literal["widening", "sadalp", "sdot", "smmla", "pmaddwd", "vpdpbusd"]
 """How a vector unit multiplies int8; see `Vector`."""
+IN_PLACE = "armlet.in_place"
+"""Attribute of a PrimFunc: numbers of the parameters whose memory the last one may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +98,23 @@ class Parameter:
 
 
 def prim_func(
-    parameters: Sequence[Parameter], body: Callable[..., None], attributes: dict[str, str] | None = None
+    parameters: Sequence[Parameter], body: Callable[..., None], in_place: Sequence[int] = ()
 ) -> tvm.tirx.PrimFunc:
-    """Return the PrimFunc whose loops `body` writes, given one buffer for each parameter."""
+    """Return the PrimFunc whose loops `body` writes, given one buffer for each parameter.
+
+    Args:
+        parameters: inputs, then the result.
+        body: given their buffers.
+        in_place: numbers of the inputs whose memory the result may take: `body` reads each element of them for the
+            last time before it writes the one in its place.
+    """
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as t
 
     with IRBuilder() as builder, t.prim_func(s_tir=True):
         t.func_name("kernel")
         body(*(t.arg(p.name, t.buffer((p.size,), p.dtype)) for p in parameters))
-        t.func_attr({"tirx.noalias": True, **(attributes or {})})
+        t.func_attr({"tirx.noalias": True, IN_PLACE: list(in_place)})
     return builder.get()
 
 
@@ -114,6 +123,11 @@ def registers(size: int, dtype: str) -> Buffer:
     from tvm.script.ir_builder import tirx as t
 
     return t.alloc_buffer((size,), dtype, scope="local")
+
+
+def meets_once(extent: int, lanes: int) -> bool:
+    """Whether `tiles` has each element in one tile only, so that one may be written where it was read."""
+    return extent % lanes == 0
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from armlet.compile.kernels.loops import (
     lanes_for,
     load,
     loop,
+    meets_once,
     prim_func,
     registers,
     splat,
@@ -95,7 +96,9 @@ def build(spec: Softmax, vector: Vector) -> tvm.tirx.PrimFunc:
                 store(y, start + at, 1, y[start + at] / sums[0])
 
     size = spec.rows * spec.columns
-    return prim_func([Parameter("x", size, "float32"), *_mask(spec), Parameter("y", size, "float32")], body)
+    parameters = [Parameter("x", size, "float32"), *_mask(spec), Parameter("y", size, "float32")]
+    in_place = [0] if spec.mask_rows or meets_once(spec.columns, lanes) else []
+    return prim_func(parameters, body, in_place)
 
 
 def _mask(spec: Softmax | IntegerSoftmax) -> list[Parameter]:
@@ -164,4 +167,4 @@ def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
         Parameter("exponentials", 256, "int32"),
         Parameter("y", size, "int8"),
     ]
-    return prim_func(parameters, body)
+    return prim_func(parameters, body, in_place=[0])  # a row is read before any of it is written
