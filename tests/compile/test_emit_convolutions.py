@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from armlet.compile.emit import emit_program
-from armlet.compile.kernels import conv2d, integer_matmul
+from armlet.compile.kernels import conv2d, depthwise, integer_matmul
+from armlet.compile.kernels.depthwise_dot import block_of
 from armlet.compile.kernels.epilogue import Requantize
-from armlet.compile.kernels.loops import vector_of
+from armlet.compile.kernels.loops import Vector, vector_of
 from armlet.compile.kernels.matmul import MatMul
-from armlet.compile.layout.packing import pack_conv2d, starts
+from armlet.compile.layout.packing import pack_conv2d, pack_depthwise, starts
 from armlet.compile.lowered import LoweredProgram
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import requantization
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 # (height, width, channels, outputs, kernel, stride, groups) and the reduction step of i8mm, where dotprod has sdot:
 # one pixel, two and many, odd numbers of them; runs shorter than a step, of one, and no multiple of it; blocks of
-# channels that overlap; strides and groups.
+# channels that overlap; strides and groups; runs of three and two; depthwise, with columns that a stride leaves out.
 SHAPES = {
     (1, 1, 64, 48, (1, 1), (1, 1), 1): "sdot",
     (6, 1, 16, 8, (1, 1), (1, 1), 1): "sdot",
@@ -41,6 +43,11 @@ SHAPES = {
     (7, 8, 13, 27, (3, 2), (1, 2), 1): "smmla",
     (6, 6, 32, 12, (3, 3), (1, 1), 2): "smmla",
     (5, 7, 16, 14, (3, 3), (2, 1), 2): "smmla",
+    (6, 7, 1, 16, (3, 3), (1, 1), 1): "sdot",
+    (6, 8, 1, 5, (1, 2), (2, 3), 1): "sdot",
+    (5, 9, 16, 16, (3, 3), (1, 1), 16): "sdot",
+    (7, 8, 21, 21, (5, 5), (2, 2), 21): "sdot",
+    (6, 9, 40, 40, (2, 2), (1, 3), 40): "sdot",
 }
 
 
@@ -54,6 +61,26 @@ def _operands(shape, seed: int, least: int):
     return weight, bias, requantization(generator.uniform(0.05, 1.0, outputs) / np.sqrt(weight[0].size) / 100)
 
 
+def _slack(shape, vector: Vector) -> int:
+    return conv2d.slack_for(shape[2] * shape[4][1], vector) if shape[6] == 1 else 0
+
+
+def _kernel(shape, epilogue: Requantize, operands, vector: Vector):
+    """Return the step of a layer's kernel, the kernel, and the constants that it takes."""
+    height, width, channels, outputs, kernel, stride, groups = shape
+    weight, bias, factors = operands
+    if groups == channels == outputs > 1:
+        depth = (height, width, channels, kernel, stride, epilogue, depthwise.largest_weight(weight))
+        spec = depthwise.Depthwise(*depth)
+        block = block_of(spec, vector)
+        constants = pack_depthwise(weight, bias, factors, block)
+        return "vector" if block is None else block.step, depthwise.build(spec, vector), constants
+    spec = conv2d.Conv2d(*shape, epilogue, weight.min() == -128, slack=_slack(shape, vector))
+    tile = conv2d.tile_of(spec, vector)
+    constants = pack_conv2d(weight, spec, tile), starts(bias, weight, tile), factors
+    return tile.step, conv2d.build(spec, vector), constants
+
+
 def _program(wrap: Callable[[tvm.IRModule], LoweredProgram], target: Target, least: int):
     """Return a program with one convolution for each shape, their steps, and a function for what it should answer."""
     from tvm import relax
@@ -61,19 +88,18 @@ def _program(wrap: Callable[[tvm.IRModule], LoweredProgram], target: Target, lea
     vector, origin, zero, limits = vector_of(target), -9, 5, (-100, 127)
     builder, parameters, steps, layers = relax.BlockBuilder(), [], [], []
     for seed, shape in enumerate(SHAPES):
-        height, width, channels = shape[:3]
-        parameters.append(relax.Var(f"x{seed}", relax.TensorType((1, height * width * channels), "int8")))
+        size = prod(shape[:3]) + _slack(shape, vector)
+        parameters.append(relax.Var(f"x{seed}", relax.TensorType((1, size), "int8")))
         layers.append((shape, *_operands(shape, seed, least)))
     with builder.function("main", parameters):
         results = []
         for x, (shape, weight, bias, factor) in zip(parameters, layers, strict=True):
-            spec = conv2d.Conv2d(*shape, Requantize(factor.shift, zero, *limits), least == -128)
-            tile = conv2d.tile_of(spec, vector)
-            steps.append(tile.step)
             folded = (bias - origin * weight.astype(np.int32).sum((1, 2, 3))).astype(np.int32)
-            constants = pack_conv2d(weight, spec, tile), starts(folded, weight, tile), factor.multipliers
-            kernel = builder.add_func(conv2d.build(spec, vector), f"conv{len(steps)}")
-            size = spec.out_height * spec.out_width * spec.outputs
+            epilogue = Requantize(factor.shift, zero, *limits)
+            step, function, constants = _kernel(shape, epilogue, (weight, folded, factor.multipliers), vector)
+            steps.append(step)
+            kernel = builder.add_func(function, f"conv{len(steps)}")
+            size = int(function.params[-1].shape[0])
             arguments = relax.Tuple([x, *map(relax.const, constants)])
             results.append(
                 builder.emit(relax.call_tir(kernel, arguments, relax.TensorType((1, size), "int8")))
@@ -83,7 +109,10 @@ def _program(wrap: Callable[[tvm.IRModule], LoweredProgram], target: Target, lea
     def expected(inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
         answers = []
         for values, (shape, weight, bias, factor) in zip(inputs, layers, strict=True):
-            pictures = values.reshape(-1, *shape[:3]).transpose(0, 3, 1, 2).astype(np.int32) - origin
+            pictures = (
+                values[:, : prod(shape[:3])].reshape(-1, *shape[:3]).transpose(0, 3, 1, 2).astype(np.int32)
+                - origin
+            )
             sums = [reference.conv2d(picture, weight, bias, *shape[5:]) for picture in pictures]
             rounded = np.stack([reference.requantize(s, factor, zero, limits) for s in sums])
             answers.append(rounded.transpose(0, 2, 3, 1).reshape(len(values), -1))
@@ -107,8 +136,14 @@ def test_every_vector_unit_equals_the_reference_bit_for_bit(
 
     outputs = Emulator(target).run_all(tmp_path / "bin" / "run", inputs, compiled.outputs)
 
-    plain = "sadalp" if least == -127 else "singles"
-    of_unit = {"raspberry-pi-4": [plain] * len(SHAPES), "raspberry-pi-5": ["sdot"] * len(SHAPES)}
+    short, plain = ("pairs", "sadalp") if least == -127 else ("singles", "singles")
+    of_unit = {
+        "raspberry-pi-4": [
+            "vector" if groups == channels > 1 else short if channels * kernel[1] < 4 else plain
+            for _, _, channels, _, kernel, _, groups in SHAPES
+        ],
+        "raspberry-pi-5": ["sdot"] * len(SHAPES),
+    }
     assert steps == of_unit.get(name, list(SHAPES.values()))
     for shape, output, answer in zip(SHAPES, outputs, expected(inputs), strict=True):
         np.testing.assert_array_equal(output, answer, err_msg=str(shape))

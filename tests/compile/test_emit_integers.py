@@ -21,14 +21,20 @@ SCALES = {"x": 0.031, "c": 0.024, "y": 0.12}
 ZEROS = {"x": 3, "c": -128, "y": -11}
 
 
-def _constants() -> dict[str, np.ndarray]:
+@pytest.fixture(scope="module", params=[(3, 8, 1), (1, 10, 0)], ids=["three channels", "one, no border"])
+def picture(request: pytest.FixtureRequest) -> tuple[int, int, int]:
+    """Channels, height and width, and the border that the convolution adds to them."""
+    return request.param
+
+
+def _constants(channels: int) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(21)
     constants: dict[str, np.ndarray] = {}
     for tensor in SCALES:
         constants[f"{tensor}.scale"] = np.float32(SCALES[tensor])
         constants[f"{tensor}.zero"] = np.int8(ZEROS[tensor])
     # An odd number of channels, so that the kernels' tails run too.
-    for layer, shape, scale in (("conv", (7, 3, 3, 3), SCALES["x"]), ("dense", (5, 112), SCALES["c"])):
+    for layer, shape, scale in (("conv", (7, channels, 3, 3), SCALES["x"]), ("dense", (5, 112), SCALES["c"])):
         weight_scale = generator.uniform(0.002, 0.006, shape[0]).astype(np.float32)
         constants[f"{layer}.w"] = generator.integers(-127, 128, shape).astype(np.int8)
         constants[f"{layer}.w.scale"] = weight_scale
@@ -49,10 +55,11 @@ def _through(tensor: str, name: str) -> list[onnx.NodeProto]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(picture: tuple[int, int, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Convolution with ReLU, max pooling, a dense layer; INT8 throughout."""
     node = helper.make_node
-    constants = _constants()
+    channels, extent, border = picture
+    constants = _constants(channels)
     weights = [
         node("DequantizeLinear", [c, f"{c}.scale", f"{c}.zero"], [f"{c}.dq"], axis=0)
         for c in ("conv.w", "conv.b", "dense.w", "dense.b")
@@ -60,7 +67,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nodes = [
         *weights,
         *_through("x", "x"),
-        node("Conv", ["x.dq", "conv.w.dq", "conv.b.dq"], ["conv"], pads=[1] * 4, kernel_shape=[3, 3]),
+        node("Conv", ["x.dq", "conv.w.dq", "conv.b.dq"], ["conv"], pads=[border] * 4, kernel_shape=[3, 3]),
         node("Relu", ["conv"], ["relu"]),
         *_through("c", "relu"),
         node("MaxPool", ["relu.dq"], ["pool"], kernel_shape=[2, 2], strides=[2, 2]),
@@ -73,7 +80,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = helper.make_graph(
         nodes,
         "network",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, extent, extent])],
         [helper.make_tensor_value_info("dense.dq", TensorProto.FLOAT, [1, 5])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
@@ -83,12 +90,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def samples() -> np.ndarray:
+def samples(picture: tuple[int, int, int]) -> np.ndarray:
     """Ordinary values, ties of the rounding, and values far outside the range."""
     generator = np.random.default_rng(22)
-    ordinary = generator.normal(0, 1.5, (40, 3, 8, 8))
-    ties = (generator.integers(-130, 130, (5, 3, 8, 8)) + 0.5) * SCALES["x"]
-    extreme = generator.choice([-1e30, -np.inf, 0, -0.0, np.inf, 1e30, 1e-40], (5, 3, 8, 8))
+    channels, extent, _ = picture
+    shape = channels, extent, extent
+    ordinary = generator.normal(0, 1.5, (40, *shape))
+    ties = (generator.integers(-130, 130, (5, *shape)) + 0.5) * SCALES["x"]
+    extreme = generator.choice([-1e30, -np.inf, 0, -0.0, np.inf, 1e30, 1e-40], (5, *shape))
     return np.concatenate([ordinary, ties, extreme]).astype(np.float32)
 
 

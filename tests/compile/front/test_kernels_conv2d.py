@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from armlet.compile.kernels import conv2d, depthwise
+from armlet.compile.kernels.depthwise_dot import block_of
 from armlet.compile.kernels.epilogue import Accumulators, FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.loops import Vector
-from armlet.compile.layout.packing import pack_conv2d, shifted, starts
+from armlet.compile.layout.packing import pack_conv2d, pack_depthwise, shifted, starts
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import requantization
 
@@ -201,7 +202,7 @@ def test_int8_depthwise_equals_the_reference_bit_for_bit(shape, least, vector: V
     folded = (bias + 3 * weight.astype(np.int32).sum((1, 2, 3))).astype(np.int32)
     result = run_kernel(
         depthwise.build(spec, vector),
-        *(_channels_last(x), weight[:, 0].transpose(1, 2, 0), folded, factor.multipliers),
+        *(_channels_last(x), *pack_depthwise(weight, folded, factor.multipliers, block_of(spec, vector))),
         size=expected.size,
         dtype=np.int8,
     )

@@ -58,6 +58,7 @@ class Conv2d:
         weights_reach_minus_128: whether two products may overflow int16.
         sums: what the sums of the inputs that each pixel reads are apart from each other, where weights are more than
             their int8 numbers by a shift for each output; 0 where they are not.
+        slack: elements after the input that may be read, from `slack_for`.
     """
 
     height: int
@@ -70,6 +71,7 @@ class Conv2d:
     epilogue: ep.Epilogue
     weights_reach_minus_128: bool = False
     sums: int = 0
+    slack: int = 0
 
     @property
     def out_height(self) -> int:
@@ -132,9 +134,19 @@ def _step_of(spec: Conv2d, vector: Vector) -> Step:
             continue
         # AVX-512 has its instruction for shorter vectors, too.
         least = 4 if step == "vpdpbusd" else vector.lanes("int32")
-        if outputs >= least and spec.run_length >= UNITS[step] and spec.out_width >= pixels_of(step):
+        readable = spec.run_length + spec.slack
+        if outputs >= least and readable >= UNITS[step] and spec.out_width >= pixels_of(step):
             return step
     return "pairs" if spec.run_length >= 2 and not spec.weights_reach_minus_128 else "singles"
+
+
+def slack_for(run_length: int, vector: Vector) -> int:
+    """Return how far past the end of an int8 input is read to multiply a run of two or three elements as one of four.
+
+    Before the end, what is read too much belongs to the next pixels; its weights are zero.
+    """
+    fits = vector.products in ("sdot", "smmla", "vpdpbusd") and run_length in (2, 3)
+    return 4 - run_length if fits else 0
 
 
 def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -162,7 +174,7 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
 
     return prim_func(
         [
-            Parameter("x", spec.height * spec.width * spec.channels, element),
+            Parameter("x", spec.height * spec.width * spec.channels + spec.slack, element),
             Parameter("weight", n_packed(spec, tile), ep.weight_element(spec.epilogue)),
             Parameter("bias", spec.outputs, acc_type),
             *([Parameter("multipliers", spec.outputs, factors)] if factors else []),
@@ -258,7 +270,7 @@ def reduce(
         block = group * spec.runs * run_weights + channel * tile.adjacent
     with loop(spec.kernel[0]) as ky, loop(columns) as kx, loop(steps) as number:
         start = number * tile.unit
-        if spec.run_length % tile.unit:
+        if steps > 1 and spec.run_length % tile.unit:
             start = minimum(start, spec.run_length - tile.unit)
         pixel = (row * spec.stride[0] + ky) * spec.width + column * spec.stride[1] + kx
         source = origin + pixel * spec.channels + group * (spec.channels // spec.groups) + start

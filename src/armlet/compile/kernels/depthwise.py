@@ -1,4 +1,7 @@
-"""Depthwise convolution over channels-last tensors, in int8 or float32: vectors of channels, a few pixels at a time."""
+"""Depthwise convolution over channels-last tensors, in int8 or float32: vectors of channels, a few pixels at a time.
+
+Where the vector unit has dot products, those of int8 are in `depthwise_dot`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from armlet.compile.frontend.values import Array
+from armlet.compile.kernels import depthwise_dot
 from armlet.compile.kernels import epilogue as ep
 from armlet.compile.kernels.conv2d import multipliers
 from armlet.compile.kernels.loops import (
@@ -16,6 +20,7 @@ from armlet.compile.kernels.loops import (
     Parameter,
     Vector,
     cast,
+    ceil_div,
     lanes_for,
     load,
     loop,
@@ -71,13 +76,17 @@ def largest_weight(weight: Array) -> int:
 
 
 def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (x, weight, bias, [multipliers], y); weights are [kernel height, kernel width, channels]."""
+    """Return the kernel (x, weight, bias, [multipliers], y); `layout.packing.pack_depthwise` packs the constants."""
+    block = depthwise_dot.block_of(spec, vector)
     element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
     factors = ep.factor_element(spec.epilogue)
     lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
     pixels = min(spec.out_width, 4 if vector.n_registers >= 32 else 2)
 
     def body(x: Buffer, weight: Buffer, bias: Buffer, *rest: Buffer) -> None:
+        if block is not None:
+            depthwise_dot.write(spec, block, (x, weight, bias, *rest), vector)
+            return
         acc = registers(lanes, acc_type)
         with (
             loop(spec.out_height) as row,
@@ -94,16 +103,21 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
                 out = (row * spec.out_width + column + pixel) * spec.channels + channel
                 store(rest[-1], out, lanes, value)
 
+    rows, columns = spec.kernel
+    stored = spec.channels
+    if block is not None:
+        stored = len(block.starts(spec.channels)) * block.channels
+        rows = ceil_div(rows, depthwise_dot.ROWS) * depthwise_dot.ROWS
     return prim_func(
         [
             Parameter("x", spec.height * spec.width * spec.channels, element),
             Parameter(
                 "weight",
-                spec.kernel[0] * spec.kernel[1] * spec.channels,
+                rows * columns * stored,
                 "int16" if spec.largest_weight > 128 else ep.weight_element(spec.epilogue),
             ),
-            Parameter("bias", spec.channels, acc_type),
-            *([Parameter("multipliers", spec.channels, factors)] if factors else []),
+            Parameter("bias", stored, acc_type),
+            *([Parameter("multipliers", stored, factors)] if factors else []),
             Parameter("y", spec.out_height * spec.out_width * spec.channels, element),
         ],
         body,

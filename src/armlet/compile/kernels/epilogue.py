@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, combine, constant, load
+from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, combine, constant, load, shuffle
 
 Multipliers: TypeAlias = Callable[[int, int], Expr]
 """Gives the factors of (first channel of the vector, lanes): int32 multipliers, or float32 scales of weights."""
@@ -114,7 +114,18 @@ def finished(
     value = rescaled(epilogue, acc, lanes, multipliers, vector)
     if epilogue.result == "int16":
         return cast(clamped(value, epilogue.low, epilogue.high, "int32", lanes), "int16", lanes)
-    return to_int8(value, epilogue.zero, (epilogue.low, epilogue.high), lanes)
+    limits = epilogue.low, epilogue.high
+    if vector.n_bytes < 64 or epilogue.shift < 32:
+        return to_int8(value, epilogue.zero, limits, lanes)
+    # AVX-512 narrows int32 to int8 at once, saturating, and the zero point is too small to overflow what is shifted.
+    whole = clamped(value + constant(epilogue.zero, "int32", lanes), -128, 127, "int32", lanes)
+    return within(cast(whole, "int8", lanes), limits, lanes)
+
+
+def within(value: Expr, limits: tuple[int, int], lanes: int) -> Expr:
+    """Return int8 values within limits, of which those that every int8 keeps cost nothing."""
+    low, high = limits
+    return clamped(value, low if low > -128 else None, high if high < 127 else None, "int8", lanes)
 
 
 def rescaled(
@@ -122,15 +133,36 @@ def rescaled(
 ) -> Expr:
     """Return floor(acc × multiplier / 2^shift + 1/2) of `lanes` accumulators, int32, its zero point not added yet."""
     buffer, start = acc
-    if vector.high_product is None or lanes % 4 or epilogue.shift < 32:
+    if epilogue.shift < 32 or lanes % 2:
         wide = load(buffer, start, lanes, "int64") * cast(multipliers(0, lanes), "int64", lanes)
         wide = wide + constant(1 << (epilogue.shift - 1), "int64", lanes)
         return cast(wide >> constant(epilogue.shift, "int64", lanes), "int32", lanes)
+    if vector.high_product is None or lanes % 4:
+        return _by_halves(load(buffer, start, lanes), multipliers(0, lanes), epilogue.shift, lanes)
     parts = [
         _rounded_product(load(buffer, start + i, 4), multipliers(i, 4), epilogue.shift, vector.high_product)
         for i in range(0, lanes, 4)
     ]
     return combine(parts, "int32", 4)
+
+
+def _by_halves(acc: Expr, multiplier: Expr, shift: int, lanes: int) -> Expr:
+    """Return floor((acc × multiplier + 2^(shift - 1)) / 2^shift), the even and the odd lanes each as int64 in place.
+
+    So nothing is moved to widen it, and the high halves of the sums, which are in odd places, are shifted as int32.
+    """
+    from tvm.script.ir_builder import tirx as t
+
+    half = lanes // 2
+    up = constant(32, "int64", half)
+
+    def sums(a: Expr, b: Expr) -> Expr:
+        return t.reinterpret(f"int32x{lanes}", a * b + constant(1 << (shift - 1), "int64", half))
+
+    a, b = (t.reinterpret("int64" if half == 1 else f"int64x{half}", value) for value in (acc, multiplier))
+    even, odd = sums((a << up) >> up, (b << up) >> up), sums(a >> up, b >> up)
+    picked = [place + 1 if place % 2 == 0 else lanes + place for place in range(lanes)]
+    return shuffle([even, odd], picked) >> constant(shift - 32, "int32", lanes)
 
 
 def shifted_product(a: Expr, b: Expr, shift: int, lanes: int, vector: Vector) -> Expr:

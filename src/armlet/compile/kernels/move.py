@@ -37,6 +37,7 @@ class Pad:
         height, width, channels: of the input.
         padding: top, left, bottom, right.
         value: of the border.
+        slack: elements after the last one, of any value.
     """
 
     height: int
@@ -45,12 +46,13 @@ class Pad:
     padding: tuple[int, int, int, int]
     value: float
     dtype: str
+    slack: int = 0
 
     @property
     def out_size(self) -> int:
         """Elements of the output."""
         top, left, bottom, right = self.padding
-        return (self.height + top + bottom) * (self.width + left + right) * self.channels
+        return (self.height + top + bottom) * (self.width + left + right) * self.channels + self.slack
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ INSTRUCTIONS: Mapping[str, tuple[Step, ...]] = MappingProxyType(
     }
 )
 """Those steps that each vector unit has, the best first."""
-_SIGNS = -0x7F7F7F80
+SIGNS = -0x7F7F7F80
 """0x80808080: turning four signs around adds 128 to four signed numbers, as unsigned ones."""
 Place: TypeAlias = tuple[Buffer, Expr]
 """A buffer and where in it."""
@@ -185,7 +185,7 @@ def _horizontal(tile: Tile, acc: Expr, x: Place, weight: Place) -> Expr:
             "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, load(*weight, operands), many
         )
     if tile.step == "vpdpbusd":
-        one = t.bitwise_xor(t.reinterpret("int32", load(*x, 4)), t.int32(_SIGNS))
+        one = t.bitwise_xor(t.reinterpret("int32", load(*x, 4)), t.int32(SIGNS))
         many = t.reinterpret(f"int8x{operands}", splat(one, lanes))
         name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
         return t.call_llvm_pure_intrin(f"int32x{lanes}", name, acc, many, load(*weight, operands))

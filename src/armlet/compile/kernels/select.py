@@ -14,6 +14,7 @@ from armlet.artifacts import Fallback
 from armlet.compile.frontend import graph as g
 from armlet.compile.frontend.values import Array, Clamp, Constant
 from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool
+from armlet.compile.kernels.depthwise_dot import block_of
 from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
@@ -27,7 +28,7 @@ from armlet.compile.kernels.select_recurrent import emit_recurrent
 from armlet.compile.kernels.select_shifted import with_sums
 from armlet.compile.kernels.select_winograd import emit_winograd, tile_for
 from armlet.compile.layout.order import channels_last, permuted_columns
-from armlet.compile.layout.packing import pack_conv2d, starts
+from armlet.compile.layout.packing import pack_conv2d, pack_depthwise, starts
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.lowered import CallInfo, LoweredProgram
 from armlet.compile.quantized.arithmetic import addition, limits, requantization, slopes
@@ -66,15 +67,19 @@ def _dtype(layer: g.Layer) -> str:
 
 
 def _padded(
-    layer: g.Layer, padding: tuple[int, int, int, int], value: float, builder: ProgramBuilder
+    layer: g.Layer,
+    padding: tuple[int, int, int, int],
+    value: float,
+    builder: ProgramBuilder,
+    slack: int = 0,
 ) -> tuple[object, int, int]:
-    """Return the layer's input in channels-last order with its border, and the height and width with it."""
+    """Return the layer's input in channels-last order with its border and some slack after it, its height and width."""
     source = builder.channels_last(layer.inputs[0])
     _, channels, height, width = source.tensor.shape
     top, left, bottom, right = padding
-    if not any(padding):
+    if not any(padding) and not slack:
         return source.var, height, width
-    spec = move.Pad(height, width, channels, padding, value, source.tensor.dtype)
+    spec = move.Pad(height, width, channels, padding, value, source.tensor.dtype, slack)
     kernel = Kernel("pad", "copy", spec, move.build_pad)
     var = builder.call(layer.name, kernel, [source.var], spec.out_size, source.tensor.dtype)
     return var, height + top + bottom, width + left + right
@@ -131,23 +136,27 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
         emit_conv2d(layer, op, builder)
         return
     zero = layer.integer.inputs[0].zero if layer.integer else 0
-    x, height, width = _padded(layer, op.padding, zero, builder)
     weight, bias, factors = _weights(layer, op)
     epilogue, by_channel = _epilogue(layer, op.clamp, factors)
     outputs, per_group, *kernel = weight.shape
     channels = per_group * op.groups
+    short = layer.integer and op.groups == 1
+    slack = conv2d.slack_for(channels * kernel[1], builder.vector) if short else 0
+    x, height, width = _padded(layer, op.padding, zero, builder, slack)
     shape = builder.graph.tensors[layer.output].shape
     if op.groups == channels == outputs and channels > 1:
         largest = depthwise.largest_weight(weight)
         depth = depthwise.Depthwise(height, width, channels, tuple(kernel), op.stride, epilogue, largest)
-        constants = [np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)).reshape(-1), bias]
-        constants += [] if by_channel is None else [by_channel]
-        call = Kernel("depthwise_conv2d", "vector", depth, depthwise.build, depth.macs)
+        block = block_of(depth, builder.vector)
+        constants = pack_depthwise(weight, bias, by_channel, block)
+        schedule = "vector" if block is None else block.step
+        call = Kernel("depthwise_conv2d", schedule, depth, depthwise.build, depth.macs)
         var = builder.call(layer.name, call, [x, *constants], prod(shape), _dtype(layer))
     else:
         if op.groups == 1 and tuple(kernel) == (1, 1) and op.stride == (1, 1):
             height, width = 1, height * width  # one long row: tiles of pixels fit better
-        spec = conv2d.Conv2d(height, width, channels, outputs, tuple(kernel), op.stride, op.groups, epilogue)
+        shape_of = height, width, channels, outputs, tuple(kernel), op.stride, op.groups
+        spec = conv2d.Conv2d(*shape_of, epilogue, slack=slack)
         tile = None if builder.small else tile_for(spec)
         if tile is None:
             var = _call_conv2d(layer, "conv2d", spec, (x, weight, bias, by_channel), builder)
