@@ -23,7 +23,7 @@ from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
 from armlet.spec.budget import Budgets
 from armlet.spec.load import load_recipe, load_target, with_processes
-from armlet.spec.recipe import Optimize, Recipe
+from armlet.spec.recipe import Optimize, Precision, Recipe
 from armlet.spec.target import Target
 from armlet.store import Store
 
@@ -99,6 +99,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
     budgets: Mapping[str, object] | None = None,
     dump: str | Path | None = None,
     optimize: Optimize = "latency",
+    precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> Bundle:
     """Compile an ONNX file as it stands, run the program, compare it with ONNX Runtime, and write a bundle.
@@ -115,6 +116,8 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
         dump: folder for what each of the compiler's stages makes.
         optimize: what float32 kernels are chosen for: for latency, weights of 3×3 convolutions may be stored up to four
             times as large.
+        precision: what real numbers are within; inputs and outputs are float32 in any case. float16 needs a target with
+            the feature fp16, and a file that is not quantised.
         progress: as for `run`.
 
     Returns:
@@ -136,6 +139,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
         budgets=budgets,
         dump=dump,
         optimize=optimize,
+        precision=precision,
     )
     return compile_file(asked, progress=progress or Silent())
 

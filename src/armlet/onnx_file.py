@@ -15,6 +15,7 @@ from armlet import artifact_json, preflight
 from armlet.bundle import SAMPLES_FOLDER, Bundle, Provenance, Sources, versions, write_bundle
 from armlet.check import check_budgets
 from armlet.compile.emit.entry import check_symbol
+from armlet.compile.pipeline import check_precision
 from armlet.errors import UsageError
 from armlet.flow import StepListener, StepResult, place_bundle, require_bundle_place
 from armlet.plan import REFERENCE_TARGET, STAGES, StageName, Step
@@ -22,7 +23,7 @@ from armlet.progress import Progress
 from armlet.report import ReportInput
 from armlet.spec.budget import Budgets
 from armlet.spec.load import load_target, override_budgets
-from armlet.spec.recipe import LONGEST_NAME, NAME_PATTERN, Optimize, symbol_of
+from armlet.spec.recipe import LONGEST_NAME, NAME_PATTERN, Optimize, Precision, symbol_of
 from armlet.spec.target import Target
 from armlet.store import require_folder
 
@@ -51,6 +52,7 @@ class Request:
         budgets: what must hold.
         dump: folder for what each of the compiler's stages makes, None for none.
         optimize: what float32 kernels are chosen for, as in a recipe.
+        precision: what real numbers are within, as in a recipe.
     """
 
     file: Path
@@ -62,6 +64,7 @@ class Request:
     budgets: Budgets
     dump: Path | None
     optimize: Optimize
+    precision: Precision
 
 
 def request(  # noqa: PLR0913 - the keywords are what can be told
@@ -75,17 +78,19 @@ def request(  # noqa: PLR0913 - the keywords are what can be told
     budgets: Mapping[str, object] | None,
     dump: str | Path | None,
     optimize: Optimize,
+    precision: Precision,
 ) -> Request:
     """Check what `armlet.compile_onnx` is told, as far as that goes without the file.
 
     The arguments are those of `armlet.compile_onnx`.
 
     Raises:
-        UsageError: what is wrong with the target, the name or the budgets.
+        UsageError: what is wrong with the target, its precision, the name or the budgets.
     """
     found = target if isinstance(target, Target) else load_target(target)
     chosen = _name_of(Path(file)) if name is None else name
     _check_name(chosen)
+    check_precision(precision, found)
     return Request(
         file=Path(file),
         target=found,
@@ -96,6 +101,7 @@ def request(  # noqa: PLR0913 - the keywords are what can be told
         budgets=override_budgets(Budgets(), budgets or {}),
         dump=Path(dump) if dump is not None else None,
         optimize=optimize,
+        precision=precision,
     )
 
 
@@ -231,7 +237,13 @@ def _compile(
         with run.doing(step, folder):
             assert step.target is not None  # noqa: S101 - `_step` gave it one
             shown = dump if step.target is target else None
-            programs = lower_builds(model, step.target.builds, small=request.optimize == "size", dump=shown)
+            programs = lower_builds(
+                model,
+                step.target.builds,
+                small=request.optimize == "size",
+                precision=request.precision if step.target is target else "float32",
+                dump=shown,
+            )
             compiled = emit_program(programs, step.target, symbol, folder, dump=shown)
             artifact_json.save(compiled, folder)
             if step.target is target:

@@ -22,6 +22,7 @@ from armlet import digest
 from armlet.bench.llvm import find_llvm
 from armlet.bench.protocol import cpu_name
 from armlet.compile.emit.entry import check_symbol
+from armlet.compile.pipeline import check_precision
 from armlet.data import digests as data_digests
 from armlet.errors import MissingDependency, UsageError
 from armlet.spec.load import load_target
@@ -161,17 +162,20 @@ def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") 
         profile: name of the profile, for the bundle and for display.
 
     Raises:
-        UsageError: the recipe's name can't be a C program's, or two targets share a name.
+        UsageError: the recipe's name can't be a C program's, two targets share a name, or one does not compute in the
+            recipe's precision.
     """
     check_symbol(recipe.symbol)
     by_name = _by_name(targets)
+    for target in by_name.values():
+        check_precision(recipe.precision, target)
     layout = _Layout(recipe, profile)
     exported = layout.add_network()
     reference = by_name.get(REFERENCE_TARGET) or load_target(REFERENCE_TARGET)
     compiled_for = (reference, *(t for t in by_name.values() if t.name != reference.name))
     for target in compiled_for:
         layout.add(f"compile/{target.name}", "compile", f"compile for {target.description or target.name}",
-                   (exported,), [recipe.symbol, recipe.package, recipe.small], target)  # fmt: skip
+                   (exported,), [recipe.symbol, recipe.package, *recipe.kernels_on(target)], target)  # fmt: skip
     layout.add_stream(compiled_for)
     layout.add("evaluate", "evaluate", "score the compiled program on the test split",
                (f"compile/{reference.name}", "data", "train", *layout.judge), layout.data_and_seed)  # fmt: skip
@@ -277,7 +281,7 @@ class _Layout:
         )
         for target in targets:
             self.add(f"compile_stream/{target.name}", "compile_stream", f"compile the step for {target.name}",
-                     (exported,), [recipe.stream_symbol, recipe.small], target)  # fmt: skip
+                     (exported,), [recipe.stream_symbol, *recipe.kernels_on(target)], target)  # fmt: skip
 
     def _measure_stream(self, target: Target, where: str, reference: str) -> tuple[str, ...]:
         """Add the measurement of the program for streams; return what the bundle needs of it."""
@@ -296,10 +300,12 @@ class _Layout:
         """Add what the program of the trained network, and of that after each pass but the last, costs on a board."""
         if target.is_native:  # to time every program here takes longer than what it tells is worth
             return
+        recipe = self._recipe
         for name in self._networks()[:-1]:
             self.add(
                 f"program_cost/{target.name}/{name}", "program_cost", f"cost of the network after {name}",
-                (name, "data"), [self._recipe.symbol, self._recipe.small, *self.data_and_seed], target,
+                (name, "data"),
+                [recipe.symbol, *recipe.kernels_on(target), *self.data_and_seed], target,
             )  # fmt: skip
 
     def _networks(self) -> tuple[str, ...]:
@@ -341,8 +347,8 @@ def _programs_on(target: Target | None, recipe: Recipe) -> list[object]:
         return []
     inputs = STAGES["program_cost"]
     return [
-        target.model_dump(mode="json"), target.resolved_triple, recipe.small, _code_digest(inputs.sources),
-        _versions("program_cost", target),
+        target.model_dump(mode="json"), target.resolved_triple, *recipe.kernels_on(target),
+        _code_digest(inputs.sources), _versions("program_cost", target),
     ]  # fmt: skip
 
 

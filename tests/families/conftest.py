@@ -23,6 +23,7 @@ from armlet.passes import PASSES, PassContext
 from armlet.progress import Silent
 from armlet.spec.load import load_target
 from armlet.spec.passes import PassSpec
+from armlet.spec.recipe import Precision
 
 LENGTH = InputSpec("length", (), "int32", 11)
 OWN_FILE = Path(__file__).parent / "own_net.py"
@@ -133,7 +134,9 @@ def quantized(
     return step.run(network, context).network
 
 
-def program(network: Network, samples: Samples, folder: Path, target: str = "host") -> Compiled:
+def program(
+    network: Network, samples: Samples, folder: Path, target: str = "host", precision: Precision = "float32"
+) -> Compiled:
     """Export the network, which compares it with ONNX Runtime, and compile it into `folder`."""
     onnx_folder = folder / "onnx"
     if not onnx_folder.exists():
@@ -141,7 +144,8 @@ def program(network: Network, samples: Samples, folder: Path, target: str = "hos
         export_onnx(network, samples, onnx_folder)
     place = folder / target
     place.mkdir()
-    compiled = compile_onnx(onnx_folder / "model.onnx", load_target(target), "network", place)
+    model = onnx_folder / "model.onnx"
+    compiled = compile_onnx(model, load_target(target), "network", place, precision=precision)
     artifact_json.save(compiled, place)
     return compiled
 

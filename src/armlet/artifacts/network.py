@@ -103,7 +103,9 @@ class TensorInfo:
     @property
     def n_bytes(self) -> int:
         """Bytes of the tensor."""
-        size = {"float32": 4, "int32": 4, "int64": 8, "int16": 2, "int8": 1, "uint8": 1}[self.dtype]
+        size = {"float32": 4, "float16": 2, "int32": 4, "int64": 8, "int16": 2, "int8": 1, "uint8": 1}[
+            self.dtype
+        ]
         for extent in self.shape:
             size *= extent
         return size

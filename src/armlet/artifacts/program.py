@@ -110,7 +110,7 @@ class Kernel:
         op: what it computes ("conv2d", "dense", "max_pool2d", "quantize", ...).
         layer: name of the layer it comes from, as in the ONNX graph.
         schedule: name of the schedule, "generic" for the fallback.
-        precision: "int8" or "float32".
+        precision: "int8", "float32" or "float16".
         macs: multiply-accumulates.
         joined: names of further ONNX nodes that it does, too; nodes that only say scales are not named.
         dtype, shape: of the result; the shape as ONNX has it, flat where the result is a part of a layer.
@@ -193,6 +193,7 @@ class Compiled:
         arena_bytes: working memory that the caller provides; that of the build that needs most.
         arena_lower_bound: most bytes alive at any one call, aligned, below which no plan can go.
         kernels: in order of execution, of the build for `features`.
+        precision: what real numbers are within: "float32" or "float16".
         variants: the other builds, each of which needs more extensions than the one before.
         packed: the same program with packed constants, where the recipe asks for it.
     """
@@ -214,6 +215,7 @@ class Compiled:
     tool_versions: tuple[str, ...]
     packed: PackedProgram | None = None
     variants: tuple[KernelVariant, ...] = ()
+    precision: str = "float32"
 
     def kernels_of(self, variant: str | None) -> tuple[Kernel, ...]:
         """Return the kernels of a variant; of any other name those of the first build."""

@@ -50,6 +50,10 @@ def compile_(  # noqa: PLR0913 - one parameter for each flag
             "--optimize", help="What float32 kernels are chosen for; for latency, weights may grow."
         ),
     ] = "latency",
+    precision: Annotated[
+        Literal["float32", "float16"],
+        typer.Option("--precision", help="What real numbers are within; float16 needs a target with fp16."),
+    ] = "float32",
     latency: options.Latency = None,
     size: options.Size = None,
     memory: options.Memory = None,
@@ -77,6 +81,7 @@ def compile_(  # noqa: PLR0913 - one parameter for each flag
         budgets=given,
         dump=dump,
         optimize=optimize,
+        precision=precision,
     )
     with run_display(quiet or json) as display, watch_interruptions() as interrupted:
         bundle = compile_file(

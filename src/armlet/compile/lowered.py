@@ -19,7 +19,7 @@ class CallInfo:
         layer: name of the layer it comes from, as in the ONNX graph.
         op: what it computes ("conv2d", "dense", "max_pool2d", "quantize", ...).
         schedule: name of the schedule, "generic" for the fallback.
-        precision: "int8" or "float32".
+        precision: "int8", "float32" or "float16".
         macs: multiply-accumulates that the layer asks for.
         joined: names of further ONNX nodes that the call does, too.
         dtype, shape: of the result; the shape as ONNX has it, flat where the result is a part of a layer.

@@ -8,18 +8,46 @@ from pathlib import Path
 from armlet.artifacts import Compiled
 from armlet.compile.dump import Dump, of_builds
 from armlet.compile.lowered import LoweredProgram
+from armlet.errors import Problem, UsageError
+from armlet.spec.recipe import Precision
 from armlet.spec.target import Target
 
 
+def check_precision(precision: Precision, target: Target) -> None:
+    """Refuse a target that does not compute in a precision.
+
+    Raises:
+        UsageError: it has no instructions for it.
+    """
+    if precision == "float16" and not target.computes_float16:
+        raise UsageError(
+            Problem(
+                f"target {target.name} has no arithmetic on float16: its features lack neon and fp16",
+                key="precision",
+                hint="use float32, or a target whose core has it, such as raspberry-pi-5",
+            )
+        )
+
+
 def lower(
-    onnx_file: Path, target: Target, *, small: bool = False, dump: Dump | None = None
+    onnx_file: Path,
+    target: Target,
+    *,
+    small: bool = False,
+    precision: Precision = "float32",
+    dump: Dump | None = None,
 ) -> LoweredProgram:
     """Return the first of `lower_builds`."""
-    return lower_builds(onnx_file, (target,), small=small, dump=dump)[0]
+    return lower_builds(onnx_file, (target,), small=small, precision=precision, dump=dump)[0]
 
 
 def lower_builds(
-    onnx_file: Path, builds: Sequence[Target], *, small: bool = False, dump: Dump | None = None
+    onnx_file: Path,
+    builds: Sequence[Target],
+    *,
+    small: bool = False,
+    precision: Precision = "float32",
+    dump: Dump | None = None,
 ) -> tuple[LoweredProgram, ...]:
     """Turn an ONNX file (batch of one, static shapes, float32 or quantised) into scheduled kernels and a list of calls.
 
@@ -27,22 +55,31 @@ def lower_builds(
         onnx_file: the network.
         builds: targets, each of which gets a program of its own.
         small: whether constants must not grow for the sake of speed.
+        precision: what real numbers are within.
         dump: where what each stage makes is written.
 
     Raises:
-        UsageError: the file is not ONNX, or follows an unknown version of the operators.
+        UsageError: the file is not ONNX, or follows an unknown version of the operators; or a target does not compute
+            in this precision.
         UnsupportedOperator: names every node that can't be compiled, with the reason.
     """
+    from armlet.compile.float16 import to_float16
     from armlet.compile.frontend.load import read_onnx
     from armlet.compile.frontend.simplify import simplify
     from armlet.compile.kernels.loops import vector_of
     from armlet.compile.kernels.select import select_kernels
     from armlet.compile.quantized.integer import to_integer
 
+    for build in builds:
+        check_precision(precision, build)
     read = read_onnx(onnx_file)
     simplified = simplify(read)  # first: integers are looked for in whole layers, with bias and clamp
     graph, fallbacks = to_integer(simplified)
-    programs = tuple(select_kernels(graph, fallbacks, vector_of(build), small=small) for build in builds)
+    if precision == "float16":
+        graph = to_float16(graph)
+    programs = tuple(
+        select_kernels(graph, fallbacks, vector_of(build, precision), small=small) for build in builds
+    )
     if dump:
         dump.onnx(onnx_file)
         dump.graph("01-read.txt", read)
@@ -55,7 +92,7 @@ def lower_builds(
     return programs
 
 
-def compile_onnx(
+def compile_onnx(  # noqa: PLR0913 - the keywords are what kernels are chosen by
     onnx_file: Path,
     target: Target,
     symbol: str,
@@ -63,6 +100,7 @@ def compile_onnx(
     *,
     packed: bool = False,
     small: bool = False,
+    precision: Precision = "float32",
 ) -> Compiled:
     """Compile an ONNX file into libraries and a runner below `folder`; `symbol` begins every C name.
 
@@ -70,11 +108,11 @@ def compile_onnx(
     not grow for the sake of speed: transformed weights would pack badly.
 
     Raises:
-        UsageError: the file is not ONNX, or `symbol` can't begin a C name.
+        UsageError: the file is not ONNX, `symbol` can't begin a C name, or the target lacks the precision.
         UnsupportedOperator: names every node that can't be compiled, with the reason.
         MissingDependency: the target's compiler is not installed.
     """
     from armlet.compile.emit import emit_program
 
-    programs = lower_builds(onnx_file, target.builds, small=small or packed)
+    programs = lower_builds(onnx_file, target.builds, small=small or packed, precision=precision)
     return emit_program(programs, target, symbol, folder, packed=packed)

@@ -99,6 +99,10 @@ def _sections(recipe: Recipe) -> Iterator[Misfit]:
     if data.asks != "generation" and recipe.judge is not None:
         yield ("judge",), f"only generated samples need a judge, and {data.kind} asks for {data.asks}"
     yield from _stream(recipe)
+    for number, options in enumerate(recipe.passes):
+        if recipe.precision == "float16" and options.kind.startswith("quantize_"):
+            message = f"passes.{number} quantises, and float16 is for networks of real numbers: use float32"
+            yield ("precision",), message
     if recipe.pretrain is not None and not model.encodes:
         yield ("pretrain",), f"a {model.kind} has no encoder of parts: leave this section out"
 

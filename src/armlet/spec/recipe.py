@@ -11,6 +11,7 @@ from armlet.spec.budget import Budgets
 from armlet.spec.data import DataSpec
 from armlet.spec.model import JudgeModel, ModelSpec
 from armlet.spec.passes import PassSpec
+from armlet.spec.target import Target
 from armlet.spec.train import TrainSpec
 
 NAME_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
@@ -26,6 +27,10 @@ class Pretrain(Spec):
 
 Optimize = Literal["latency", "size"]
 """What kernels are chosen for."""
+
+
+Precision = Literal["float32", "float16"]
+"""What real numbers are in a program."""
 
 
 class Judge(Spec):
@@ -82,6 +87,14 @@ class Recipe(Spec):
             " enough for, too."
         ),
     )
+    precision: Precision = Field(
+        "float32",
+        description=(
+            "What real numbers are within a program; inputs and outputs are float32 in any case. float16: weights and"
+            " values take half the bytes, and kernels compute on twice as many at a time, on targets with the feature"
+            " fp16; not for quantised networks."
+        ),
+    )
     passes: ListOf[PassSpec] = Field((), description="What makes it smaller, in this order.")
     budgets: Budgets = Field(Budgets(), description="What must hold for a build to pass.")
     profiles: dict[str, dict[str, Any]] = Field(
@@ -98,6 +111,14 @@ class Recipe(Spec):
     def small(self) -> bool:
         """Whether constants of programs must not grow for the sake of speed."""
         return self.optimize == "size" or self.package == "packed"
+
+    def precision_on(self, target: Target) -> Precision:
+        """Return what real numbers are on a target: the program that is scored on this machine may be in float32."""
+        return self.precision if target.computes_float16 else "float32"
+
+    def kernels_on(self, target: Target) -> tuple[bool, Precision]:
+        """Return what of the recipe kernels are chosen by: `small`, and `precision_on` the target."""
+        return self.small, self.precision_on(target)
 
     @property
     def stream_symbol(self) -> str:

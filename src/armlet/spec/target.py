@@ -168,6 +168,11 @@ class Target(Spec):
         return self.resolved_triple.startswith(("arm-", "armv", "thumb"))
 
     @property
+    def computes_float16(self) -> bool:
+        """Whether its vector unit has arithmetic on float16 (FEAT_FP16 of Armv8.2)."""
+        return {"neon", "fp16"} <= set(self.resolved_features)
+
+    @property
     def is_android(self) -> bool:
         """Whether its programs are parts of Android apps."""
         return "-android" in self.resolved_triple

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from armlet.artifacts import Counts, Latency, ProgramCost
 from armlet.progress import Progress
+from armlet.spec.recipe import Precision
 from armlet.spec.target import Target
 
 if TYPE_CHECKING:
@@ -68,11 +69,16 @@ def variant_of(runner: Path, target: Target, emulator: Emulator | None) -> str |
 
 
 def program_cost(
-    network: Network, splits: Splits, target: Target, symbol: str, progress: Progress, *, small: bool = False
+    network: Network,
+    splits: Splits,
+    target: Target,
+    symbol: str,
+    progress: Progress,
+    kernels: tuple[bool, Precision] = (False, "float32"),
 ) -> ProgramCost:
     """Compile a network for a target and count what one inference costs; the program is not kept.
 
-    With `small`, constants do not grow for the sake of speed.
+    Kernels are chosen by whether constants must not grow for the sake of speed, and by the precision.
 
     Raises:
         UnsupportedOperator: it can't be compiled.
@@ -84,7 +90,14 @@ def program_cost(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export_onnx(network, splits.train, folder)
-        compiled = compile_onnx(folder / "model.onnx", target, symbol, folder, small=small)
+        compiled = compile_onnx(
+            folder / "model.onnx",
+            target,
+            symbol,
+            folder,
+            small=kernels[0],
+            precision=kernels[1],
+        )
         sample = splits.test.take(slice(1)).inputs
         _, latency = cost_of_a_call(folder / "bin" / "run", sample, target, emulator_of(target), progress)
     return ProgramCost(target.name, compiled.size_bytes, compiled.arena_bytes, latency)

@@ -12,7 +12,7 @@ from armlet.errors import Problem, UsageError, VerificationFailed
 from armlet.progress import Progress
 from armlet.rounding import steps_allowed
 from armlet.spec.target import Target
-from armlet.stages.compare import FLOAT_TOLERANCE, compare
+from armlet.stages.compare import FLOAT_TOLERANCE, HALF_REASON, HALF_TOLERANCE, compare
 from armlet.stages.device import cost_of_a_call, emulator_of, variant_of
 
 if TYPE_CHECKING:
@@ -198,6 +198,8 @@ def _compared(found: np.ndarray, expected: np.ndarray, info: TensorInfo, compile
     largest = max(1.0, float(np.max(np.abs(expected))))
     n_rounded = sum(kernel.precision == "int8" for kernel in compiled.kernels)
     tolerance, reason = FLOAT_TOLERANCE * largest, "float sums are added in another order"
+    if compiled.precision == "float16":
+        tolerance, reason = HALF_TOLERANCE * largest, HALF_REASON
     step = info.scale if info.dtype == "float32" else 1.0
     if n_rounded and step is not None:
         n_steps = steps_allowed(n_rounded)

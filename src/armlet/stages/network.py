@@ -148,8 +148,13 @@ def run_one_pass(context: StageContext) -> Compressed:
             work=context.work,
             progress=context.progress,
             other_teachers=tuple(map(load_network, teachers)),
-            program_cost=lambda candidate, target: program_cost(
-                candidate, splits, load_target(target), recipe.symbol, context.progress, small=recipe.small
+            program_cost=lambda candidate, name: program_cost(
+                candidate,
+                splits,
+                target := load_target(name),
+                recipe.symbol,
+                context.progress,
+                recipe.kernels_on(target),
             ),
         ),
     )

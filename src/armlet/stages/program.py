@@ -45,7 +45,13 @@ def compile_program(context: StageContext) -> Compiled:
     recipe, packed = context.plan.recipe, context.plan.recipe.package == "packed"
     model = context.inputs[0] / "model.onnx"
     return compile_onnx(
-        model, context.target, recipe.symbol, context.folder, packed=packed, small=recipe.small
+        model,
+        context.target,
+        recipe.symbol,
+        context.folder,
+        packed=packed,
+        small=recipe.small,
+        precision=recipe.precision_on(context.target),
     )
 
 
@@ -86,14 +92,9 @@ def cost_of_program(context: StageContext) -> ProgramCost:
     """Say what a network on its way through the passes costs on the step's target."""
     from armlet.models.network import load_network
 
-    return program_cost(
-        load_network(context.inputs[0]),
-        context.splits(),
-        context.target,
-        context.plan.recipe.symbol,
-        context.progress,
-        small=context.plan.recipe.small,
-    )
+    recipe, target = context.plan.recipe, context.target
+    network, kernels = load_network(context.inputs[0]), recipe.kernels_on(target)
+    return program_cost(network, context.splits(), target, recipe.symbol, context.progress, kernels)
 
 
 def check(context: StageContext) -> Verdict:

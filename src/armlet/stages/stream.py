@@ -32,7 +32,14 @@ def compile_stream(context: StageContext) -> Compiled:
     from armlet.export import STREAM_FILE
 
     recipe, step = context.plan.recipe, context.inputs[0] / STREAM_FILE
-    return compile_onnx(step, context.target, recipe.stream_symbol, context.folder, small=recipe.small)
+    return compile_onnx(
+        step,
+        context.target,
+        recipe.stream_symbol,
+        context.folder,
+        small=recipe.small,
+        precision=recipe.precision_on(context.target),
+    )
 
 
 def measure_stream(context: StageContext) -> StreamMeasured:

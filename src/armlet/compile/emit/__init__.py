@@ -196,6 +196,7 @@ def _compiled(
         fallbacks=program.fallbacks,
         integer_only=all(i.precision == "int8" or i.op in ("quantize", "dequantize") for i in program.calls),
         tool_versions=_tool_versions(target),
+        precision="float16" if any(i.precision == "float16" for i in program.calls) else "float32",
         variants=tuple(KernelVariant(name, build.features, kernels) for name, build, kernels in names),
     )
 

@@ -1,4 +1,4 @@
-"""Convolution over channels-last tensors, normal and grouped, in int8 or float32; a dense layer is its 1 × 1 case.
+"""Convolution over channels-last tensors, normal and grouped, on int8 or real numbers; a dense layer is its 1 × 1 case.
 
 In float32 the weights may be int8, with a scale for each channel that the sum is multiplied by.
 
@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import epilogue as ep
 from armlet.compile.kernels.loops import (
+    LONGEST_SUM,
     Buffer,
     Expr,
     Parameter,
     Vector,
+    added_apart,
     ceil_div,
     lanes_for,
     load,
     loop,
     minimum,
+    parts,
     prim_func,
     registers,
     shuffle,
@@ -105,9 +108,10 @@ def tile_of(spec: Conv2d, vector: Vector) -> Tile:
     step = _step_of(spec, vector)
     native = vector.lanes("int32") if step in (*HORIZONTAL, "sadalp") else ep.width(spec.epilogue, vector)
     lanes = lanes_for(outputs, native)
+    adds = "int32" if ep.multiplies_integers(spec.epilogue) else vector.real
     # Products in int16 take registers, too.
     share = 3 / 8 if step == "sadalp" else 1 / 2
-    budget = int(vector.n_registers * share) * vector.lanes("int32")
+    budget = int(vector.n_registers * share) * vector.lanes(adds)
     most_pixels = spec.out_width
     widths = [w for w in (lanes, 2 * lanes, 4 * lanes, 8 * lanes) if w <= min(outputs, budget)]
     if most_pixels > 1:  # two channels' worth of accumulators for each pixel still leave room for pixels
@@ -118,17 +122,16 @@ def tile_of(spec: Conv2d, vector: Vector) -> Tile:
         range(together, min(most_pixels, max(budget // channels, 1)) + 1, together),
         key=lambda p: (ceil_div(most_pixels, p) * (p + 1), -p),
     )
-    return Tile(channels, outputs if outputs % channels else channels, pixels, lanes, step, UNITS[step])
+    unit = _unit_by_lanes(spec, vector) if step == "lanes" else UNITS[step]
+    return Tile(channels, outputs if outputs % channels else channels, pixels, lanes, step, unit)
 
 
 def _step_of(spec: Conv2d, vector: Vector) -> Step:
     """Choose the reduction step: the widest that the vector unit has and that one run and the outputs fill."""
     outputs = spec.outputs // spec.groups
     if not ep.multiplies_integers(spec.epilogue):
-        # The last step may compute up to three products with zeros.
-        padded = ceil_div(spec.run_length, UNITS["lanes"]) * UNITS["lanes"]
-        fits = outputs >= 4 and spec.run_length >= 4 and padded <= 1.1 * spec.run_length
-        return "lanes" if vector.by_lane and fits else "singles"
+        fits = vector.by_lane and outputs >= 4 and _unit_by_lanes(spec, vector)
+        return "lanes" if fits else "singles"
     for step in INSTRUCTIONS[vector.products]:
         if step == "sadalp" and spec.weights_reach_minus_128:
             continue
@@ -149,10 +152,21 @@ def slack_for(run_length: int, vector: Vector) -> int:
     return 4 - run_length if fits else 0
 
 
+def _unit_by_lanes(spec: Conv2d, vector: Vector) -> int:
+    """Return how many inputs are loaded as one vector, to multiply by its lanes; 0 where they do not fit a run.
+
+    The last step computes products with zeros, of which there are few.
+    """
+    for unit in (vector.lanes(vector.real), UNITS["lanes"]):
+        if spec.run_length >= unit and ceil_div(spec.run_length, unit) * unit <= 1.1 * spec.run_length:
+            return unit
+    return 0
+
+
 def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, weight, bias, [multipliers], [sums, shifts], y); `layout.packing` packs the weights."""
     tile = tile_of(spec, vector)
-    element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
+    acc_type = ep.accumulator(spec.epilogue, vector, spec.runs * spec.run_length)
     factors = ep.factor_element(spec.epilogue)
 
     def body(x: Buffer, weight: Buffer, bias: Buffer, *rest: Buffer) -> None:
@@ -163,7 +177,7 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
             return ep.finished(spec.epilogue, (acc, place), tile.lanes, factors, vector)
 
         def begin(channel: Expr, window: Expr) -> Expr:
-            start = load(bias, channel, tile.lanes)
+            start = load(bias, channel, tile.lanes, acc_type)
             if not spec.sums:
                 return start
             return start + load(rest[-2], channel, tile.lanes) * splat(
@@ -174,12 +188,14 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
 
     return prim_func(
         [
-            Parameter("x", spec.height * spec.width * spec.channels + spec.slack, element),
-            Parameter("weight", n_packed(spec, tile), ep.weight_element(spec.epilogue)),
-            Parameter("bias", spec.outputs, acc_type),
+            Parameter(
+                "x", spec.height * spec.width * spec.channels + spec.slack, ep.element(spec.epilogue, vector)
+            ),
+            Parameter("weight", n_packed(spec, tile), ep.weight_element(spec.epilogue, vector)),
+            Parameter("bias", spec.outputs, ep.bias_element(spec.epilogue, vector)),
             *([Parameter("multipliers", spec.outputs, factors)] if factors else []),
             *shift_parameters(spec),
-            Parameter("y", spec.out_height * spec.out_width * spec.outputs, ep.result(spec.epilogue)),
+            Parameter("y", spec.out_height * spec.out_width * spec.outputs, ep.result(spec.epilogue, vector)),
         ],
         body,
     )
@@ -216,7 +232,8 @@ def compute(
     Args:
         spec: of the convolution.
         tile: how it is cut up.
-        buffers: x, the packed weight, the accumulators of one tile in the order (pixel, channel), y.
+        buffers: x, the packed weight, the accumulators of one tile in the order (pixel, channel), y. Where x is float16
+            and the accumulators are float32, sums of `LONGEST_SUM` products at most are added to them.
         begin: what the accumulators from an output channel on start at, whose inputs are a window: a pixel and group.
         finished: the results of the accumulators at a place, which are those from an output channel on.
         origins: where in x the input begins, and in y the output.
@@ -268,7 +285,21 @@ def reduce(
         block = (group * (spec.outputs // spec.groups) + channel) * spec.runs * steps * tile.unit
     else:
         block = group * spec.runs * run_weights + channel * tile.adjacent
-    with loop(spec.kernel[0]) as ky, loop(columns) as kx, loop(steps) as number:
+    apart = str(x.dtype) == "float16" and str(acc.dtype) == "float32"
+    sums = registers(int(acc.shape[0]), "float16") if apart else acc
+    # Of whole rows of the kernel, or of steps of a run where one row is too long for a sum.
+    rows = LONGEST_SUM // (columns * spec.run_length) if apart else spec.kernel[0]
+    most = steps if rows else max(LONGEST_SUM // tile.unit, 1)
+    with (
+        parts(spec.kernel[0], rows or 1) as (top, n_rows),
+        added_apart(sums, acc, tile.lanes, apart=apart and rows > 0),
+        loop(n_rows) as line,
+        loop(columns) as kx,
+        parts(steps, most) as (first, n_steps),
+        added_apart(sums, acc, tile.lanes, apart=apart and rows == 0),
+        loop(n_steps) as place_in_part,
+    ):
+        ky, number = top + line, first + place_in_part
         start = number * tile.unit
         if steps > 1 and spec.run_length % tile.unit:
             start = minimum(start, spec.run_length - tile.unit)
@@ -276,7 +307,7 @@ def reduce(
         source = origin + pixel * spec.channels + group * (spec.channels // spec.groups) + start
         weights = block + (ky * columns + kx) * run_weights + number * tile.unit * tile.packed
         between = spec.stride[1] * spec.channels
-        multiply(tile, (x, source), between, (weight, weights), acc)
+        multiply(tile, (x, source), between, (weight, weights), sums)
 
 
 def _begin(tile: Tile, sums: Buffer, place: int, values: list[Expr]) -> None:

@@ -1,4 +1,4 @@
-"""Depthwise convolution over channels-last tensors, in int8 or float32: vectors of channels, a few pixels at a time.
+"""Depthwise convolution over channels-last tensors, int8 or real: vectors of channels, a few pixels at a time.
 
 Where the vector unit has dot products, those of int8 are in `depthwise_dot`.
 """
@@ -78,7 +78,8 @@ def largest_weight(weight: Array) -> int:
 def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, weight, bias, [multipliers], y); `layout.packing.pack_depthwise` packs the constants."""
     block = depthwise_dot.block_of(spec, vector)
-    element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
+    element = ep.element(spec.epilogue, vector)
+    acc_type = ep.accumulator(spec.epilogue, vector, spec.kernel[0] * spec.kernel[1])
     factors = ep.factor_element(spec.epilogue)
     lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
     pixels = min(spec.out_width, 4 if vector.n_registers >= 32 else 2)
@@ -94,9 +95,9 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
             tiles(spec.channels, lanes) as (_, channel),
         ):
             for pixel in range(pixels):
-                total = load(bias, channel, lanes)
+                total = load(bias, channel, lanes, acc_type)
                 corner = (row * spec.stride[0]) * spec.width + (column + pixel) * spec.stride[1]
-                for part in _products(spec, x, weight, corner, channel, lanes):
+                for part in _products(spec, (x, weight, acc), corner, channel, lanes):
                     total = total + part
                 store(acc, 0, lanes, total)
                 value = ep.finished(spec.epilogue, (acc, 0), lanes, multipliers(channel, rest), vector)
@@ -114,9 +115,9 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
             Parameter(
                 "weight",
                 rows * columns * stored,
-                "int16" if spec.largest_weight > 128 else ep.weight_element(spec.epilogue),
+                "int16" if spec.largest_weight > 128 else ep.weight_element(spec.epilogue, vector),
             ),
-            Parameter("bias", stored, acc_type),
+            Parameter("bias", stored, ep.bias_element(spec.epilogue, vector)),
             *([Parameter("multipliers", stored, factors)] if factors else []),
             Parameter("y", spec.out_height * spec.out_width * spec.channels, element),
         ],
@@ -125,12 +126,21 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
 
 
 def _products(
-    spec: Depthwise, x: Buffer, weight: Buffer, corner: Expr, channel: Expr, lanes: int
+    spec: Depthwise, buffers: tuple[Buffer, Buffer, Buffer], corner: Expr, channel: Expr, lanes: int
 ) -> list[Expr]:
-    """Return the products of all taps; for int8 two at a time, added in int16 where that can't overflow."""
+    """Return the products of all taps; for int8 two at a time, added in int16 where that can't overflow.
+
+    Args:
+        spec: of the kernel.
+        buffers: x, weight and accumulators; real numbers are multiplied in the type of the latter.
+        corner: first pixel of the window.
+        channel: first one.
+        lanes: channels.
+    """
+    x, weight, acc = buffers
     taps = [(ky, kx) for ky in range(spec.kernel[0]) for kx in range(spec.kernel[1])]
     integer = isinstance(spec.epilogue, ep.Requantize)
-    wide = "int16" if integer else "float32"
+    wide = "int16" if integer else str(acc.dtype)
     products = [
         load(x, (corner + ky * spec.width + kx) * spec.channels + channel, lanes, wide)
         * load(weight, (ky * spec.kernel[1] + kx) * spec.channels + channel, lanes, wide)

@@ -1,4 +1,4 @@
-"""Kernels that work element by element on flat tensors: quantize, dequantize, and int8 sums and changes of scale."""
+"""Kernels that work element by element on flat tensors: conversions, sums, products, and changes of scale."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class PRelu:
 
 @dataclass(frozen=True, slots=True)
 class FloatSum:
-    """float32 operands: clamp(Σ operand); one operand only clamps."""
+    """Operands that are real numbers: clamp(Σ operand); one operand only clamps."""
 
     size: int
     operands: int
@@ -136,10 +136,12 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class ToFloat:
-    """int32 to float32."""
+class Convert:
+    """The same numbers in another type, rounded to the nearest, halves to even."""
 
     size: int
+    origin: str
+    to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +168,10 @@ def build_table(spec: Table, vector: Vector) -> tvm.tirx.PrimFunc:
     return prim_func([*parameters, Parameter("y", spec.size, "int8")], body, in_place=[0])
 
 
-def build_to_float(spec: ToFloat, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (n, x)."""
-    width = vector.lanes("float32")
-    return _flat(spec.size, ("int32",), "float32", width, lambda lanes, n: cast(n, "float32", lanes))
+def build_convert(spec: Convert, vector: Vector) -> tvm.tirx.PrimFunc:
+    """Return the kernel (x, y)."""
+    width = max(vector.lanes(spec.origin), vector.lanes(spec.to))
+    return _flat(spec.size, (spec.origin,), spec.to, width, lambda lanes, x: cast(x, spec.to, lanes))
 
 
 def build_recenter(spec: Recenter, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -292,9 +294,10 @@ def build_float_sum(spec: FloatSum, vector: Vector) -> tvm.tirx.PrimFunc:
         total = operands[0]
         for operand in operands[1:]:
             total = total + operand
-        return clamped(total, spec.clamp.low, spec.clamp.high, "float32", lanes)
+        return clamped(total, spec.clamp.low, spec.clamp.high, vector.real, lanes)
 
-    return _flat(spec.size, ("float32",) * spec.operands, "float32", 2 * vector.lanes("float32"), value)
+    real = vector.real
+    return _flat(spec.size, (real,) * spec.operands, real, 2 * vector.lanes(real), value)
 
 
 def _flat(

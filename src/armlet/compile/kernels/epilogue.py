@@ -1,4 +1,4 @@
-"""What a kernel does with an accumulator before it stores it: requantize to int8, or scale and limit a float."""
+"""What a kernel does with an accumulator before it stores it: requantize to int8, or scale and limit a real number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from armlet.compile.kernels.loops import Buffer, Expr, Vector, cast, clamped, combine, constant, load, shuffle
+from armlet.compile.kernels.loops import (
+    Buffer,
+    Expr,
+    Vector,
+    cast,
+    clamped,
+    combine,
+    constant,
+    load,
+    shuffle,
+    sum_type,
+)
 
 Multipliers: TypeAlias = Callable[[int, int], Expr]
 """Gives the factors of (first channel of the vector, lanes): int32 multipliers, or float32 scales of weights."""
@@ -29,7 +40,7 @@ class Requantize:
 
 @dataclass(frozen=True, slots=True)
 class FloatClamp:
-    """Limits of a float32 result; None where there is none."""
+    """Limits of a result in the vector unit's type of real numbers; None where there is none."""
 
     low: float | None
     high: float | None
@@ -59,26 +70,31 @@ def multiplies_integers(epilogue: Epilogue) -> bool:
     return isinstance(epilogue, Requantize | Accumulators)
 
 
-def accumulator(epilogue: Epilogue) -> str:
-    """Return the type that a kernel with this epilogue accumulates in."""
-    return "int32" if multiplies_integers(epilogue) else "float32"
+def accumulator(epilogue: Epilogue, vector: Vector, n_products: int) -> str:
+    """Return the type that the sums of so many products end in, in a kernel with this epilogue."""
+    return "int32" if multiplies_integers(epilogue) else sum_type(n_products, vector)
 
 
-def element(epilogue: Epilogue) -> str:
+def bias_element(epilogue: Epilogue, vector: Vector) -> str:
+    """Return the type of what the accumulators of a kernel with this epilogue begin at."""
+    return "int32" if multiplies_integers(epilogue) else vector.real
+
+
+def element(epilogue: Epilogue, vector: Vector) -> str:
     """Return the type of the input of a kernel with this epilogue."""
-    return "int8" if multiplies_integers(epilogue) else "float32"
+    return "int8" if multiplies_integers(epilogue) else vector.real
 
 
-def result(epilogue: Epilogue) -> str:
+def result(epilogue: Epilogue, vector: Vector) -> str:
     """Return the type of the output of a kernel with this epilogue."""
     if isinstance(epilogue, Requantize):
         return epilogue.result
-    return accumulator(epilogue)
+    return bias_element(epilogue, vector)
 
 
-def weight_element(epilogue: Epilogue) -> str:
+def weight_element(epilogue: Epilogue, vector: Vector) -> str:
     """Return the type of the weights."""
-    return "float32" if isinstance(epilogue, FloatClamp) else "int8"
+    return vector.real if isinstance(epilogue, FloatClamp) else "int8"
 
 
 def factor_element(epilogue: Epilogue) -> str | None:
@@ -96,7 +112,7 @@ def width(epilogue: Epilogue, vector: Vector) -> int:
 
     For int8, one register of int16 products: they are added in pairs before they widen to int32.
     """
-    return vector.lanes("int16" if multiplies_integers(epilogue) else "float32")
+    return vector.lanes("int16" if multiplies_integers(epilogue) else vector.real)
 
 
 def finished(
@@ -107,7 +123,9 @@ def finished(
     if isinstance(epilogue, Accumulators):
         return load(buffer, start, lanes)
     if isinstance(epilogue, FloatClamp):
-        return clamped(load(buffer, start, lanes), epilogue.low, epilogue.high, "float32", lanes)
+        dtype = str(buffer.dtype)
+        limited = clamped(load(buffer, start, lanes), epilogue.low, epilogue.high, dtype, lanes)
+        return limited if dtype == vector.real else cast(limited, vector.real, lanes)
     if isinstance(epilogue, WeightScale):
         scaled = load(buffer, start, lanes) * multipliers(0, lanes)
         return clamped(scaled, epilogue.low, epilogue.high, "float32", lanes)

@@ -17,6 +17,7 @@ from armlet.compile.frontend.values import Array
 from armlet.compile.kernels import functions
 from armlet.compile.kernels.loops import IN_PLACE, Vector, lanes_for
 from armlet.errors import UnsupportedOperator
+from armlet.spec.recipe import Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +33,7 @@ class GenericCall:
         name: of the function, as TVM's fusion names it.
         arguments: names of values, or constants.
         output: name of the value that it gives.
-        shape: of the output.
+        shape, dtype: of the output.
     """
 
     function: tvm.tirx.PrimFunc
@@ -40,6 +41,7 @@ class GenericCall:
     arguments: tuple[str | Array, ...]
     output: str
     shape: tuple[int, ...]
+    dtype: str
 
 
 def lower_generic(
@@ -49,7 +51,7 @@ def lower_generic(
     channels_last: bool,
     vector: Vector,
 ) -> tuple[GenericCall, ...]:
-    """Return the kernel calls of some generic layers.
+    """Return the kernel calls of some generic layers, which compute in float32 whatever values are of.
 
     Args:
         layers: in order; their operators are all `Generic`.
@@ -64,7 +66,9 @@ def lower_generic(
 
     inner = {layer.output for layer in layers}
     inputs = list(dict.fromkeys(n for layer in layers for n in layer.inputs if n not in inner))
-    module = from_onnx(_model(layers, shapes, (inputs, outputs), channels_last), keep_params_in_input=False)
+    module = from_onnx(
+        _model(layers, shapes, (inputs, outputs), channels_last, vector.real), keep_params_in_input=False
+    )
     module = Sequential(
         [
             relax.transform.LegalizeOps(),
@@ -83,8 +87,9 @@ def _model(
     shapes: Mapping[str, tuple[int, ...]],
     ends: tuple[Sequence[str], Sequence[str]],
     channels_last: bool,
+    real: Precision,
 ) -> onnx.ModelProto:
-    """Return the layers as an ONNX model of their own."""
+    """Return the layers as an ONNX model of their own, on values of a type of real numbers."""
     import onnx
 
     ops = [layer.op for layer in layers if isinstance(layer.op, Generic)]
@@ -94,16 +99,18 @@ def _model(
     plain = {
         name: f"v{i}" for i, name in enumerate([*shapes, *constants])
     }  # TVM warns of names that have dots
-    infos = {
-        n: onnx.helper.make_tensor_value_info(plain[n], onnx.TensorProto.FLOAT, s) for n, s in shapes.items()
-    }
-    nodes = []
+    dtype = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(real))
+    outer = {n: f"{plain[n]}_end" if real != "float32" else plain[n] for end in ends for n in end}
+    infos = {n: onnx.helper.make_tensor_value_info(outer[n], dtype, shapes[n]) for n in outer}
+    turned = real != "float32"
+    nodes = [_cast(outer[n], plain[n], onnx.TensorProto.FLOAT) for n in ends[0] if turned]
     for op in ops:
         node = onnx.NodeProto()
         node.CopyFrom(op.node)
         node.input[:] = [plain.get(n, n) for n in op.node.input]
         node.output[:] = [plain[op.node.output[0]]]
         nodes += _with_numbers(node)
+    nodes += [_cast(plain[n], outer[n], dtype) for n in ends[1] if turned]
     graph = onnx.helper.make_graph(
         nodes,
         "island",
@@ -128,6 +135,12 @@ def _with_numbers(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         node.input[0] = truth
         return [cast, node]
     return [node]
+
+
+def _cast(value: str, result: str, dtype: int) -> onnx.NodeProto:
+    import onnx
+
+    return onnx.helper.make_node("Cast", [value], [result], to=dtype)
 
 
 def _channels_last(value: Array) -> Array:
@@ -171,7 +184,8 @@ def _calls(
             names[a] if isinstance(a, relax.Var) else a.value.numpy() for a in call.args[1].fields
         )
         shape = tuple(int(d) for d in binding.var.ty.shape.values)
-        calls.append(GenericCall(scheduled[kernel], kernel, arguments, names[binding.var], shape))
+        dtype = str(binding.var.ty.dtype)
+        calls.append(GenericCall(scheduled[kernel], kernel, arguments, names[binding.var], shape, dtype))
     return tuple(calls)
 
 

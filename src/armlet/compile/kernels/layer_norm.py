@@ -1,4 +1,4 @@
-"""Layer normalisation of rows: in float32, and from int8 to int8 with the root of the variance found bit by bit."""
+"""Layer normalisation of rows: real ones in float32, int8 to int8 with the root of the variance found bit by bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ROOT_BITS = 31
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """Normalisation of each row, float32."""
+    """Normalisation of each row, of real numbers, computed in float32."""
 
     rows: int
     columns: int
@@ -70,9 +70,9 @@ def build(spec: LayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
             start = row * columns
 
             def centred(at: Expr, n: int) -> Expr:
-                return load(x, start + at, n) - splat(mean[0], n)
+                return load(x, start + at, n, "float32") - splat(mean[0], n)
 
-            total(mean, columns, lanes, "float32", lambda at, n: load(x, start + at, n))
+            total(mean, columns, lanes, "float32", lambda at, n: load(x, start + at, n, "float32"))
             store(mean, 0, 1, mean[0] / constant(float(columns), "float32", 1))
             total(factor, columns, lanes, "float32", lambda at, n: centred(at, n) * centred(at, n))
             variance = factor[0] / constant(float(columns), "float32", 1) + constant(
@@ -81,12 +81,13 @@ def build(spec: LayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
             store(factor, 0, 1, constant(1.0, "float32", 1) / tirx.sqrt(variance))
             with tiles(columns, lanes) as (_, at):
                 normal = centred(at, lanes) * splat(factor[0], lanes)
-                store(y, start + at, lanes, normal * load(gain, at, lanes) + load(bias, at, lanes))
+                scaled = normal * load(gain, at, lanes, "float32") + load(bias, at, lanes, "float32")
+                store(y, start + at, lanes, cast(scaled, vector.real, lanes))
 
     size = spec.rows * columns
     parameters = [("x", size), ("gain", columns), ("bias", columns), ("y", size)]
     in_place = [0] if meets_once(columns, lanes) else []
-    return prim_func([Parameter(name, n, "float32") for name, n in parameters], body, in_place)
+    return prim_func([Parameter(name, n, vector.real) for name, n in parameters], body, in_place)
 
 
 def build_integer(spec: IntegerLayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from armlet.spec.recipe import Precision
 from armlet.spec.target import Target
 
 if TYPE_CHECKING:
@@ -22,6 +23,14 @@ Expr: TypeAlias = Any
 """A TIR expression or a Python int: TVM's Python classes have no static types."""
 Buffer: TypeAlias = Any
 """A TIR buffer of one dimension."""
+LONGEST_SUM = 64
+"""Products that are added up in float16 at most; such sums are added in float32.
+
+A fused product and sum in float16 rounds to 11 bits: a sum of n such, whose products' mean is zero, is off by about
+2^-12 √(n / 2) of itself, which is 0.1 % for 64 and 0.7 % for 4,096.
+"""
+LARGEST = (-65504.0, 65504.0)
+"""The least and the largest number of float16."""
 Products = Literal["widening", "sadalp", "sdot", "smmla", "pmaddwd", "vpdpbusd"]
 """How a vector unit multiplies int8; see `Vector`."""
 IN_PLACE = "armlet.in_place"
@@ -39,9 +48,10 @@ class Vector:
             int32 (Armv8.0), "sdot" of four products into int32 (Armv8.2), "smmla" of eight products into each of 2 × 2
             int32 (Armv8.6) beside sdot, "pmaddwd" of two int16 products into int32 (x86), "vpdpbusd" of four products,
             of an unsigned with a signed number each, into int32 (AVX-512 VNNI).
-        by_lane: whether it multiplies float32 vectors by one lane of another (NEON's fmla by element).
+        by_lane: whether it multiplies vectors of real numbers by one lane of another (NEON's fmla by element).
         high_product: LLVM's name of the instruction for the high half of a doubled int32 product (NEON's sqdmulh, which
             is vqdmulh in 32-bit code); None where there is none.
+        real: the type of real numbers between kernels, and of what kernels of them multiply.
     """
 
     n_bytes: int
@@ -49,20 +59,21 @@ class Vector:
     products: Products
     high_product: str | None = None
     by_lane: bool = False
+    real: Precision = "float32"
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements one register holds."""
         return self.n_bytes // n_bytes(dtype)
 
 
-def vector_of(target: Target) -> Vector:
-    """Return the vector unit that the target's features give."""
+def vector_of(target: Target, precision: Precision = "float32") -> Vector:
+    """Return the vector unit that the target's features give, for real numbers of a type that it computes on."""
     features = target.resolved_features
     if "neon" in features and target.is_arm32:
         return Vector(16, 16, "widening", "llvm.arm.neon.vqdmulh.v4i32")
     if "neon" in features:
         products: Products = "smmla" if "i8mm" in features else "sdot" if "dotprod" in features else "sadalp"
-        return Vector(16, 32, products, "llvm.aarch64.neon.sqdmulh.v4i32", by_lane=True)
+        return Vector(16, 32, products, "llvm.aarch64.neon.sqdmulh.v4i32", by_lane=True, real=precision)
     if "avx512vnni" in features:
         return Vector(64, 32, "vpdpbusd")
     if "avx2" in features or "sse4.2" in features:
@@ -72,7 +83,7 @@ def vector_of(target: Target) -> Vector:
 
 def n_bytes(dtype: str) -> int:
     """Return the size of one element."""
-    return {"int8": 1, "uint8": 1, "int16": 2, "int32": 4, "float32": 4, "int64": 8}[dtype]
+    return {"int8": 1, "uint8": 1, "int16": 2, "float16": 2, "int32": 4, "float32": 4, "int64": 8}[dtype]
 
 
 def lanes_for(extent: int, most: int) -> int:
@@ -131,11 +142,11 @@ def meets_once(extent: int, lanes: int) -> bool:
 
 
 @contextmanager
-def loop(extent: int) -> Iterator[Expr]:
-    """Loop from 0 to `extent`; no loop is written when that is one turn."""
+def loop(extent: Expr) -> Iterator[Expr]:
+    """Loop from 0 to `extent`; no loop is written when that is known to be one turn."""
     from tvm.script.ir_builder import tirx as t
 
-    if extent == 1:
+    if isinstance(extent, int) and extent == 1:
         yield 0
     else:
         with t.serial(0, extent) as index:
@@ -147,6 +158,38 @@ def tiles(extent: int, size: int) -> Iterator[tuple[Expr, Expr]]:
     """Loop over tiles of `size` in `extent`, giving (number, start); the last one ends at the edge."""
     with loop(ceil_div(extent, size)) as number:
         yield number, minimum(number * size, extent - size) if extent % size else number * size
+
+
+@contextmanager
+def parts(extent: int, size: int) -> Iterator[tuple[Expr, Expr]]:
+    """Loop over parts of `extent`, of `size` each but for the last, giving (start, size)."""
+    from tvm import tirx
+
+    with loop(ceil_div(extent, size)) as number:
+        if extent <= size:
+            yield 0, extent
+        elif extent % size == 0:
+            yield number * size, size
+        else:
+            yield number * size, tirx.min(tirx.const(size, "int32"), extent - number * size)
+
+
+@contextmanager
+def added_apart(sums: Buffer, total: Buffer, lanes: int, *, apart: bool) -> Iterator[None]:
+    """Begin sums in float16 at zero, and add them to totals in float32 behind; do neither unless `apart`."""
+    size = int(sums.shape[0])
+    if apart:
+        for at in range(0, size, lanes):
+            store(sums, at, lanes, constant(0, "float16", lanes))
+    yield
+    if apart:
+        for at in range(0, size, lanes):
+            store(total, at, lanes, load(total, at, lanes) + load(sums, at, lanes, "float32"))
+
+
+def sum_type(n_products: int, vector: Vector) -> str:
+    """Return the type that sums of so many products of real numbers end in."""
+    return "float32" if n_products > LONGEST_SUM else vector.real
 
 
 def total(result: Buffer, extent: int, lanes: int, dtype: str, value: Callable[[Expr, int], Expr]) -> None:
@@ -230,9 +273,16 @@ def constant(value: float, dtype: str, lanes: int) -> Expr:
 
 
 def clamped(value: Expr, low: float | None, high: float | None, dtype: str, lanes: int) -> Expr:
-    """Limit a vector's elements; where the value is NaN the lower limit comes out."""
+    """Limit a vector's elements; where the value is NaN the lower limit comes out.
+
+    Limits beyond float16 become its largest numbers: ±∞, which may stand for what is beyond, becomes one of them.
+    """
     from tvm import tirx
 
+    if dtype == "float16":
+        low, high = (
+            None if limit is None else min(max(limit, LARGEST[0]), LARGEST[1]) for limit in (low, high)
+        )
     if low is not None:
         value = tirx.max(value, constant(low, dtype, lanes))
     return value if high is None else tirx.min(value, constant(high, dtype, lanes))

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import epilogue as ep
 from armlet.compile.kernels.loops import (
+    LONGEST_SUM,
     Buffer,
     Expr,
     Parameter,
     Vector,
+    added_apart,
     cast,
     constant,
     lanes_for,
     load,
     loop,
+    parts,
     prim_func,
     registers,
     splat,
@@ -37,7 +40,7 @@ class MatMul:
     Attributes:
         epilogue: what becomes of an accumulator; int8 operands have an int8 result.
         zeros: zero points of both operands.
-        multiplier: of the requantization, or the factor of a float32 product.
+        multiplier: of the requantization, or the factor of a product of real numbers.
     """
 
     batches: int
@@ -56,19 +59,25 @@ class MatMul:
 
 def build(spec: MatMul, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (a, b, y)."""
-    element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
-    lanes = lanes_for(spec.columns, 2 * vector.lanes(acc_type))
-    step = min(lanes, vector.lanes(acc_type))
+    element, acc_type = (
+        ep.element(spec.epilogue, vector),
+        ep.accumulator(spec.epilogue, vector, spec.inner),
+    )
+    apart = acc_type == "float32" != element
+    adds = element if apart else acc_type
+    lanes = lanes_for(spec.columns, 2 * vector.lanes(adds))
+    step = min(lanes, vector.lanes(adds))
     height = min(spec.rows, max(vector.n_registers // 2 * step // lanes, 1), 4)
 
     def value(read: Expr, zero: int, n: int) -> Expr:
         """Return an operand less its zero point; int16 times int16 is what widening multiplications take."""
-        if element == "float32":
+        if not ep.multiplies_integers(spec.epilogue):
             return read
         return cast(cast(read, "int16", n) - constant(zero, "int16", n), "int32", n)
 
     def body(a: Buffer, b: Buffer, y: Buffer) -> None:
         acc = registers(height * lanes, acc_type)
+        sums = registers(height * lanes, element) if apart else acc
         with (
             loop(spec.batches) as batch,
             tiles(spec.rows, height) as (_, row),
@@ -77,12 +86,17 @@ def build(spec: MatMul, vector: Vector) -> tvm.tirx.PrimFunc:
             first = batch * spec.rows + row
             for i in range(height):
                 store(acc, i * lanes, lanes, constant(0, acc_type, lanes))
-            with loop(spec.inner) as k:
+            with (
+                parts(spec.inner, LONGEST_SUM if apart else spec.inner) as (begin, n),
+                added_apart(sums, acc, lanes, apart=apart),
+                loop(n) as number,
+            ):
+                k = begin + number
                 place = (batch * spec.inner + k) * spec.columns + column
                 for i in range(height):
                     left = splat(value(a[(first + i) * spec.inner + k], spec.zeros[0], 1), lanes)
                     product = left * value(load(b, place, lanes), spec.zeros[1], lanes)
-                    store(acc, i * lanes, lanes, load(acc, i * lanes, lanes) + product)
+                    store(sums, i * lanes, lanes, load(sums, i * lanes, lanes) + product)
             for i in range(height):
                 store(
                     y,
@@ -99,7 +113,9 @@ def build(spec: MatMul, vector: Vector) -> tvm.tirx.PrimFunc:
 def _finished(spec: MatMul, acc: Buffer, at: int, lanes: int, vector: Vector) -> Expr:
     if isinstance(spec.epilogue, ep.FloatClamp):
         total = load(acc, at, lanes)
-        return total if spec.multiplier == 1 else total * constant(spec.multiplier, "float32", lanes)
+        if spec.multiplier != 1:
+            total = total * constant(spec.multiplier, str(acc.dtype), lanes)
+        return total if str(acc.dtype) == vector.real else cast(total, vector.real, lanes)
     return ep.finished(
         spec.epilogue, (acc, at), lanes, lambda _, n: constant(int(spec.multiplier), "int32", n), vector
     )

@@ -1,4 +1,4 @@
-"""Maximum and mean over windows of channels-last tensors, in int8 or float32."""
+"""Maximum and mean over windows of channels-last tensors, of int8 or real numbers; the latter are summed in float32."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Mean:
     Attributes:
         height, width, channels: of the padded input.
         bias: what the accumulator starts from: minus n times the input's zero point.
-        multiplier: of the requantization; 0 for float32, which divides by n.
+        multiplier: of the requantization; 0 for real numbers, whose sum is divided by n.
     """
 
     height: int
@@ -106,7 +106,8 @@ def build_max(spec: MaxPool, vector: Vector) -> tvm.tirx.PrimFunc:
 
 def build_mean(spec: Mean, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, y)."""
-    element, acc_type = ep.element(spec.epilogue), ep.accumulator(spec.epilogue)
+    element = ep.element(spec.epilogue, vector)
+    acc_type = "int32" if ep.multiplies_integers(spec.epilogue) else "float32"
     lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
     rows, columns = _out_extent(spec)
 

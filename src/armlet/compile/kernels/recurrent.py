@@ -23,19 +23,24 @@ import numpy as np
 from armlet.compile.frontend.values import Array
 from armlet.compile.kernels.functions import sigmoid, tanh
 from armlet.compile.kernels.loops import (
+    LONGEST_SUM,
     Buffer,
     Expr,
     Parameter,
     Vector,
+    added_apart,
+    cast,
     clamped,
     constant,
     lanes_for,
     load,
     loop,
+    parts,
     prim_func,
     registers,
     splat,
     store,
+    sum_type,
     tiles,
 )
 
@@ -129,21 +134,23 @@ def build(spec: Recurrence, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, product, ..., [scales], [bias], [length], [h], [c], result).
 
     x is the input's share of the gates with its bias, [T, D, gates]; scales, of integer weights, and bias, of the
-    recurrent product, which only a gru has apart, are [D, gates]; with scales it is bias / scale.
+    recurrent product, which only a gru has apart, are [D, gates]; with scales it is bias / scale. Products are those of
+    the vector unit's type of real numbers; gates, cells and the cell state are computed in float32.
     """
-    parameters = [Parameter("x", spec.steps * spec.directions * spec.gates, "float32")]
-    element = "int8" if spec.integer_weights else "float32"
+    real = vector.real
+    parameters = [Parameter("x", spec.steps * spec.directions * spec.gates, real)]
+    element = "int8" if spec.integer_weights else real
     parameters += [
         Parameter(f"product{i}", spec.directions * k * n, element) for i, (k, n) in enumerate(spec.products)
     ]
     if spec.integer_weights:
-        parameters.append(Parameter("scales", spec.directions * spec.gates, "float32"))
+        parameters.append(Parameter("scales", spec.directions * spec.gates, real))
     if spec.cell == "gru":
-        parameters.append(Parameter("bias", spec.directions * spec.gates, "float32"))
+        parameters.append(Parameter("bias", spec.directions * spec.gates, real))
     if spec.has_length:
         parameters.append(Parameter("length", 1, "int32"))
-    parameters += [Parameter(f"initial_{part}", spec.size(part), "float32") for part in spec.initial]
-    parameters.append(Parameter("result", sum(map(spec.size, spec.parts)), "float32"))
+    parameters += [Parameter(f"initial_{part}", spec.size(part), real) for part in spec.initial]
+    parameters.append(Parameter("result", sum(map(spec.size, spec.parts)), real))
 
     def body(*buffers: Buffer) -> None:
         named = dict(zip((p.name for p in parameters), buffers, strict=True))
@@ -179,7 +186,7 @@ def offset(spec: Recurrence | IntegerRecurrence, part: Part) -> int:
 
 def _tile(outputs: int, vector: Vector) -> int:
     """Return how many outputs of a matrix-vector product are computed together: up to half of the registers."""
-    lanes = lanes_for(outputs, vector.lanes("float32"))
+    lanes = lanes_for(outputs, vector.lanes(vector.real))
     widths = [lanes * n for n in (1, 2, 4, 8) if lanes * n <= min(outputs, vector.n_registers // 2 * lanes)]
     return min(widths, key=lambda width: (-(-outputs // width) * width, -width))
 
@@ -192,10 +199,10 @@ class _Writer:
 
         self.spec, self.vector, self.buffers = spec, vector, buffers
         self.lanes = lanes_for(spec.hidden, vector.lanes("float32"))
-        self.h = t.alloc_buffer((spec.padded,), "float32")
+        self.h = t.alloc_buffer((spec.padded,), vector.real)
         self.c = t.alloc_buffer((spec.padded,), "float32") if spec.cell == "lstm" else None
         self.gates = t.alloc_buffer((spec.gates,), "float32")
-        self.factor = None if spec.rank is None else t.alloc_buffer((spec.rank,), "float32")
+        self.factor = None if spec.rank is None else t.alloc_buffer((spec.rank,), vector.real)
 
     def write(self) -> None:
         from tvm import tirx
@@ -215,17 +222,18 @@ class _Writer:
         if spec.has_length and "y" in spec.parts:
             row = spec.directions * spec.hidden
             with t.serial(0, (tirx.const(spec.steps, "int32") - n) * row) as at:
-                store(self.buffers["result"], n * row + at, 1, constant(0.0, "float32", 1))
+                store(self.buffers["result"], n * row + at, 1, constant(0.0, self.vector.real, 1))
 
     def _start(self, d: Expr) -> None:
         for part, state in (("h", self.h), ("c", self.c)):
             if state is None:
                 continue
             with tiles(self.spec.padded, self.lanes) as (_, at):
-                store(state, at, self.lanes, constant(0.0, "float32", self.lanes))
+                store(state, at, self.lanes, constant(0.0, str(state.dtype), self.lanes))
             if (given := self.buffers.get(f"initial_{part}")) is not None:
                 with tiles(self.spec.hidden, self.lanes) as (_, at):
-                    store(state, at, self.lanes, load(given, d * self.spec.hidden + at, self.lanes))
+                    value = load(given, d * self.spec.hidden + at, self.lanes, str(state.dtype))
+                    store(state, at, self.lanes, value)
 
     def _finish(self, d: Expr) -> None:
         for part, state in (("h", self.h), ("c", self.c)):
@@ -235,7 +243,8 @@ class _Writer:
     def _copy_out(self, place: Expr, state: Buffer) -> None:
         """Write a state to the result; the last vector may end at the edge, and is then written in part again."""
         with tiles(self.spec.hidden, self.lanes) as (_, at):
-            store(self.buffers["result"], place + at, self.lanes, load(state, at, self.lanes))
+            value = load(state, at, self.lanes, self.vector.real)
+            store(self.buffers["result"], place + at, self.lanes, value)
 
     def _step(self, d: Expr, step: Expr, n: Expr) -> None:
         spec = self.spec
@@ -247,7 +256,8 @@ class _Writer:
         self._product(len(spec.products) - 1, d, (source, self.gates), self.buffers.get("bias"))
         row = time * spec.directions + d
         with tiles(spec.padded, self.lanes) as (_, at):
-            store(self.h, at, self.lanes, self._cell(row * spec.gates + at, at, self.lanes))
+            new = self._cell(row * spec.gates + at, at, self.lanes)
+            store(self.h, at, self.lanes, cast(new, self.vector.real, self.lanes))
         if "y" in spec.parts:
             self._copy_out(row * spec.hidden, self.h)
 
@@ -255,26 +265,34 @@ class _Writer:
         """Write target[outputs] = scales × (weight × source[inputs] + bias)."""
         source, target = ends
         inputs, outputs = self.spec.products[number]
+        real = self.vector.real
         scales, wide = self.buffers.get("scales"), "float32" if self.spec.integer_weights else None
         weight, tile = self.buffers[f"product{number}"], _tile(outputs, self.vector)
-        lanes = lanes_for(tile, self.vector.lanes("float32"))
-        acc = registers(tile, "float32")
-        packed = outputs % tile == 0
+        lanes = lanes_for(tile, self.vector.lanes(real))
+        acc = registers(tile, sum_type(inputs, self.vector))
+        dtype, packed = str(acc.dtype), outputs % tile == 0
+        apart = dtype != real
+        sums = registers(tile, real) if apart else acc
         with tiles(outputs, tile) as (_, first):
             here = d * outputs + first
             for at in range(0, tile, lanes):
-                start = constant(0.0, "float32", lanes)
-                store(acc, at, lanes, start if bias is None else load(bias, here + at, lanes))
+                start = constant(0.0, dtype, lanes)
+                store(acc, at, lanes, start if bias is None else load(bias, here + at, lanes, dtype))
             block = d * inputs * outputs + first * (inputs if packed else 1)
-            with loop(inputs) as k:
+            with (
+                parts(inputs, LONGEST_SUM if apart else inputs) as (begin, n),
+                added_apart(sums, acc, lanes, apart=apart),
+                loop(n) as place,
+            ):
+                k = begin + place
                 row = block + k * (tile if packed else outputs)
                 for at in range(0, tile, lanes):
                     product = load(weight, row + at, lanes, wide) * splat(source[k], lanes)
-                    store(acc, at, lanes, load(acc, at, lanes) + product)
+                    store(sums, at, lanes, load(sums, at, lanes) + product)
             for at in range(0, tile, lanes):
                 value = load(acc, at, lanes)
                 value = value if scales is None else value * load(scales, here + at, lanes)
-                store(target, first + at, lanes, value)
+                store(target, first + at, lanes, cast(value, str(target.dtype), lanes))
 
     def _cell(self, share: Expr, at: Expr, lanes: int) -> Expr:
         """Return the new hidden state of the units from `at` on; the cell state is stored here."""
@@ -282,18 +300,17 @@ class _Writer:
 
         def gate(number: int) -> Expr:
             offset = number * spec.padded
-            return load(self.gates, offset + at, lanes) + load(x, share + offset, lanes)
+            return load(self.gates, offset + at, lanes) + load(x, share + offset, lanes, "float32")
 
         match spec.cell:
             case "lstm":
                 return self._lstm([gate(n) for n in range(4)], at, lanes)
             case "gru":
                 new = 2 * spec.padded
-                inner = sigmoid(gate(1), lanes) * load(self.gates, new + at, lanes) + load(
-                    x, share + new, lanes
-                )
+                proposal = load(x, share + new, lanes, "float32")
+                inner = sigmoid(gate(1), lanes) * load(self.gates, new + at, lanes) + proposal
                 update, proposed = sigmoid(gate(0), lanes), tanh(inner, lanes)
-                return proposed + update * (load(self.h, at, lanes) - proposed)
+                return proposed + update * (load(self.h, at, lanes, "float32") - proposed)
             case "rnn_tanh":
                 return tanh(gate(0), lanes)
             case "rnn_relu":

@@ -1,7 +1,7 @@
 """One reduction step of a convolution's tile: the products of a few inputs, added to accumulators in registers.
 
-The step of float32 is one product, or `lanes`: four, whose inputs are loaded as one vector, where the core multiplies
-by one lane of it. The step of int8 is
+The step of real numbers is one product, or `lanes`: four, or eight of float16, whose inputs are loaded as one vector,
+where the core multiplies by one lane of it. The step of int8 is
 
 - `pairs`: two products in int16, added there, then added to int32. Two products fit because |w0| + |w1| ≤ 254 and
   |x| ≤ 128 give at most 32,512; `singles` where a weight is -128;
@@ -30,7 +30,7 @@ Step = Literal["singles", "lanes", "pairs", "sadalp", "sdot", "smmla", "pmaddwd"
 UNITS: Mapping[Step, int] = MappingProxyType(
     {"singles": 1, "lanes": 4, "pairs": 2, "sadalp": 4, "sdot": 4, "smmla": 8, "pmaddwd": 2, "vpdpbusd": 4}
 )
-"""Input elements of each reduction step."""
+"""Input elements of each reduction step; `lanes` of float16 may have twice as many."""
 HORIZONTAL = ("sdot", "smmla", "pmaddwd", "vpdpbusd")
 """Steps of one instruction that adds up several products in each lane."""
 INSTRUCTIONS: Mapping[str, tuple[Step, ...]] = MappingProxyType(
@@ -116,14 +116,16 @@ def multiply(tile: Tile, x: Place, between: int, weight: Place, acc: Buffer) -> 
 
 
 def _multiply_by_lanes(tile: Tile, x: Place, between: int, weight: Place, acc: Buffer) -> None:
-    """Add to a tile's accumulators the products of four inputs of each of its pixels, which are so far apart."""
+    """Add to a tile's accumulators the products of some inputs of each of its pixels, which are so far apart."""
     (inputs, source), (weights, start) = x, weight
-    wide = None if str(weights.dtype) == "float32" else "float32"
+    wide = None if weights.dtype == inputs.dtype else "float32"
     for k in range(tile.unit):
         for at in range(0, tile.channels, tile.lanes):
             factors = load(weights, start + k * tile.packed + at, tile.lanes, wide)
             for p in range(tile.pixels):
-                one = shuffle([load(inputs, source + p * between, tile.unit)], [k] * tile.lanes)
+                read = load(inputs, source + p * between, tile.unit)
+                # As many lanes to pick from as are picked, which a shuffle asks for.
+                one = shuffle([read] * ceil_div(tile.lanes, tile.unit), [k] * tile.lanes)
                 where = p * tile.channels + at
                 store(acc, where, tile.lanes, load(acc, where, tile.lanes) + factors * one)
 
@@ -136,8 +138,8 @@ def _step(tile: Tile, acc: Expr, x: Place, weight: Place, at: int) -> Expr:
         return _horizontal(tile, acc, x, (weights, start + at * tile.unit))
     if tile.step == "sadalp":
         return _pairwise(tile, acc, x, (weights, start + at * tile.adjacent))
-    if str(inputs.dtype) == "float32":
-        wide = None if str(weights.dtype) == "float32" else "float32"
+    if str(inputs.dtype).startswith("float"):
+        wide = None if weights.dtype == inputs.dtype else "float32"
         return acc + load(weights, start + at, lanes, wide) * splat(inputs[source], lanes)
     total: Expr = None
     for k in range(tile.unit):

@@ -62,10 +62,6 @@ def _emit_layers(graph: g.Graph, builder: ProgramBuilder) -> None:
         position += max(len(island), 1)
 
 
-def _dtype(layer: g.Layer) -> str:
-    return "int8" if layer.integer else "float32"
-
-
 def _padded(
     layer: g.Layer,
     padding: tuple[int, int, int, int],
@@ -151,13 +147,13 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
         constants = pack_depthwise(weight, bias, by_channel, block)
         schedule = "vector" if block is None else block.step
         call = Kernel("depthwise_conv2d", schedule, depth, depthwise.build, depth.macs)
-        var = builder.call(layer.name, call, [x, *constants], prod(shape), _dtype(layer))
+        var = builder.call(layer.name, call, [x, *constants], prod(shape), builder.element(layer))
     else:
         if op.groups == 1 and tuple(kernel) == (1, 1) and op.stride == (1, 1):
             height, width = 1, height * width  # one long row: tiles of pixels fit better
         shape_of = height, width, channels, outputs, tuple(kernel), op.stride, op.groups
         spec = conv2d.Conv2d(*shape_of, epilogue, slack=slack)
-        tile = None if builder.small else tile_for(spec)
+        tile = None if builder.small else tile_for(spec, builder.vector)
         if tile is None:
             var = _call_conv2d(layer, "conv2d", spec, (x, weight, bias, by_channel), builder)
         else:
@@ -201,15 +197,15 @@ def _call_conv2d(
     constants += [*([] if by_channel is None else [by_channel]), *further]
     kernel = Kernel(op, tile.step, spec, conv2d.build, spec.macs)
     size = spec.out_height * spec.out_width * spec.outputs
-    return builder.call(layer.name, kernel, [x, *constants], size, _dtype(layer))
+    return builder.call(layer.name, kernel, [x, *constants], size, builder.element(layer))
 
 
 def _pool(layer: g.Layer, op: g.Pool, builder: ProgramBuilder) -> None:
     channels = builder.graph.tensors[layer.inputs[0]].shape[1]
     shape = builder.graph.tensors[layer.output].shape
     if op.kind == "max_pool2d":
-        x, height, width = _padded(layer, op.padding, smallest(_dtype(layer)), builder)
-        spec = pool.MaxPool(height, width, channels, op.kernel, op.stride, _dtype(layer))
+        x, height, width = _padded(layer, op.padding, smallest(builder.element(layer)), builder)
+        spec = pool.MaxPool(height, width, channels, op.kernel, op.stride, builder.element(layer))
         kernel = Kernel(op.kind, "vector", spec, pool.build_max)
     else:
         zero = layer.integer.inputs[0].zero if layer.integer else 0
@@ -223,7 +219,7 @@ def _pool(layer: g.Layer, op: g.Pool, builder: ProgramBuilder) -> None:
         if multipliers is not None:
             mean = replace(mean, bias=-count * zero, multiplier=int(multipliers[0]))
         kernel = Kernel(op.kind, "vector", mean, pool.build_mean)
-    var = builder.call(layer.name, kernel, [x], prod(shape), _dtype(layer))
+    var = builder.call(layer.name, kernel, [x], prod(shape), builder.element(layer))
     builder.define(layer.output, var, channels_last(shape))
 
 
@@ -246,7 +242,7 @@ def _sum(layer: g.Layer, op: g.Add | g.Limit, builder: ProgramBuilder) -> None:
         offset = (1 << (fixed.shift - 1)) - zeros
         total = elementwise.Sum(size, multipliers, offset, fixed.shift, output.zero, *limits(clamp, output))
         kernel = Kernel(name, "vector", total, elementwise.build_sum)
-    var = builder.call(layer.name, kernel, [v.var for v in values], size, _dtype(layer))
+    var = builder.call(layer.name, kernel, [v.var for v in values], size, builder.element(layer))
     builder.define(layer.output, var, values[0].order)
 
 
@@ -286,23 +282,26 @@ def _lookup(layer: g.Layer, op: g.Lookup, builder: ProgramBuilder) -> None:
     index = builder.row_major(layer.inputs[0])
     rows, width = op.table.values.shape
     scales = None if layer.integer else _scales_by_channel(op.table)
-    if layer.integer is None and scales is None:
-        constants, dtype = [op.table.real().astype(np.float32).reshape(-1)], "float32"
+    plain = layer.integer is None and scales is None
+    if plain:
+        constants = [op.table.real().astype(np.float32).reshape(-1)]
     else:
-        constants, dtype = [op.table.values.reshape(-1)], "int8"
+        constants = [op.table.values.reshape(-1)]
         constants += [] if scales is None else [scales.astype(np.float32)]
-    spec = move.Lookup(rows, width, index.tensor.size, dtype, scaled=scales is not None)
+    element = builder.vector.real if plain else "int8"
+    spec = move.Lookup(rows, width, index.tensor.size, element, scaled=scales is not None)
     kernel = Kernel("lookup", "copy", spec, move.build_lookup)
-    result = "int8" if layer.integer else "float32"
+    result = builder.element(layer)
     var = builder.call(layer.name, kernel, [index.var, *constants], spec.size * spec.width, result)
     builder.define(layer.output, var, None)
 
 
-def _to_float(layer: g.Layer, op: g.Convert, builder: ProgramBuilder) -> None:
+def _convert(layer: g.Layer, op: g.Convert, builder: ProgramBuilder) -> None:
     del op
-    value = builder.value(layer.inputs[0])
-    kernel = Kernel("convert", "vector", elementwise.ToFloat(value.tensor.size), elementwise.build_to_float)
-    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, "float32")
+    value, to = builder.value(layer.inputs[0]), builder.graph.tensors[layer.output].dtype
+    spec = elementwise.Convert(value.tensor.size, value.tensor.dtype, to)
+    kernel = Kernel("convert", "vector", spec, elementwise.build_convert)
+    var = builder.call(layer.name, kernel, [value.var], value.tensor.size, to)
     builder.define(layer.output, var, value.order)
 
 
@@ -334,7 +333,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Quantize: _quantize,
         g.Dequantize: _dequantize,
         g.Recurrent: emit_recurrent,
-        g.Convert: _to_float,
+        g.Convert: _convert,
         g.Recenter: _recenter,
         g.Lookup: _lookup,
         g.Table: _table,
@@ -382,10 +381,10 @@ def _generic(island: tuple[g.Layer, ...], builder: ProgramBuilder) -> None:
     names = "+".join(layer.name for layer in island)
     for call in calls:
         op = call.name.removeprefix("fused_")
-        info = CallInfo(names, op, "elementwise" if elementwise_only else "generic", "float32", 0)
+        info = CallInfo(names, op, "elementwise" if elementwise_only else "generic", builder.vector.real, 0)
         kernel = builder.add_kernel(op, call.function)
         arguments = [variables[a] if isinstance(a, str) else a for a in call.arguments]
-        variables[call.output] = builder.call_tir(info, kernel, arguments, call.shape, "float32")
+        variables[call.output] = builder.call_tir(info, kernel, arguments, call.shape, call.dtype)
     for name in outputs:
         flat = builder.alias(variables[name], (tensors[name].size,))
         builder.define(name, flat, channels_last(tensors[name].shape) if spatial else None)

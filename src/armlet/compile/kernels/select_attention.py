@@ -12,6 +12,7 @@ import numpy as np
 from armlet.compile.frontend import graph as g
 from armlet.compile.kernels import elementwise, integer_matmul, layer_norm, matmul, pool, softmax
 from armlet.compile.kernels.epilogue import FloatClamp, Requantize
+from armlet.compile.kernels.loops import LARGEST
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.quantized.arithmetic import (
     constant_addition,
@@ -53,7 +54,9 @@ def _softmax(layer: g.Layer, op: g.Softmax, builder: ProgramBuilder) -> None:
     value = builder.row_major(layer.inputs[0])
     *leading, columns = value.tensor.shape
     operands = [value.var, *(builder.row_major(name).var for name in layer.inputs[1:])]
-    operands += [] if op.mask is None else [op.mask.reshape(-1)]
+    if op.mask is not None:
+        mask = op.mask.reshape(-1)
+        operands.append(mask.clip(*LARGEST) if builder.vector.real == "float16" else mask)
     if layer.integer is None:
         spec = softmax.Softmax(prod(leading), columns, op.mask_rows)
         _call(layer, Kernel("softmax", "rows", spec, softmax.build), operands, builder)
@@ -128,8 +131,8 @@ def _multiply(layer: g.Layer, op: g.Multiply, builder: ProgramBuilder) -> None:
 
 def _call(layer: g.Layer, kernel: Kernel, arguments: list[Any], builder: ProgramBuilder) -> None:
     """Call a kernel whose result lies in row-major order."""
-    dtype = "int8" if layer.integer else "float32"
-    var = builder.call(layer.name, kernel, arguments, builder.graph.tensors[layer.output].size, dtype)
+    size = builder.graph.tensors[layer.output].size
+    var = builder.call(layer.name, kernel, arguments, size, builder.element(layer))
     builder.define(layer.output, var, None)
 
 

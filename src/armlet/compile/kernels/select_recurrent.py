@@ -64,7 +64,7 @@ def _emit_float(layer: g.Layer, op: g.Recurrent, builder: ProgramBuilder) -> Non
     arguments += [builder.row_major(name).var for name in layer.inputs[1:]]
     kernel = Kernel(op.cell, "loop over time", spec, recurrent.build, spec.macs)
     size = sum(map(spec.size, spec.parts))
-    builder.define(layer.output, builder.call(layer.name, kernel, arguments, size, "float32"), None)
+    builder.define(layer.output, builder.call(layer.name, kernel, arguments, size, vector.real), None)
 
 
 def _share(
@@ -93,7 +93,7 @@ def _share(
     packed = pack_conv2d(weight[:, :, None, None], dense, tile)
     bias, *factors = constants
     operands = [builder.row_major(layer.inputs[0]).var, packed, starts(bias, weight, tile), *factors]
-    return builder.call(layer.name, kernel, operands, steps * rows, result(epilogue))
+    return builder.call(layer.name, kernel, operands, steps * rows, result(epilogue, builder.vector))
 
 
 def _row_scales(weight: Constant) -> Array:

@@ -1,4 +1,4 @@
-"""Chooses which float32 convolutions are computed by Winograd's minimal filtering, and transforms their weights."""
+"""Chooses which real convolutions are computed by Winograd's minimal filtering, and transforms their weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from armlet.compile.frontend import graph as g
 from armlet.compile.frontend.values import Array
 from armlet.compile.kernels import conv2d, winograd
 from armlet.compile.kernels.epilogue import FloatClamp
+from armlet.compile.kernels.loops import Vector
+from armlet.compile.kernels.loops import n_bytes as n_bytes_of
 from armlet.compile.layout.packing import pack_conv2d
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 
@@ -13,7 +15,7 @@ CACHED_BYTES = 1 << 20
 """Weights up to this many bytes are taken to stay in the outer cache from one inference to the next."""
 
 
-def tile_for(spec: conv2d.Conv2d) -> int | None:
+def tile_for(spec: conv2d.Conv2d, vector: Vector) -> int | None:
     """Return m for a convolution, None where it is faster as it stands or has no such form.
 
     Costs are counted in multiply-accumulates: a vector operation of a transform costs as much as one, about eight for
@@ -24,12 +26,13 @@ def tile_for(spec: conv2d.Conv2d) -> int | None:
         return None
 
     def read(weights: int) -> int:
-        return 8 * weights if 4 * weights > CACHED_BYTES else 0
+        n_bytes = weights * n_bytes_of(vector.real)
+        return 2 * n_bytes if n_bytes > CACHED_BYTES else 0
 
     pairs = spec.channels * spec.outputs
     best, least = None, spec.macs + read(9 * pairs)
     for tile in winograd.PAIRS:
-        if tile > min(spec.out_height, spec.out_width):
+        if tile > min(spec.out_height, spec.out_width, winograd.LARGEST_TILE[vector.real]):
             continue
         fast = winograd.Winograd(spec.height, spec.width, spec.channels, spec.outputs, tile, spec.epilogue)
         elements = fast.n_tiles * fast.alpha**2
@@ -64,4 +67,4 @@ def emit_winograd(
     )
     kernel = Kernel("conv2d", f"winograd {tile}", spec, winograd.build, spec.macs)
     size = conv.out_height * conv.out_width * conv.outputs
-    return builder.call(layer.name, kernel, [x, packed, bias], size, "float32")
+    return builder.call(layer.name, kernel, [x, packed, bias], size, builder.vector.real)

@@ -1,4 +1,4 @@
-"""Softmax of rows: in float32, and from int8 to int8 by a table of exponentials and one division for each row."""
+"""Softmax of rows: real ones in float32, and int8 to int8 by a table of exponentials and one division for each row."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from armlet.compile.kernels import epilogue as ep
 from armlet.compile.kernels.functions import exp
 from armlet.compile.kernels.loops import (
+    LARGEST,
     Buffer,
     Expr,
     Parameter,
     Vector,
     cast,
+    clamped,
     constant,
     lanes_for,
     load,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """Softmax of each row, float32.
+    """Softmax of each row, of real numbers, computed in float32.
 
     Attributes:
         mask_rows: rows of a mask that are added to the rows over and over; 0 without one.
@@ -79,33 +81,38 @@ def build(spec: Softmax, vector: Vector) -> tvm.tirx.PrimFunc:
             start = (block * mask_rows + mask_row) * spec.columns
             if masked is not None:
                 with tiles(spec.columns, lanes) as (_, at):
-                    scores = load(given, start + at, lanes)
-                    store(masked, at, lanes, scores + load(rest[0], mask_row * spec.columns + at, lanes))
+                    scores = load(given, start + at, lanes, "float32")
+                    added = load(rest[0], mask_row * spec.columns + at, lanes, "float32")
+                    # What a mask is in float16 may be -∞, and a row of such has no shares.
+                    least = LARGEST[0] if vector.real == "float16" else None
+                    store(masked, at, lanes, clamped(scores + added, least, None, "float32", lanes))
             x, first = (given, start) if masked is None else (masked, 0)
             store(best, 0, lanes, constant(float("-inf"), "float32", lanes))
             with tiles(spec.columns, lanes) as (_, at):
-                store(best, 0, lanes, tirx.max(load(best, 0, lanes), load(x, first + at, lanes)))
+                score = load(x, first + at, lanes, "float32")
+                store(best, 0, lanes, tirx.max(load(best, 0, lanes), score))
             store(most, 0, 1, best[0])
             for i in range(1, lanes):
                 store(most, 0, 1, tirx.max(most[0], best[i]))
             with tiles(spec.columns, lanes) as (_, at):
-                difference = load(x, first + at, lanes) - splat(most[0], lanes)
-                store(y, start + at, lanes, exp(difference, lanes))
-            total(sums, spec.columns, lanes, "float32", lambda at, n: load(y, start + at, n))
+                difference = load(x, first + at, lanes, "float32") - splat(most[0], lanes)
+                store(y, start + at, lanes, cast(exp(difference, lanes), vector.real, lanes))
+            total(sums, spec.columns, lanes, "float32", lambda at, n: load(y, start + at, n, "float32"))
             with loop(spec.columns) as at:
-                store(y, start + at, 1, y[start + at] / sums[0])
+                share = load(y, start + at, 1, "float32") / sums[0]
+                store(y, start + at, 1, cast(share, vector.real, 1))
 
-    size = spec.rows * spec.columns
-    parameters = [Parameter("x", size, "float32"), *_mask(spec), Parameter("y", size, "float32")]
+    size, real = spec.rows * spec.columns, vector.real
+    parameters = [Parameter("x", size, real), *_mask(spec, real), Parameter("y", size, real)]
     in_place = [0] if spec.mask_rows or meets_once(spec.columns, lanes) else []
     return prim_func(parameters, body, in_place)
 
 
-def _mask(spec: Softmax | IntegerSoftmax) -> list[Parameter]:
+def _mask(spec: Softmax | IntegerSoftmax, element: str) -> list[Parameter]:
     if isinstance(spec, IntegerSoftmax) and spec.flagged:
         steps = Parameter("steps", 2 * spec.mask_rows * spec.columns, "int32")
         return [Parameter("flags", spec.columns, "int8"), steps]
-    return [Parameter("mask", spec.mask_rows * spec.columns, "float32")] if spec.mask_rows else []
+    return [Parameter("mask", spec.mask_rows * spec.columns, element)] if spec.mask_rows else []
 
 
 def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -163,7 +170,7 @@ def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
     size = spec.rows * spec.columns
     parameters = [
         Parameter("x", size, "int8"),
-        *_mask(spec),
+        *_mask(spec, "float32"),
         Parameter("exponentials", 256, "int32"),
         Parameter("y", size, "int8"),
     ]

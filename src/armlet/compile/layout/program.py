@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from armlet.artifacts import Fallback, TensorInfo
-from armlet.compile.frontend.graph import Graph
+from armlet.compile.frontend.graph import Graph, Layer
 from armlet.compile.frontend.values import Array, Tensor
 from armlet.compile.kernels import move
 from armlet.compile.kernels.loops import Vector
 from armlet.compile.layout.order import Order, channels_last
 from armlet.compile.lowered import CallInfo, LoweredProgram
+from armlet.errors import UnsupportedOperator
 
 if TYPE_CHECKING:
     import tvm
@@ -39,7 +40,7 @@ class Kernel:
     spec: Any
     build: Callable[[Any, Vector], tvm.tirx.PrimFunc]
     macs: int = 0
-    precision: Literal["int8", "float32"] | None = None
+    precision: Literal["int8"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +155,35 @@ class ProgramBuilder:
             self._defined[var] = self._moved[key], ()
         return self._moved[key]
 
+    def element(self, layer: Layer) -> str:
+        """Return the type of what a layer computes."""
+        return "int8" if layer.integer else self.vector.real
+
     def call(
         self, layer: str, kernel: Kernel, arguments: Sequence[relax.Var | Array], size: int, dtype: str
     ) -> relax.Var:
-        """Append the call of a kernel for a layer; return its flat result of `size` elements."""
+        """Append the call of a kernel for a layer; return its flat result of `size` elements.
+
+        Constants that are real numbers get the vector unit's type of them.
+
+        Raises:
+            UnsupportedOperator: a constant has a number beyond that type.
+        """
         if kernel.spec not in self._kernels:
             self._kernels[kernel.spec] = self.add_kernel(kernel.op, kernel.build(kernel.spec, self.vector))
-        precision = kernel.precision or ("float32" if dtype == "float32" else "int8")
+        precision = kernel.precision or (dtype if dtype.startswith("float") else "int8")
         info = CallInfo(layer, kernel.op, kernel.schedule, precision, kernel.macs)
-        return self.call_tir(info, self._kernels[kernel.spec], arguments, (size,), dtype)
+        operands = [self._real(layer, a) if isinstance(a, np.ndarray) else a for a in arguments]
+        return self.call_tir(info, self._kernels[kernel.spec], operands, (size,), dtype)
+
+    def _real(self, layer: str, values: Array) -> Array:
+        real = np.dtype(self.vector.real)
+        if values.dtype != np.float32 or real == np.float32:
+            return values
+        largest = float(np.abs(values).max(initial=0.0))
+        if largest > np.finfo(real).max:
+            raise UnsupportedOperator(f"{layer}: its constant {largest:g} is beyond {real.name}")
+        return values.astype(real)
 
     def add_kernel(self, op: str, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
         """Enter a kernel under a name that says what it does; return that of an equal one if there is one."""
