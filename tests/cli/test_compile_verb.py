@@ -290,6 +290,17 @@ def test_what_is_wrong_ends_with_one_error_and_the_documented_exit_code(armlet, 
         ([tmp_path / "string.onnx"], 2, ["'string' can't be a program's name", "choose one with --name"]),
         ([files["plain"], "--name", "My Net"], 2, ["'My Net' can't be a program's name"]),
         ([files["plain"], "--latency", "5"], 2, ["--latency"]),
+        ([files["plain"], "--precision", "float16"], 2, ["target host has no arithmetic on float16"]),
+        (
+            [files["plain"], "-t", BOARD, "--precision", "float16"],
+            2,
+            [f"target {BOARD} has no arithmetic on float16", "such as raspberry-pi-5"],
+        ),
+        (
+            [files["qdq"], "-t", "raspberry-pi-5", "--precision", "float16"],
+            4,
+            ["float16 is for networks that are not quantised", "conv0"],
+        ),
         ([files["plain"], "-o", tmp_path / "taken"], 2, ["exists and is not a bundle"]),
         ([files["plain"], "--dump", tmp_path / "taken"], 2, ["holds other things than a dump"]),
     ):
@@ -376,6 +387,31 @@ def test_answers_in_int8_are_held_in_steps(files, tmp_path):
     assert 2 <= bundle.manifest.measured.reference.tolerance < 5
     outputs = np.fromfile(tmp_path / "net.armlet" / "samples" / "outputs.bin", np.int8)
     assert np.ptp(outputs.astype(int)) > 100
+
+
+def test_a_file_in_float16_takes_half_the_constants_and_answers_nearly_as_onnx_runtime_does(
+    armlet, files, tmp_path
+):
+    found = {}
+    for precision in ("float32", "float16"):
+        place = tmp_path / f"{precision}.armlet"
+        options = ["-t", "raspberry-pi-5", "--optimize", "size", "--precision", precision, "-o", place]
+        done = armlet("compile", files["plain"], *options, "--json")
+        assert done.returncode == 0, done.stderr
+        found[precision] = json.loads((place / "manifest.json").read_bytes())
+    whole, half = found["float32"], found["float16"]
+    # Constants begin at whole cache lines.
+    assert 2 * half["compiled"]["constant_bytes"] < whole["compiled"]["constant_bytes"] + 256
+    assert half["compiled"]["arena_bytes"] < whole["compiled"]["arena_bytes"]
+    instructions = [one["measured"]["counts"]["instructions"] for one in (half, whole)]
+    assert instructions[0] < 0.7 * instructions[1]
+    for match in (half["measured"]["match"], half["measured"]["reference"]):
+        assert match["reason"] == "values and sums are rounded to float16"
+        assert 0 < match["max_abs_difference"] < match["tolerance"]
+    assert half["inputs"] == whole["inputs"]
+    assert half["outputs"] == whole["outputs"]
+    inspected = armlet("inspect", tmp_path / "float16.armlet").stdout
+    assert "float16 within" in inspected
 
 
 def test_weights_stay_as_they_are_where_the_program_is_optimized_for_size(armlet, files, tmp_path):

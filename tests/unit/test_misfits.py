@@ -97,6 +97,10 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
             "passes: [{kind: distill, unlabeled: true, terms: [{kind: decoupled}]}]",
             "passes.0.terms.0.kind: decoupled needs the class of every sample: set unlabeled to false",
         ),
+        (
+            PICTURES, CNN, "passes: [{kind: prune_channels, ratio: 0.5}, {kind: quantize_static}]\nprecision: float16",
+            "precision: passes.1 quantises, and float16 is for networks of real numbers: use float32",
+        ),
         (WATCH, "{kind: lstm, hidden: [8], projection: 8}", "", "model.projection: is not narrower than the 8 units"),
     ],
 )  # fmt: skip

@@ -92,6 +92,20 @@ def test_what_kernels_are_chosen_for_changes_every_program_and_passes_that_cost_
         assert same == networks | ({"export"} if passes is BASE["passes"] else set())
 
 
+def test_the_precision_changes_the_programs_of_boards_and_not_the_one_that_is_scored():
+    recipe = BASE | {"passes": BASE["passes"][:1]}
+    before, after = (keys(given, "raspberry-pi-5") for given in (recipe, recipe | {"precision": "float16"}))
+    changed_steps = {name for name in before if before[name] != after[name]}
+    board = {f"{stage}/raspberry-pi-5" for stage in ("compile", "measure", "check", "bundle")}
+    assert changed_steps == board | {"program_cost/raspberry-pi-5/train"}
+
+
+@pytest.mark.parametrize("target", ["host", "raspberry-pi-4", "android-armv7"])
+def test_a_target_that_does_not_compute_in_the_precision_is_refused_before_any_work(target):
+    with pytest.raises(UsageError, match=f"precision: target {target} has no arithmetic on float16"):
+        keys(BASE | {"passes": [], "precision": "float16"}, target, "raspberry-pi-5")
+
+
 STREAMED = {
     "name": "demand",
     "data": {"kind": "electricity-demand"},

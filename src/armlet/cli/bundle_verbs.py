@@ -117,6 +117,8 @@ def _print(opened: Bundle) -> None:
     facts.add_row(
         "target", f"{manifest.target.name}: {compiled.triple}, {compiled.cpu} {' '.join(compiled.features)}"
     )
+    if compiled.precision != "float32":
+        facts.add_row("real numbers", f"{compiled.precision} within")
     if compiled.variants:
         names = ", ".join(variant.name for variant in compiled.variants)
         facts.add_row("variants", f"{names}: taken where the CPU has them; {manifest.measured.variant} ran")

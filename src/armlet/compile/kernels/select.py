@@ -381,7 +381,7 @@ def _generic(island: tuple[g.Layer, ...], builder: ProgramBuilder) -> None:
     names = "+".join(layer.name for layer in island)
     for call in calls:
         op = call.name.removeprefix("fused_")
-        info = CallInfo(names, op, "elementwise" if elementwise_only else "generic", builder.vector.real, 0)
+        info = CallInfo(names, op, "elementwise" if elementwise_only else "generic", "float32", 0)
         kernel = builder.add_kernel(op, call.function)
         arguments = [variables[a] if isinstance(a, str) else a for a in call.arguments]
         variables[call.output] = builder.call_tir(info, kernel, arguments, call.shape, call.dtype)

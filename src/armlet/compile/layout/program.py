@@ -181,7 +181,7 @@ class ProgramBuilder:
         if values.dtype != np.float32 or real == np.float32:
             return values
         largest = float(np.abs(values).max(initial=0.0))
-        if largest > np.finfo(real).max:
+        if largest > float(np.finfo(real).max):
             raise UnsupportedOperator(f"{layer}: its constant {largest:g} is beyond {real.name}")
         return values.astype(real)
 
