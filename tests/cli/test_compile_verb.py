@@ -404,7 +404,7 @@ def test_a_file_in_float16_takes_half_the_constants_and_answers_nearly_as_onnx_r
     assert 2 * half["compiled"]["constant_bytes"] < whole["compiled"]["constant_bytes"] + 256
     assert half["compiled"]["arena_bytes"] < whole["compiled"]["arena_bytes"]
     instructions = [one["measured"]["counts"]["instructions"] for one in (half, whole)]
-    assert instructions[0] < 0.7 * instructions[1]
+    assert instructions[0] < 0.8 * instructions[1]
     for match in (half["measured"]["match"], half["measured"]["reference"]):
         assert match["reason"] == "values and sums are rounded to float16"
         assert 0 < match["max_abs_difference"] < match["tolerance"]

@@ -26,8 +26,8 @@ Buffer: TypeAlias = Any
 LONGEST_SUM = 64
 """Products that are added up in float16 at most; such sums are added in float32.
 
-A fused product and sum in float16 rounds to 11 bits: a sum of n such, whose products' mean is zero, is off by about
-2^-12 √(n / 2) of itself, which is 0.1 % for 64 and 0.7 % for 4,096.
+A fused product and sum in float16 rounds to 11 bits. Where the products' mean is zero, what a sum of n is off by grows
+with √n: 0.09 % of such sums' root mean square for 64, the roundings of their operands with it, and 0.65 % for 4,096.
 """
 LARGEST = (-65504.0, 65504.0)
 """The least and the largest number of float16."""

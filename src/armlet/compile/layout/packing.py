@@ -62,7 +62,8 @@ def pack_depthwise(weight: Array, bias: Array, factors: Array | None, block: Blo
     """Pack the constants of a depthwise kernel: weight [channels, 1, height, width], bias and factors [channels].
 
     The weights' order is (row, column, channel). With dot products it is (block of channels, column, four rows,
-    channel, row), channels in the order of the accumulators and rows past the last one zero; bias and factors are blocks, too.
+    channel, row), channels in the order of the accumulators and rows past the last one zero; bias and factors are
+    blocks, too.
     """
     rest = [] if factors is None else [factors]
     if block is None:
