@@ -118,7 +118,8 @@ def _print(opened: Bundle) -> None:
         "target", f"{manifest.target.name}: {compiled.triple}, {compiled.cpu} {' '.join(compiled.features)}"
     )
     if compiled.precision != "float32":
-        facts.add_row("real numbers", f"{compiled.precision} within")
+        scored = "; scores are those of the float32 program" if manifest.evaluated else ""
+        facts.add_row("real numbers", f"{compiled.precision} within{scored}")
     if compiled.variants:
         names = ", ".join(variant.name for variant in compiled.variants)
         facts.add_row("variants", f"{names}: taken where the CPU has them; {manifest.measured.variant} ran")
