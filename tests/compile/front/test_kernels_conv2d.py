@@ -180,6 +180,9 @@ def test_integer_weights_times_floats_equal_a_sum_in_float64(shape, vector: Vect
         (9, 9, 13, (3, 3), (2, 2)),
         (5, 8, 1, (5, 5), (1, 1)),
         (3, 3, 27, (3, 2), (1, 1)),
+        (8, 9, 80, (5, 5), (2, 2)),
+        (5, 7, 96, (3, 3), (1, 3)),
+        (4, 6, 17, (2, 2), (1, 3)),
     ],
 )
 @pytest.mark.parametrize("least", [-127, -128, -255])

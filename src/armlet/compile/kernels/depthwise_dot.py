@@ -7,7 +7,6 @@ pixels beside each other that the column belongs to.
 
 from __future__ import annotations
 
-import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,8 +101,8 @@ def write(
     spec: Depthwise, block: Block, buffers: tuple[Buffer, Buffer, Buffer, Buffer, Buffer], vector: Vector
 ) -> None:
     """Write the loops over x, packed weight, bias and multipliers, and y."""
-    epilogue = typing.cast("ep.Requantize", spec.epilogue)  # there is no block for another
     x, weight, bias, multipliers, y = buffers
+    assert isinstance(spec.epilogue, ep.Requantize)  # noqa: S101 - `block_of` has looked
     size, pixels, groups = block.channels, pixels_of(spec), ceil_div(spec.kernel[0], ROWS)
     acc = registers(pixels * size, "int32")
     pairs, parts = (registers(size * ROWS, "int8") for _ in range(2))
@@ -129,7 +128,7 @@ def write(
                 _multiply(block, parts, (weight, first), (acc, pixel * size))
         for pixel in range(pixels):
             out = (row * spec.out_width + column + pixel) * spec.channels + channel
-            value = _finished(epilogue, block, (acc, pixel * size), (multipliers, number * size), vector)
+            value = _finished(spec.epilogue, block, (acc, pixel * size), (multipliers, number * size), vector)
             store(y, out, size, value)
 
 
@@ -163,9 +162,9 @@ def _interleave(block: Block, x: Buffer, places: list[Expr], halves: tuple[Buffe
         for upper in (False, True):
             store(pairs, (2 * number + upper) * size, size, zipped(a, b, 1, upper))
     for quarter in _QUARTERS:
-        half, odd = divmod(quarter, 2)
+        half, upper = quarter // 2, quarter % 2 == 1
         a, b = (t.reinterpret(f"int16x{size // 2}", load(pairs, (2 * n + half) * size, size)) for n in (0, 1))
-        store(parts, quarter * size, size, t.reinterpret(f"int8x{size}", zipped(a, b, 2, bool(odd))))
+        store(parts, quarter * size, size, t.reinterpret(f"int8x{size}", zipped(a, b, 2, upper)))
 
 
 def _multiply(block: Block, parts: Buffer, weight: tuple[Buffer, Expr], acc: tuple[Buffer, int]) -> None:
