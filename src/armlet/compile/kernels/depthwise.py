@@ -42,6 +42,7 @@ class Depthwise:
         height, width, channels: of the padded input.
         kernel, stride: height and width.
         largest_weight: how far weights reach, 127 (two products fit in int16), 128 (one does) or 255 (they are int16).
+        small: whether constants must not grow for the sake of speed.
     """
 
     height: int
@@ -51,6 +52,7 @@ class Depthwise:
     stride: tuple[int, int]
     epilogue: ep.Epilogue
     largest_weight: int = 127
+    small: bool = False
 
     @property
     def out_height(self) -> int:

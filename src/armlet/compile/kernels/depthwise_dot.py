@@ -73,10 +73,10 @@ class Block:
 
 
 def block_of(spec: Depthwise, vector: Vector) -> Block | None:
-    """Choose the block; None where the vector unit has no such instruction, or the layer too few channels or rows."""
+    """Choose the block; None without such an instruction, for few channels or one row, or where size comes first."""
     if not isinstance(spec.epilogue, ep.Requantize) or spec.largest_weight > 128:
         return None
-    if spec.channels < 16 or spec.kernel[0] < 2:
+    if spec.small or spec.channels < 16 or spec.kernel[0] < 2:
         return None
     if vector.products in ("sdot", "smmla"):
         return Block(16, "sdot")

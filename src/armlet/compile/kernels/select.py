@@ -142,7 +142,8 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
     shape = builder.graph.tensors[layer.output].shape
     if op.groups == channels == outputs and channels > 1:
         largest = depthwise.largest_weight(weight)
-        depth = depthwise.Depthwise(height, width, channels, tuple(kernel), op.stride, epilogue, largest)
+        extents = height, width, channels, tuple(kernel), op.stride
+        depth = depthwise.Depthwise(*extents, epilogue, largest, builder.small)
         block = block_of(depth, builder.vector)
         constants = pack_depthwise(weight, bias, by_channel, block)
         schedule = "vector" if block is None else block.step
