@@ -14,11 +14,11 @@ from armlet.artifacts import Fallback
 from armlet.compile.frontend import graph as g
 from armlet.compile.frontend.values import Array, Clamp, Constant
 from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool
-from armlet.compile.kernels.depthwise_dot import block_of
 from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
 from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
+from armlet.compile.kernels.select_depthwise import emit_depthwise
 from armlet.compile.kernels.select_dynamic import EMITTERS as DYNAMIC
 from armlet.compile.kernels.select_dynamic import emit_conv2d, emit_dense
 from armlet.compile.kernels.select_grouped import emit_grouped
@@ -28,7 +28,7 @@ from armlet.compile.kernels.select_recurrent import emit_recurrent
 from armlet.compile.kernels.select_shifted import with_sums
 from armlet.compile.kernels.select_winograd import emit_winograd, tile_for
 from armlet.compile.layout.order import channels_last, permuted_columns
-from armlet.compile.layout.packing import pack_conv2d, pack_depthwise, starts
+from armlet.compile.layout.packing import pack_conv2d, starts
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.lowered import CallInfo, LoweredProgram
 from armlet.compile.quantized.arithmetic import addition, limits, requantization, slopes
@@ -144,11 +144,7 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
         largest = depthwise.largest_weight(weight)
         extents = height, width, channels, tuple(kernel), op.stride
         depth = depthwise.Depthwise(*extents, epilogue, largest, builder.small)
-        block = block_of(depth, builder.vector)
-        constants = pack_depthwise(weight, bias, by_channel, block)
-        schedule = "vector" if block is None else block.step
-        call = Kernel("depthwise_conv2d", schedule, depth, depthwise.build, depth.macs)
-        var = builder.call(layer.name, call, [x, *constants], prod(shape), builder.element(layer))
+        var = emit_depthwise(layer, depth, (x, weight, bias, by_channel), builder)
     else:
         if op.groups == 1 and tuple(kernel) == (1, 1) and op.stride == (1, 1):
             height, width = 1, height * width  # one long row: tiles of pixels fit better
