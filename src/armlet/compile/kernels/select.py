@@ -13,7 +13,7 @@ import numpy as np
 from armlet.artifacts import Fallback
 from armlet.compile.frontend import graph as g
 from armlet.compile.frontend.values import Array, Clamp, Constant
-from armlet.compile.kernels import conv2d, depthwise, elementwise, move, pool
+from armlet.compile.kernels import conv2d, elementwise, move, pool
 from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale
 from armlet.compile.kernels.generic import lower_generic
 from armlet.compile.kernels.loops import Vector, smallest
@@ -63,11 +63,7 @@ def _emit_layers(graph: g.Graph, builder: ProgramBuilder) -> None:
 
 
 def _padded(
-    layer: g.Layer,
-    padding: tuple[int, int, int, int],
-    value: float,
-    builder: ProgramBuilder,
-    slack: int = 0,
+    layer: g.Layer, padding: tuple[int, int, int, int], value: float, builder: ProgramBuilder, slack: int = 0
 ) -> tuple[object, int, int]:
     """Return the layer's input in channels-last order with its border and some slack after it, its height and width."""
     source = builder.channels_last(layer.inputs[0])
@@ -141,10 +137,8 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
     x, height, width = _padded(layer, op.padding, zero, builder, slack)
     shape = builder.graph.tensors[layer.output].shape
     if op.groups == channels == outputs and channels > 1:
-        largest = depthwise.largest_weight(weight)
         extents = height, width, channels, tuple(kernel), op.stride
-        depth = depthwise.Depthwise(*extents, epilogue, largest, builder.small)
-        var = emit_depthwise(layer, depth, (x, weight, bias, by_channel), builder)
+        var = emit_depthwise(layer, (*extents, epilogue), (x, weight, bias, by_channel), builder)
     else:
         if op.groups == 1 and tuple(kernel) == (1, 1) and op.stride == (1, 1):
             height, width = 1, height * width  # one long row: tiles of pixels fit better
