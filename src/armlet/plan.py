@@ -30,6 +30,7 @@ from armlet.spec.passes import n_teachers
 from armlet.spec.recipe import Recipe
 from armlet.spec.target import Target
 from armlet.spec.train import TrainSpec
+from armlet.spec.widths import settled
 
 _PACKAGE = Path(__file__).parent
 
@@ -255,12 +256,14 @@ class _Layout:
                 f"teacher {number + 1}", "teacher", f"train {recipe.model.kind} again, from another seed",
                 (*before, *self.judge), [made_of, number], position=number,
             )  # fmt: skip
-        for position, options in enumerate(recipe.passes):
+        for position in range(len(recipe.passes)):
+            options = settled(recipe, position)
             what = options.kind.replace("_", " ") + (f": {options.gains}" if options.gains else "")
             others = (f"teacher {number + 1}" for number in range(1, n_teachers(options)))
             needs = (*dict.fromkeys((last, "train")), *others, *self.judge)
             named: str | None = getattr(options, "target", None)
-            costs_on = None if named is None else load_target(named)
+            by_latency = getattr(options, "latency", None) is not None
+            costs_on = load_target(named) if named is not None and by_latency else None
             last = self.add(
                 f"pass {position + 1} {options.kind}", "pass", what, needs,
                 [options.model_dump(mode="json"), data, seed, *_programs_on(costs_on, recipe)], position=position,

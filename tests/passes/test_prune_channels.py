@@ -115,6 +115,14 @@ def test_widths_are_rounded_up_to_a_multiple(tiny_network, context):
     assert list(widths(pruned).values()) == [12, 4, 4]
 
 
+def test_widths_fill_the_vectors_of_a_target(tiny_network, context):
+    network = tiny_network(channels=[20, 6, 8])
+    options = prune(ratio=0.5, round_to="vector", target="raspberry-pi-4")
+    pruned, record = run_pass(options, network, context(network))
+    assert list(widths(pruned).values()) == [12, 4, 4]
+    assert "what is left is a multiple of 4 where possible" in record.notes
+
+
 def test_a_group_too_narrow_for_the_multiple_is_left_whole(tiny_network, context):
     network = tiny_network(channels=[6, 16])
     pruned, record = run_pass(prune(ratio=0.5, round_to=8), network, context(network))

@@ -6,10 +6,14 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
+from armlet.compile.kernels.epilogue import FloatClamp, Requantize, width
+from armlet.compile.kernels.loops import vector_of
 from armlet.errors import UsageError
 from armlet.plan import STAGES, make_plan
 from armlet.spec.load import load_recipe, load_target, shipped_targets
+from armlet.spec.passes import PruneChannels
 from armlet.spec.recipe import Recipe
+from armlet.spec.widths import settled
 
 BASE = {
     "name": "tiny",
@@ -287,3 +291,46 @@ def test_a_pass_that_costs_programs_depends_on_their_target_and_on_what_makes_th
     after = keys(recipe, "host")
     assert after[step] != before[step]
     assert after["train"] == before["train"]
+
+
+@pytest.mark.parametrize(
+    ("passes", "change", "target", "expected"),
+    [
+        ([], {}, "raspberry-pi-4", 4),
+        ([{"kind": "distill"}], {}, "raspberry-pi-4", 4),
+        ([{"kind": "quantize_static"}], {}, "raspberry-pi-4", 8),
+        ([{"kind": "quantize_static", "mode": "dynamic"}], {}, "raspberry-pi-4", 8),
+        ([{"kind": "quantize_static", "mode": "weight_only"}], {}, "raspberry-pi-4", 4),
+        ([{"kind": "distill"}, {"kind": "quantize_aware"}], {}, "android-armv7", 8),
+        ([], {"precision": "float16"}, "raspberry-pi-5", 8),
+        ([], {}, "x86-64-vnni", 16),
+        ([{"kind": "quantize_static"}], {}, "x86-64-vnni", 32),
+    ],
+)
+def test_widths_fill_the_vectors_that_the_finished_network_is_computed_in(passes, change, target, expected):
+    options = {"kind": "prune_channels", "ratio": "50 %", "round_to": "vector", "target": target}
+    recipe = Recipe.model_validate(BASE | change | {"passes": [options, *passes]})
+    found = settled(recipe, 0)
+    assert isinstance(found, PruneChannels)
+    assert found.round_to == expected
+    step = make_plan(recipe, [load_target(target)]).pass_steps[0]
+    assert step.costs_on is None  # nothing is compiled for it
+    by_hand = recipe.passes[0].model_copy(update={"round_to": expected})
+    same = recipe.model_copy(update={"passes": (by_hand, *recipe.passes[1:])})
+    assert make_plan(same, [load_target(target)]).pass_steps[0].key == step.key
+
+
+def test_widths_for_an_unknown_target_are_refused_by_the_plan():
+    options = {"kind": "prune_channels", "ratio": "50 %", "round_to": "vector", "target": "raspberry-pi-9"}
+    with pytest.raises(UsageError, match="raspberry-pi-9"):
+        keys(BASE | {"passes": [options]})
+
+
+@pytest.mark.parametrize("name", sorted(shipped_targets()))
+def test_kernels_compute_as_many_channels_at_a_time_as_widths_are_multiples_of(name):
+    target = load_target(name)
+    for build in target.builds:
+        assert width(Requantize(8, 0, -128, 127), vector_of(build)) == target.lanes("int8")
+        assert width(FloatClamp(None, None), vector_of(build)) == target.lanes("float32")
+        if build.computes_float16:
+            assert width(FloatClamp(None, None), vector_of(build, "float16")) == target.lanes("float16")

@@ -11,6 +11,8 @@ from armlet.spec.base import Bytes, Fraction, ListOf, Spec
 
 Feature = Literal["neon", "dotprod", "fp16", "i8mm", "sve", "sse4.2", "avx2", "avx512vnni"]
 """An instruction set extension that kernels may ask for."""
+Element = Literal["int8", "float16", "float32"]
+"""What kernels multiply."""
 Variant = Literal["dotprod", "i8mm"]
 """An extension that programs can look for where they run."""
 
@@ -171,6 +173,16 @@ class Target(Spec):
     def computes_float16(self) -> bool:
         """Whether its vector unit has arithmetic on float16 (FEAT_FP16 of Armv8.2)."""
         return {"neon", "fp16"} <= set(self.resolved_features)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Width of a register of its vector unit; without one, of what the compiler splits."""
+        features = self.resolved_features
+        return 64 if "avx512vnni" in features else 32 if "avx2" in features else 16
+
+    def lanes(self, element: Element) -> int:
+        """Return how many channels kernels compute in one vector; for int8, one of its int16 products."""
+        return self.vector_bytes // (4 if element == "float32" else 2)
 
     @property
     def is_android(self) -> bool:

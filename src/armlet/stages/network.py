@@ -12,6 +12,7 @@ from armlet.errors import UnsupportedOperator, UsageError
 from armlet.spec.load import load_target
 from armlet.spec.model import ModelSpec
 from armlet.spec.train import TrainSpec
+from armlet.spec.widths import settled
 from armlet.stages.context import ASSETS, OUTPUTS_FILE, StageContext
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def run_one_pass(context: StageContext) -> Compressed:
     recipe, splits = context.plan.recipe, context.splits()
     teachers = [context.folder_of(need) for need in context.step.needs if need.startswith("teacher ")]
     network, record = run_pass(
-        recipe.passes[context.step.position],
+        settled(recipe, context.step.position),
         load_network(context.inputs[0]),
         PassContext(
             splits=splits,

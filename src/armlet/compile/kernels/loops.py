@@ -68,17 +68,17 @@ class Vector:
 
 def vector_of(target: Target, precision: Precision = "float32") -> Vector:
     """Return the vector unit that the target's features give, for real numbers of a type that it computes on."""
-    features = target.resolved_features
+    features, n_bytes = target.resolved_features, target.vector_bytes
     if "neon" in features and target.is_arm32:
-        return Vector(16, 16, "widening", "llvm.arm.neon.vqdmulh.v4i32")
+        return Vector(n_bytes, 16, "widening", "llvm.arm.neon.vqdmulh.v4i32")
     if "neon" in features:
         products: Products = "smmla" if "i8mm" in features else "sdot" if "dotprod" in features else "sadalp"
-        return Vector(16, 32, products, "llvm.aarch64.neon.sqdmulh.v4i32", by_lane=True, real=precision)
+        return Vector(n_bytes, 32, products, "llvm.aarch64.neon.sqdmulh.v4i32", by_lane=True, real=precision)
     if "avx512vnni" in features:
-        return Vector(64, 32, "vpdpbusd")
+        return Vector(n_bytes, 32, "vpdpbusd")
     if "avx2" in features or "sse4.2" in features:
-        return Vector(32 if "avx2" in features else 16, 16, "pmaddwd")
-    return Vector(16, 16, "widening")
+        return Vector(n_bytes, 16, "pmaddwd")
+    return Vector(n_bytes, 16, "widening")
 
 
 def n_bytes(dtype: str) -> int:

@@ -38,6 +38,7 @@ from armlet.passes.prune.remove import remove_channels
 from armlet.passes.prune.selection import select_by_layer, select_globally
 from armlet.spec.passes import PruneChannels
 from armlet.spec.passes.prune import GOALS, GoalName
+from armlet.spec.widths import multiple_of
 from armlet.train import GroupLasso
 
 _STREAM = 6  # each purpose of a seed draws from a stream of its own
@@ -53,7 +54,7 @@ class ChannelPruning:
         goal: what says how much goes.
         value: the share of each group's channels that goes, for a ratio from 0 to below 1; else what may be left, see
             `goal_of`.
-        target: of a latency.
+        target: of a latency, and of the vectors that `round_to` comes from.
         criterion: what ranks channels, a name of `importance.CRITERIA`.
         n_samples: training samples that are looked at.
         scope: whether channels are ranked within their group or over all groups, at a ratio.
@@ -102,6 +103,8 @@ class ChannelPruning:
         )
         notes = [f"{g.name} keeps its channels: {g.reason}" for g in found.fixed]
         notes += [f"{g.name} keeps its {g.unit}: excluded" for g in found.prunable if self._excluded(g)]
+        if self.round_to > 1:
+            notes.append(f"what is left is a multiple of {self.round_to} where possible")
         before = {g.name: g for g in found.prunable if not self._excluded(g)}
         goal = None
         if self.goal != "ratio":
@@ -253,7 +256,7 @@ def _note(group: ChannelGroup, left: int) -> str:
 
 @PASSES.register("prune_channels")
 def build(options: PruneChannels) -> Pass:
-    """Build the pass from its section of a recipe."""
+    """Build the pass from its section of a recipe; vectors are those of float32 unless the recipe has settled them."""
     lasso = options.group_lasso
     goal, value = next((name, getattr(options, name)) for name in GOALS if getattr(options, name) is not None)
     return ChannelPruning(
@@ -264,7 +267,7 @@ def build(options: PruneChannels) -> Pass:
         n_samples=options.samples,
         scope=options.scope,
         steps=options.steps,
-        round_to=options.round_to,
+        round_to=multiple_of(options),
         through_layer_norm=options.through_layer_norm,
         exclude=options.exclude,
         shrink=finetuning_of(lasso),

@@ -25,3 +25,8 @@ class PassOptions(Spec):
     never_after: ClassVar[Mapping[str, str]] = {}
     once: ClassVar[bool] = False
     gains: ClassVar[str] = ""
+
+    @property
+    def computes_integers(self) -> bool:
+        """Whether programs multiply int8 after it."""
+        return False

@@ -50,7 +50,8 @@ class PruneChannels(PassOptions):
         description="Time that one inference of the float program may take on `target`, with its unit.",
     )
     target: str | None = Field(
-        None, description="Name of the target, or a YAML file, that `latency` is estimated for."
+        None,
+        description="Name of the target, or a YAML file, of `latency` and of `round_to: vector`.",
     )
     importance: Literal["l1", "l2", "bn_scale", "taylor", "hessian", "fpgm", "activation", "random"] = Field(
         "l2",
@@ -65,9 +66,12 @@ class PruneChannels(PassOptions):
     steps: PositiveInt = Field(
         1, le=100, description="Rounds of removing and training; finetune's epochs are divided among them."
     )
-    round_to: PositiveInt = Field(
+    round_to: PositiveInt | Literal["vector"] = Field(
         1,
-        description="Leave a multiple of this many channels or units where possible; heads are not counted.",
+        description=(
+            "Leave a multiple of this many channels or units where possible; heads are not counted. vector: of as many"
+            " as kernels on `target` compute in one vector, of int8 where a later pass quantises."
+        ),
     )
     through_layer_norm: bool = Field(
         False,
@@ -96,7 +100,9 @@ class PruneChannels(PassOptions):
         given = [name for name in GOALS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"has {' and '.join(given) or 'none'} of {', '.join(GOALS)}: give exactly one")
-        if (self.latency is None) != (self.target is None):
+        if self.round_to == "vector" and self.target is None:
+            raise ValueError("round_to: vector needs target, whose vectors channels should fill")
+        if self.round_to != "vector" and (self.latency is None) != (self.target is None):
             raise ValueError("latency and target go together: one of them is missing")
         if self.ratio is None and self.scope == "global":
             raise ValueError("scope: global ranks with a ratio; a budget finds each layer's share by itself")

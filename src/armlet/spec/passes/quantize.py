@@ -134,6 +134,11 @@ class QuantizeStatic(PassOptions):
     never_after: ClassVar[Mapping[str, str]] = QUANTIZING
     once: ClassVar[bool] = True
 
+    @property
+    def computes_integers(self) -> bool:
+        """Whether programs multiply int8 after it."""
+        return self.mode != "weight_only"
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.weights == "per_group" and self.mode != "weight_only":
@@ -240,3 +245,8 @@ class QuantizeAware(PassOptions):
     )
     never_after: ClassVar[Mapping[str, str]] = QUANTIZING
     once: ClassVar[bool] = True
+
+    @property
+    def computes_integers(self) -> bool:
+        """Whether programs multiply int8 after it."""
+        return True
