@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -241,10 +242,17 @@ def test_a_budget_takes_first_what_loses_least():
 
 def test_what_can_not_be_saved_is_refused(tiny_network, context):
     network = tiny_network()
-    with pytest.raises(
-        PreconditionFailed, match=r"macs can't fall to 0.01 of now: ranks of 1 everywhere save \d+ of the"
-    ):
-        run_pass(options(macs=0.01), network, context(network))
+    for name in ("macs", "parameters"):
+        with pytest.raises(PreconditionFailed, match=f"{name} can't fall to 0.01 of now") as refused:
+            run_pass(options(**{name: 0.01}), network, context(network))
+        said = re.search(r"the least that can be reached.* is (0\.\d+), (\d+) of (\d+)", str(refused.value))
+        assert said, refused.value
+        share, least, full = float(said[1]), int(said[2]), int(said[3])
+        assert full == getattr(cost_of(network), name)
+        reached, _ = run_pass(options(**{name: share}), network, context(network))
+        assert least <= getattr(cost_of(reached), name) <= share * full
+        with pytest.raises(PreconditionFailed, match="the least that can be reached"):
+            run_pass(options(**{name: share - 0.002}), network, context(network))
     with pytest.raises(PreconditionFailed, match="exclude has 'nowhere'"):
         run_pass(options(energy=0.9, exclude=["nowhere"]), network, context(network))
 

@@ -68,12 +68,14 @@ class Factorization:
         problems = (*float_only(network, "factorize"), *unmatched(self.exclude, network.module))
         if problems:
             return problems
-        wanted, most = self._wanted(cost_of(network)), most_saved(self._candidates(network, {})[0])
+        cost = cost_of(network)
+        wanted, most = self._wanted(cost), most_saved(self._candidates(network, {})[0])
         problems = tuple(
-            f"{name} can't fall to {share:.3g} of now: ranks of 1 everywhere save {found} of the {wish} asked for"
-            for name, share, wish, found in (
-                ("macs", self.macs, wanted.macs, most.macs),
-                ("parameters", self.parameters, wanted.parameters, most.parameters),
+            f"{name} can't fall to {share:.3g} of now: the least that can be reached, with ranks of 1 everywhere, is"
+            f" {math.ceil(1000 * (full - found) / full) / 1000:.3g}, {full - found} of {full}"
+            for name, share, full, wish, found in (
+                ("macs", self.macs, cost.macs, wanted.macs, most.macs),
+                ("parameters", self.parameters, cost.parameters, wanted.parameters, most.parameters),
             )
             if share is not None and found < wish
         )
