@@ -137,6 +137,7 @@ def test_steps_of_a_curve_keep_a_channel_and_the_multiple(tiny_network):
     assert Ranked(group, order).counts() == (0, 2, 5, 7, 10, 12, 15, 17)
     assert Ranked(group, order, multiple=8).counts() == (0, 4, 12)
     assert max(Ranked(group, order, multiple=32).counts()) == 0
+    assert max(Ranked(replace(group, n_channels=9, least=2), order[:9]).counts()) == 7
     assert np.all(np.diff(Ranked(group, order).counts()) > 0)
 
 

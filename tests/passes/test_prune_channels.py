@@ -16,6 +16,7 @@ from armlet.analysis.graph import trace
 from armlet.analysis.groups import channel_groups
 from armlet.artifacts import InputSpec
 from armlet.metrics import Scorer
+from armlet.models.network import fit_to_shapes
 from armlet.passes import PreconditionFailed, run_pass
 from armlet.passes.prune.remove import remove_channels
 from armlet.passes.prune.selection import select_by_layer, select_globally
@@ -236,6 +237,51 @@ def test_code_that_fits_only_a_little_less_is_refused_with_what_would_be_right(t
     assert network.module.conv.out_channels == 8
 
 
+class Groups(nn.Module):
+    """A convolution of eight channels, one of them in groups, and one that reads it."""
+
+    def __init__(self, kind, groups):
+        super().__init__()
+        self.first, self.grouped = nn.Conv2d(1, 8, 3), kind(8, 8, 3, groups=groups)
+        self.last, self.out = nn.Conv2d(8, 6, 1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.grouped(torch.relu(self.first(x))))
+        return self.out(torch.relu(self.last(x)).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("groups", [8, 4])
+@pytest.mark.parametrize("goal", [{"ratio": 0.9}, {"ratio": 0.9, "scope": "global"}, {"parameters": 0.42}])
+def test_a_grouped_convolution_keeps_two_groups(goal, groups, kind, tiny_network, context, tmp_path):
+    torch.manual_seed(0)
+    network = replace(tiny_network(), module=Groups(kind, groups).eval())
+    with torch.no_grad():  # the least important of all, so that every criterion takes them first
+        network.module.first.weight *= 0.01
+        network.module.grouped.weight *= 0.01
+        network.module.last.weight *= 0.01
+    pruned, record = run_pass(prune(**goal, importance="l1"), network, context(network))
+    left = pruned.module.grouped.groups
+    assert left == 2 if "ratio" in goal else 2 <= left < groups
+    assert f"first: {groups} -> {left} channels" in record.notes
+    tensors = pruned.module.state_dict()
+    again = Groups(kind, groups)
+    fit_to_shapes(again, tensors)
+    inputs = torch.randn(2, 1, 12, 12)
+    torch.testing.assert_close(again.eval()(inputs), pruned.module(inputs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_two_groups_stay_and_the_notes_say_why(kind, tiny_network, context):
+    network = replace(tiny_network(), module=Groups(kind, 2).eval())
+    pruned, record = run_pass(prune(ratio=0.5), network, context(network))
+    assert (pruned.module.first.out_channels, pruned.module.last.out_channels) == (8, 3)
+    assert any(
+        "first keeps its channels: they are the two groups of a convolution" in n for n in record.notes
+    )
+    assert not any("holds how many" in n for n in record.notes)
+
+
 group_scores = st.lists(
     st.lists(st.floats(0.0, 10.0), min_size=1, max_size=40).map(np.array), min_size=1, max_size=5
 )
@@ -245,13 +291,14 @@ group_scores = st.lists(
     group_scores,
     st.floats(0.0, 0.999),
     st.integers(1, 16),
+    st.integers(1, 2),
     st.sampled_from([select_by_layer, select_globally]),
 )
-def test_no_group_is_emptied_and_none_loses_more_than_asked(scores, ratio, round_to, select):
-    removed = select(scores, ratio, [round_to] * len(scores))
+def test_no_group_is_emptied_and_none_loses_more_than_asked(scores, ratio, round_to, least, select):
+    removed = select(scores, ratio, [round_to] * len(scores), least=[least] * len(scores))
     for group, gone in zip(scores, removed, strict=True):
         left = len(group) - len(gone)
-        assert left >= 1
+        assert left >= min(least, len(group))
         assert len(set(gone)) == len(gone)
         assert not gone or left % round_to == 0
         assert not gone or max(group[list(gone)]) <= min(np.delete(group, gone))

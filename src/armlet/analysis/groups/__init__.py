@@ -7,7 +7,7 @@ that must stay or go together have their numbers joined:
 1. convolution, linear, embedding: the output has new numbers, tied to a dimension of the weight and to the bias; the
    input's numbers are tied to the other dimension of the weight;
 2. grouped convolution: it loses whole groups, so all inputs and outputs of a group are joined; in a depthwise
-   convolution that is one channel each;
+   convolution that is one channel each, and two groups stay;
 3. recurrent layer: a hidden unit is a row of every gate in both directions, and a column of the recurrent weight;
 4. normalisation of each channel: its parameters and statistics are tied to the input's numbers. One over all channels
    gives others when some are missing, so it is left whole unless that is asked for;

@@ -67,6 +67,7 @@ def _grouped(tracker: Tracker, node: Node, extent: tuple[int, int], outputs: Ids
     for in_group, out_group in zip(np.split(inputs, groups), np.split(outputs, groups), strict=True):
         tracker.join_all(in_group)
         tracker.join(np.full(len(out_group), in_group[0]), out_group)
+    tracker.grouped.update(inputs.tolist())
     if channels is None:  # inputs that are not tracked can't be removed, so neither can the outputs
         tracker.fix(node, f"they come from {source.name}, which is not tracked")
     return inputs

@@ -35,6 +35,8 @@ class ChannelGroup:
         layers: all layers that compute them.
         n_channels: how many there are.
         unit: what each of them is.
+        least: how many of them stay: two where they are groups of a convolution, which with one left would be an
+            ordinary convolution, and shapes do not tell which of the two a layer was.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ChannelGroup:
     n_channels: int
     members: tuple[Member, ...]
     unit: Unit
+    least: int = 1
 
     @property
     def weights(self) -> tuple[Member, ...]:

@@ -41,6 +41,7 @@ class Tracker:
         reasons: why a number is fixed.
         untouchable: why a parameter can't be sliced.
         heads: numbers that are heads of attention.
+        grouped: numbers that are groups of a convolution.
     """
 
     traced: Traced
@@ -54,6 +55,7 @@ class Tracker:
     reasons: dict[int, str] = field(default_factory=dict)
     untouchable: dict[str, str] = field(default_factory=dict)
     heads: set[int] = field(default_factory=set)
+    grouped: set[int] = field(default_factory=set)
 
     def new(self, n: int) -> Ids:
         """Return `n` new numbers."""
@@ -148,7 +150,7 @@ class Tracker:
         }
         for number, reason in self.reasons.items():
             reasons.setdefault(self.find(number), reason)
-        heads = {self.find(number) for number in self.heads}
+        heads, grouped = ({self.find(i) for i in numbers} for numbers in (self.heads, self.grouped))
         sets = _connected(roots)
         channels_of = [
             list(dict.fromkeys(i for layer in layers for i in roots[layer].tolist())) for layers in sets
@@ -163,7 +165,8 @@ class Tracker:
                 {"heads"} if heads & {*channels} else set()
             )
             unit = next(word for word in _SPECIAL if word in units)
-            prunable.append(ChannelGroup(layers[0], layers, len(channels), found, unit))
+            least = 1 if grouped.isdisjoint(channels) else 2
+            prunable.append(ChannelGroup(layers[0], layers, len(channels), found, unit, least))
         return ChannelGroups(tuple(prunable), (*fixed, *self._unknown()))
 
     def _unknown(self) -> Iterator[FixedGroup]:

@@ -55,7 +55,7 @@ class Ranked:
     def counts(self) -> tuple[int, ...]:
         """Return how many channels go at each step, from none on."""
         n = self.group.n_channels
-        left = {n, *(max(1, n - n * step // N_STEPS) for step in range(N_STEPS))}
+        left = {n, *(max(min(n, self.group.least), n - n * step // N_STEPS) for step in range(N_STEPS))}
         rounded = {min(n, -(-k // self.multiple) * self.multiple) for k in left}
         return tuple(sorted(n - k for k in rounded))
 

@@ -1,7 +1,8 @@
-"""Groups of channels whose places the network's own code holds, found by trial: they can't lose any.
+"""Groups that can't lose any channels: they have no more than must stay, or the network's own code holds their places.
 
 A graph does not say where the sizes in it come from: `view(n, t, 4, 8)` may hold numbers or take them from a weight's
-shape. So one channel of each group goes, and the smaller network's groups must be those of the whole one without it.
+shape. So one channel of each group goes, by trial, and the smaller network's groups must be those of the whole one
+without it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from armlet.errors import UnsupportedOperator
 from armlet.passes.prune.remove import remove_channels
 
 _REASON = "the network's own code holds how many there are; it should take that from a weight's shape"
+_TWO_GROUPS = (
+    "they are the two groups of a convolution, which keeps two or more: with one it would be an ordinary one"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def _left(member: Member, gone: Sequence[int], lost: bool) -> Member:
 def prunable_groups(
     module: nn.Module, inputs: tuple[InputSpec, ...], traced: Traced, *, through_layer_norm: bool = False
 ) -> ChannelGroups:
-    """Return the channel groups of a network, those that its code keeps from losing any among the fixed ones.
+    """Return the channel groups of a network, those that can't lose any among the fixed ones.
 
     Args:
         module: the network.
@@ -93,6 +97,8 @@ def prunable_groups(
     """
     found = channel_groups(traced, through_layer_norm=through_layer_norm)
     trial = _Trial(module, inputs, through_layer_norm, found.prunable)
-    held = trial.held([group for group in found.prunable if group.n_channels > 1])
-    fixed = [FixedGroup(g.name, g.layers, _REASON) for g in found.prunable if g.name in held]
-    return ChannelGroups(tuple(g for g in found.prunable if g.name not in held), (*found.fixed, *fixed))
+    reasons = {g.name: _TWO_GROUPS for g in found.prunable if 1 < g.n_channels <= g.least}
+    held = trial.held([g for g in found.prunable if g.n_channels > 1 and g.name not in reasons])
+    reasons |= dict.fromkeys(held, _REASON)
+    fixed = [FixedGroup(g.name, g.layers, reasons[g.name]) for g in found.prunable if g.name in reasons]
+    return ChannelGroups(tuple(g for g in found.prunable if g.name not in reasons), (*found.fixed, *fixed))

@@ -189,7 +189,8 @@ class ChannelPruning:
             ratio = 1 - (1 - self.value) ** (step / self.steps)
             select = select_by_layer if self.scope == "layer" else select_globally
             sizes = [whole[group.name].n_channels for group in groups]
-            return list(zip(groups, select(scores, ratio, multiples, sizes), strict=True))
+            least = [group.least for group in groups]
+            return list(zip(groups, select(scores, ratio, multiples, sizes, least), strict=True))
         # A stable sort: of equal channels the first go, on every machine.
         ranked = [
             Ranked(group, tuple(np.argsort(score, kind="stable").tolist()), multiple)

@@ -148,8 +148,8 @@ class DeadUnitRemoval:
         proven = _silenced(group, module, traced)
         if self.proof == "weights":
             constant &= proven
-        if constant.all():
-            constant[0] = False  # a layer keeps one channel
+        missing = group.least - int((~constant).sum())
+        constant[np.flatnonzero(constant)[: max(missing, 0)]] = False
         channels = tuple(np.flatnonzero(constant).tolist())
         return _Dead(group, channels, tuple(c for c in channels if proven[c]))
 

@@ -11,7 +11,11 @@ from armlet.passes.prune.importance import Scores
 
 
 def select_by_layer(
-    scores: Sequence[Scores], ratio: float, multiples: Sequence[int], sizes: Sequence[int] | None = None
+    scores: Sequence[Scores],
+    ratio: float,
+    multiples: Sequence[int],
+    sizes: Sequence[int] | None = None,
+    least: Sequence[int] | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """Return the channels of each group that are removed: the lowest of each, until `ratio` of it are gone.
 
@@ -20,15 +24,22 @@ def select_by_layer(
         ratio: from 0 to below 1.
         multiples: what the number of channels that each group keeps is a multiple of, where it loses any.
         sizes: channels of each group before any round of pruning; by default those that it has now.
+        least: channels that stay in each group; by default one.
     """
     return tuple(
-        _lowest(group, _n_removed(len(group), ratio * size - (size - len(group)), multiple))
-        for group, multiple, size in zip(scores, multiples, sizes or list(map(len, scores)), strict=True)
+        _lowest(group, _n_removed(len(group), ratio * size - (size - len(group)), multiple, few))
+        for group, multiple, size, few in zip(
+            scores, multiples, sizes or list(map(len, scores)), least or [1] * len(scores), strict=True
+        )
     )
 
 
 def select_globally(
-    scores: Sequence[Scores], ratio: float, multiples: Sequence[int], sizes: Sequence[int] | None = None
+    scores: Sequence[Scores],
+    ratio: float,
+    multiples: Sequence[int],
+    sizes: Sequence[int] | None = None,
+    least: Sequence[int] | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """Return the channels of each group that are removed: the lowest of all, until `ratio` of their sum are gone.
 
@@ -41,14 +52,14 @@ def select_globally(
     n_wanted = max(0, math.floor(ratio * whole + 1e-9) - (whole - len(ranked)))
     threshold = ranked[n_wanted] if n_wanted < len(ranked) else np.inf
     return tuple(
-        _lowest(group, _n_removed(len(group), float((group < threshold).sum()), multiple))
-        for group, multiple in zip(scores, multiples, strict=True)
+        _lowest(group, _n_removed(len(group), float((group < threshold).sum()), multiple, few))
+        for group, multiple, few in zip(scores, multiples, least or [1] * len(scores), strict=True)
     )
 
 
-def _n_removed(n: int, wanted: float, multiple: int) -> int:
-    """Return how many of `n` channels go, at most `wanted`: what is left is rounded up, and never nothing."""
-    left = max(1, n - math.floor(wanted + 1e-9))
+def _n_removed(n: int, wanted: float, multiple: int, least: int) -> int:
+    """Return how many of `n` channels go, at most `wanted`: what is left is rounded up, and never below `least`."""
+    left = max(least, n - math.floor(wanted + 1e-9))
     return n - min(n, math.ceil(left / multiple) * multiple)
 
 
