@@ -77,7 +77,7 @@ KERNELS: dict[str, tuple[Build, list[np.ndarray], tuple[int, ...]]] = {
         (0, 1),
     ),
     "table": (lambda v: el.build_table(el.Table(37), v), [_int8(37), _int8(256)], (0,)),
-    "to float": (lambda v: el.build_to_float(el.ToFloat(SIZE), v), [_int32(SIZE)], (0,)),
+    "convert": (lambda v: el.build_convert(el.Convert(SIZE, "int32", "float32"), v), [_int32(SIZE)], (0,)),
     "recenter": (lambda v: el.build_recenter(el.Recenter(SIZE, "uint8"), v), [_int8()], (0,)),
     "product": (
         lambda v: el.build_product(el.Product(SIZE, 1, (4, -7), DONE, 1 << 30), v),
