@@ -44,7 +44,7 @@ class FakeQuantize(nn.Module):
         zero_point: the integer that stands for 0.0.
         limits: the least and the greatest integer.
         axis: dimension that the scales are along; None for one scale of values [N, ...].
-        frozen_after: steps of training after which the scales stay, None to learn them to the end.
+        frozen_after: calls in training after which the scales stay, None to learn them to the end.
     """
 
     def __init__(
@@ -135,15 +135,22 @@ def fake_quantized(
         one = first[names[0]]
         quantizer = f"quantizer_{number}"
         limits = (ACTIVATION_MIN, ACTIVATION_MAX)
+        # What only moves values of the same scale has nothing to round.
+        rounded = [
+            nodes[name]
+            for name in names
+            if nodes[name].target not in SHARING
+            or not {value_name(n) for n in nodes[name].all_input_nodes} <= set(names)
+        ]
+        calls = (
+            None if frozen_after is None else frozen_after * len(rounded)
+        )  # it counts those, several a step
         module.add_submodule(
-            quantizer, FakeQuantize((one.scale,), one.zero_point, limits, None, frozen_after)
+            quantizer, FakeQuantize((one.scale,), one.zero_point, limits, frozen_after=calls)
         )
         activations[names] = quantizer
-        for name in names:
-            # What only moves values of the same scale has nothing to round.
-            sources = [value_name(n) for n in nodes[name].all_input_nodes]
-            if nodes[name].target not in SHARING or not set(sources) <= set(names):
-                _insert(nodes[name], quantizer)
+        for node in rounded:
+            _insert(node, quantizer)
     weights, parameters = {}, {p.parameter: p for p in quantization.parameters}
     for number, (name, source) in enumerate(_weights(traced, placement, quantization, nodes)):
         quantizer, weight = f"weight_quantizer_{number}", parameters[name]
