@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tests.train import test_generators as generators
 from torch import nn
 
@@ -183,6 +184,65 @@ def test_a_teacher_changes_what_is_learned(tiny_network, context):
     network = tiny_network()
     alone, taught = (aware(network, context, alpha=alpha)[0] for alpha in (0.0, 0.9))
     assert fingerprint(alone) != fingerprint(taught)
+
+
+def test_several_teachers_are_heard_as_one_that_says_what_they_say(tiny_network, context):
+    network, other = tiny_network(), tiny_network()
+    with torch.no_grad():
+        other.module.classifier.weight *= -1
+    spec = {"alpha": 1.0, "terms": ({"kind": "outputs"},), "train": TRAIN}
+    alone, twice, both = (
+        run_pass(
+            QuantizeAware(kind="quantize_aware", teachers=1 + len(others), **spec),
+            network,
+            dataclasses.replace(context(network), other_teachers=others),
+        )[0]
+        for others in ((), (network,), (other,))
+    )
+    weights = [n.module.classifier.weight.detach() for n in (alone, twice, both)]
+    # Sums of two equal halves: the same but for roundings, which four epochs carry on.
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-4)
+    assert not torch.allclose(weights[2], weights[0], atol=1e-2)
+
+
+def test_samples_without_labels_are_learned_from_and_counted(tiny_network, context, splits):
+    network = tiny_network()
+    more = dataclasses.replace(splits, unlabeled=(splits.test.inputs[0],))
+    given = dataclasses.replace(context(network), splits=more)
+
+    def trained(**options: object) -> Network:
+        spec = QuantizeAware(kind="quantize_aware", alpha=0.9, train=TRAIN, **options)
+        return run_pass(
+            spec, network, dataclasses.replace(given, work=given.work / str(sorted(options.items())))
+        )[0]
+
+    without, learned = trained(), trained(unlabeled=True)
+    assert fingerprint(without) != fingerprint(learned)
+    # Scales that stay after the last step are learned in all, those of the samples without labels too.
+    assert fingerprint(trained(unlabeled=True, freeze_after=TRAIN["epochs"])) == fingerprint(learned)
+    assert fingerprint(trained(unlabeled=True, freeze_after=1)) != fingerprint(learned)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"teachers": 2}, "teachers need alpha above 0 %"),
+        ({"unlabeled": True, "terms": [{"kind": "logits"}]}, "unlabeled and terms need alpha above 0 %"),
+        ({"alpha": 0.5, "terms": [{"kind": "features"}]}, "features look at layers, and what is trained"),
+        ({"alpha": 0.5, "terms": [{"kind": "own_depth"}]}, "a graph without them: use logits, decoupled or"),
+    ],
+)
+def test_what_a_graph_can_not_be_taught_is_refused(options, said):
+    with pytest.raises(ValidationError, match=said):
+        QuantizeAware(kind="quantize_aware", **options)
+
+
+def test_teachers_and_samples_that_are_not_there_are_named(tiny_network, context):
+    network = tiny_network()
+    with pytest.raises(PreconditionFailed, match="teachers is 2, and there are 1"):
+        aware(network, context, alpha=0.5, teachers=2)
+    with pytest.raises(PreconditionFailed, match="there are no samples without labels"):
+        aware(network, context, alpha=0.5, unlabeled=True)
 
 
 class Stop(Exception):

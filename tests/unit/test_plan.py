@@ -270,6 +270,12 @@ def test_further_teachers_are_trained_once_and_only_for_the_passes_that_learn_fr
     assert before["train"] == keys(BASE)["train"]
 
 
+def test_further_teachers_are_trained_for_quantised_training_too():
+    passes = [{"kind": "quantize_aware", "alpha": "50 %", "teachers": 3}]
+    plan = make_plan(Recipe.model_validate(BASE | {"passes": passes}), [load_target("raspberry-pi-4")])
+    assert plan["pass 1 quantize_aware"].needs == ("train", "teacher 2", "teacher 3")
+
+
 @pytest.mark.parametrize("kind", ["prune_channels", "quantize_static"])
 def test_a_pass_that_costs_programs_depends_on_their_target_and_on_what_makes_them(
     kind, tmp_path, monkeypatch

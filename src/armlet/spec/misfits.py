@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from armlet.scores import METRICS, TASK_METRICS
 from armlet.spec.model import Autoencoder, Cnn, Gan, Lstm, Transformer
 from armlet.spec.passes.distill import Distill, Teaching
+from armlet.spec.passes.quantize import QuantizeAware
 from armlet.spec.recipe import Recipe
 from armlet.spec.train import TrainSpec
 
@@ -221,7 +222,7 @@ def _teaching(recipe: Recipe) -> Iterator[Misfit]:
             teaching, where = finetune.distill, (*where, "finetune", "distill")
         if teaching is None:
             continue
-        train = options.train if isinstance(options, Distill) else finetune
+        train = options.train if isinstance(options, Distill | QuantizeAware) else finetune
         if teaching.unlabeled and train is not None and (train.mixup or train.cutmix):
             yield (*where, "unlabeled"), "samples without labels can't be mixed: leave mixup and cutmix out"
         if teaching.unlabeled and not (data.has_unlabeled or data.fraction < 1 or data.per_class):

@@ -22,6 +22,7 @@ from armlet.passes.base import (
     float_only,
     unmatched,
 )
+from armlet.passes.finetune import Finetuning, Taught, taught_of, teachers_of, teaching_problems
 from armlet.passes.quantize.calibrate import NumberFormat, calibrate
 from armlet.passes.quantize.common import (
     calibration_samples,
@@ -37,7 +38,7 @@ from armlet.passes.quantize.observers import ObserverOptions
 from armlet.passes.quantize.placement import place
 from armlet.passes.quantize.ranges import sample_problems
 from armlet.spec.passes import QuantizeAware
-from armlet.train import DistillationOptions, TrainOptions, train_network
+from armlet.train import TrainOptions, train_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class AwareQuantization:
         observer: how the first ranges come from them.
         numbers: what the integers are like.
         freeze_after: epochs after which scales stay; None learns them to the end.
-        distillation: how much it learns of the teacher's answers; None for the labels alone.
+        taught: what it learns of teachers' answers; None for the labels alone.
         exclude: patterns of modules that stay float.
         exclude_types: types of modules that do.
     """
@@ -60,7 +61,7 @@ class AwareQuantization:
     observer: ObserverOptions = field(default_factory=lambda: ObserverOptions("mse"))
     numbers: NumberFormat = field(default_factory=NumberFormat)
     freeze_after: int | None = None
-    distillation: DistillationOptions | None = None
+    taught: Taught | None = None
     exclude: tuple[str, ...] = ()
     exclude_types: tuple[str, ...] = ()
 
@@ -80,10 +81,7 @@ class AwareQuantization:
         ]
         if shared_values(network):
             problems.append("quantize_aware does not keep shared values of weights: use quantize_static")
-        shape = context.teacher.architecture.output_shape
-        if self.distillation is not None and shape != network.architecture.output_shape:
-            problems.append(f"the teacher answers {shape}, the network {network.architecture.output_shape}")
-        return tuple(problems)
+        return (*problems, *teaching_problems(Finetuning(self.train, self.taught), network, context))
 
     def run(self, network: Network, context: PassContext) -> PassResult:
         """Fold, place, calibrate, train."""
@@ -107,8 +105,8 @@ class AwareQuantization:
             seed=context.seed,
             work=context.work,
             progress=context.progress,
-            teachers=() if self.distillation is None else (context.teacher,),
-            distillation=self.distillation,
+            teachers=() if self.taught is None else teachers_of(context, self.taught.n_teachers),
+            distillation=None if self.taught is None else self.taught.distillation,
         )
         _take_over(trainable, trained, folded.module)
         state = dict(folded.module.named_parameters())
@@ -132,7 +130,9 @@ class AwareQuantization:
         """Return the steps of training after which scales stay, as the quantisers count them."""
         if self.freeze_after is None:
             return None
-        n_samples = len(context.splits.train)
+        n_samples, unlabeled = len(context.splits.train), context.splits.unlabeled
+        if unlabeled and self.taught is not None and self.taught.distillation.unlabeled:
+            n_samples += len(unlabeled[0])
         n_steps = self.freeze_after * (n_samples // min(self.train.batch_size, n_samples))
         if context.scorer.task.kind == "generation":
             n_steps //= self.train.critic_steps
@@ -170,7 +170,7 @@ def build(options: QuantizeAware) -> Pass:
             symmetric, options.weights == "per_channel", weight_range="mse", weight_bits=options.weight_bits
         ),
         freeze_after=options.freeze_after,
-        distillation=DistillationOptions(options.temperature, options.alpha) if options.alpha else None,
+        taught=taught_of(options) if options.alpha else None,
         exclude=options.exclude,
         exclude_types=options.exclude_types,
     )

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds
 from armlet.spec.passes.base import QUANTIZING, PassOptions
+from armlet.spec.passes.distill import Teaching
 from armlet.spec.train import TrainSpec
 
 _OF_RANGES = (
@@ -207,7 +208,7 @@ class QuantizeStatic(PassOptions):
             )
 
 
-class QuantizeAware(PassOptions):
+class QuantizeAware(Teaching, PassOptions):
     """Train the network while it computes with quantised values, and learn their scales (Esser et al. 2020)."""
 
     kind: Literal["quantize_aware"] = Field(description="The pass.")
@@ -233,9 +234,8 @@ class QuantizeAware(PassOptions):
     )
     alpha: Fraction = Field(
         0.0,
-        description="Weight of the answers of the trained, uncompressed network; the labels get the rest.",
+        description="Weight of the terms, 0 % for none; the task's own loss gets the rest.",
     )
-    temperature: PositiveFloat = Field(4.0, description="Divides the logits of both before the softmax.")
     train: TrainSpec = Field(TrainSpec(), description="How it is trained.")
     exclude: ListOf[str] = Field(
         (), description="Module names, or name patterns (*), that stay float, with all modules in them."
@@ -250,3 +250,18 @@ class QuantizeAware(PassOptions):
     def computes_integers(self) -> bool:
         """Whether programs multiply int8 after it."""
         return True
+
+    @model_validator(mode="after")
+    def _teaches_answers(self) -> Self:
+        asked = {"teachers": self.teachers > 1, "unlabeled": self.unlabeled, "terms": bool(self.terms)}
+        given = [name for name, wanted in asked.items() if wanted]
+        if given and not self.alpha:
+            raise ValueError(
+                f"{' and '.join(given)} need alpha above 0 %: with 0 % nothing is learned from teachers"
+            )
+        if inner := [term.kind for term in self.terms if term.kind not in ("logits", "decoupled", "outputs")]:
+            raise ValueError(
+                f"{', '.join(inner)} look at layers, and what is trained with quantised values is a graph without"
+                " them: use logits, decoupled or outputs here, and a distill pass before"
+            )
+        return self
