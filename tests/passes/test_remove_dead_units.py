@@ -133,6 +133,25 @@ def test_a_channel_of_a_sum_goes_only_where_both_are_constant(tiny_network, cont
     torch.testing.assert_close(answers(result.network, inputs), answers(same, inputs), rtol=1e-5, atol=1e-5)
 
 
+def test_a_depthwise_convolution_of_constants_keeps_two_groups(tiny_network, context, splits):
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 6, 3),
+        nn.Conv2d(6, 6, 3, groups=6),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    ).eval()
+    with torch.no_grad():
+        module[0].weight.zero_()
+        module[1].weight.zero_()
+    network = replace(tiny_network(), module=module)
+    smaller, _ = run_pass(remove(), network, context(network))
+    assert (smaller.module[0].out_channels, smaller.module[1].groups) == (2, 2)
+    inputs = splits.test.inputs[0]
+    torch.testing.assert_close(answers(smaller, inputs), answers(network, inputs), rtol=1e-5, atol=1e-6)
+
+
 def test_a_layer_of_constants_keeps_one_channel(tiny_network, context):
     network = tiny_network("fnn")
     silence(network, "layer2.norm", list(range(9)))

@@ -67,6 +67,11 @@ CAUSAL = "{kind: transformer, patch: 5, causal: true}"
             "passes.0.unlabeled: samples without labels can't be mixed",
         ),
         (
+            "{kind: smartwatch-exercises, fraction: 50 %}", LSTM,
+            "passes: [{kind: quantize_aware, alpha: 50 %, unlabeled: true, train: {mixup: 1.0}}]",
+            "passes.0.unlabeled: samples without labels can't be mixed",
+        ),
+        (
             WATCH, LSTM, "passes: [{kind: prune_channels, ratio: 20 %, group_lasso: {strength: 1, loss: mse}}]",
             "passes.0.group_lasso.loss: mse is not for classification",
         ),
