@@ -44,7 +44,11 @@ def check_budgets(
         stream: the same of the program for streams, where there is one.
     """
     checks = (
-        *(_accuracy(budgets, trained, evaluated.score) if trained and evaluated else _unscored(budgets)),
+        *(
+            _accuracy(budgets, trained, evaluated.score, _scored(compiled))
+            if trained and evaluated
+            else _unscored(budgets)
+        ),
         _latency("latency", budgets.latency, measured.latency),
         _bytes("size", budgets.size, compiled.size_bytes),
         _bytes("memory", budgets.memory, compiled.arena_bytes),
@@ -62,11 +66,16 @@ def worst_class_drop(before: Score, after: Score) -> float | None:
     return max(b - a for b, a in zip(before.per_class, after.per_class, strict=True))
 
 
-def _accuracy(budgets: Budgets, before: Score, after: Score) -> Iterator[Check]:
+def _scored(compiled: Compiled) -> str:
+    """Return what was scored where that is not the program itself: the machine that scores computes no float16."""
+    return ", as float32" if compiled.precision == "float16" else ""
+
+
+def _accuracy(budgets: Budgets, before: Score, after: Score, scored: str) -> Iterator[Check]:
     found = after.values()
     limits = {name: getattr(budgets, name, None) for name in METRICS}
     for name in [*found, *(n for n, limit in limits.items() if limit is not None and n not in found)]:
-        yield _metric(name, limits[name], found.get(name), after.n_samples)
+        yield _metric(name, limits[name], found.get(name), f"{after.n_samples} samples{scored}")
     if after.metric == "accuracy":
         drop, note = before.value - after.value, f"from {format_percent(before.value, 2)}"
         yield _at_most_share("accuracy drop", budgets.accuracy_drop, drop, note)
@@ -82,7 +91,7 @@ def _accuracy(budgets: Budgets, before: Score, after: Score) -> Iterator[Check]:
 def _unscored(budgets: Budgets) -> Iterator[Check]:
     """Say of every budget on a score that it was not measured; without one, of the accuracy."""
     limits = {name: getattr(budgets, name, None) for name in METRICS}
-    found = [_metric(name, limit, None, 0) for name, limit in limits.items() if limit is not None]
+    found = [_metric(name, limit, None, "") for name, limit in limits.items() if limit is not None]
     yield from found or [Check("accuracy", "", "not measured", None, "no budget")]
     yield from _unmeasured_drops(budgets)
     if budgets.score_drop is not None:
@@ -97,14 +106,14 @@ def _unmeasured_drops(budgets: Budgets) -> Iterator[Check]:
     yield from (_absent(what, limit) for what, limit in drops if limit is not None)
 
 
-def _metric(name: str, budget: float | None, value: float | None, n_samples: int) -> Check:
+def _metric(name: str, budget: float | None, value: float | None, of: str) -> Check:
     """Hold one metric against its budget, which is a least or a most, by the metric."""
     metric = METRICS[name]
     sign = "≥" if metric.higher_is_better else "≤"
     limit = "" if budget is None else f"{sign} {_limit_text(name, budget)}"
     if value is None:
         return Check(metric.label, limit, "not measured", None, "not measured")
-    measured = f"{metric.text(value)} ({n_samples} samples)"
+    measured = f"{metric.text(value)} ({of})"
     if budget is None:
         return Check(metric.label, "", measured, None, "no budget")
     spare = value - budget if metric.higher_is_better else budget - value

@@ -294,7 +294,10 @@ def test_what_is_wrong_ends_with_one_error_and_the_documented_exit_code(armlet, 
         (
             [files["plain"], "-t", BOARD, "--precision", "float16"],
             2,
-            [f"target {BOARD} has no arithmetic on float16", "such as raspberry-pi-5"],
+            [
+                f"target {BOARD} has no arithmetic on float16: its features lack fp16",
+                "such as raspberry-pi-5",
+            ],
         ),
         (
             [files["qdq"], "-t", "raspberry-pi-5", "--precision", "float16"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,6 +147,16 @@ def test_no_pass_takes_a_quantized_network(options, tiny_network, context):
     quantized, _ = run_pass(spec("quantize_static", OPTIONS["quantize_static"]), network, context(network))
     with pytest.raises(PreconditionFailed, match="needs a float network"):
         run_pass(options, quantized, context(network))
+
+
+def test_no_pass_learns_of_samples_that_are_not_finite(options, tiny_network, context):
+    network = tiny_network()
+    given = context(network)
+    inputs = tuple(array.copy() for array in given.splits.train.inputs)
+    inputs[0][5] = np.nan
+    splits = replace(given.splits, train=replace(given.splits.train, inputs=inputs))
+    with pytest.raises(PreconditionFailed, match=r"are not finite: 1 of .* the first is number 5"):
+        run_pass(options, network, replace(given, splits=splits))
 
 
 # The manager, with passes that break the contract on purpose.

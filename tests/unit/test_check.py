@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,3 +124,9 @@ def test_what_needs_labels_is_not_measured_where_there_are_none():
     bare = check_budgets(Budgets(), None, None, compiled(), measured)
     assert bare.passes
     assert bare.checks[0] == Check("accuracy", "", "not measured", None, "no budget")
+
+
+def test_the_score_of_a_float16_program_is_said_to_be_that_of_the_float32_one():
+    half = replace(compiled(), precision="float16")
+    assert "samples, as float32)" in line(Budgets(), "accuracy", compiled=half).measured
+    assert "float32" not in line(Budgets(), "accuracy").measured

@@ -20,9 +20,10 @@ def check_precision(precision: Precision, target: Target) -> None:
         UsageError: it has no instructions for it.
     """
     if precision == "float16" and not target.computes_float16:
+        lacking = sorted({"neon", "fp16"} - set(target.resolved_features), reverse=True)
         raise UsageError(
             Problem(
-                f"target {target.name} has no arithmetic on float16: its features lack neon and fp16",
+                f"target {target.name} has no arithmetic on float16: its features lack {' and '.join(lacking)}",
                 key="precision",
                 hint="use float32, or a target whose core has it, such as raspberry-pi-5",
             )

@@ -55,7 +55,7 @@ def run_pass(options: PassSpec, network: Network, context: PassContext) -> tuple
         PassContractBroken: the pass changed what it must not.
     """
     kind, step = options.kind, PASSES[options.kind](options)
-    if problems := step.requires(network, context):
+    if problems := step.requires(network, context) or _sample_problems(context):
         raise PreconditionFailed(Problem(problem, key=kind) for problem in problems)
     before, state = fingerprint(network), _GlobalState.now()
     start = time.perf_counter()
@@ -140,6 +140,17 @@ def _result_problems(before: Network, after: Network, samples: Samples) -> tuple
     if outputs.shape != (len(probes), *after.architecture.output_shape):
         return (f"the result's output has shape {tuple(outputs.shape)}",)
     return () if torch.isfinite(outputs).all() else ("the result's output is not finite",)
+
+
+def _sample_problems(context: PassContext) -> tuple[str, ...]:
+    """Return why the training samples can't be used: whatever a pass learns of them would be lost in one NaN."""
+    found = []
+    for spec, array in zip(context.splits.inputs, context.splits.train.inputs, strict=True):
+        bad = np.flatnonzero([not np.isfinite(sample).all() for sample in array])
+        if bad.size:
+            where = f"{len(bad)} of {len(array)}, the first is number {bad[0]}"
+            found.append(f"training samples of {spec.name} are not finite: {where}")
+    return tuple(found)
 
 
 def _constraint_problems(before: Network, after: Network) -> tuple[str, ...]:
