@@ -182,8 +182,8 @@ def run(recipe: Path) -> dict[str, object]:
 def table(results: list[dict]) -> str:
     """Return the table of the page in Markdown."""
     lines = [
-        "| network | uncompressed | budget | tool | after | change, mean ± deviation of 3 seeds |",
-        "|---|---|---|---|---|---|",
+        "| network | uncompressed | budget | tool | after | change, mean ± deviation | seeds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for result in results:
         metric, before = METRICS[result["metric"]], mean(result["uncompressed"])
@@ -192,7 +192,7 @@ def table(results: list[dict]) -> str:
             spread, middle = stdev(100 * (after - first) for first, after in pairs), mean(row["scores"])
             lines.append(
                 f"| {result['recipe']} | {metric.text(before)} | {row['what']} | {row['tool']} "
-                f"| {metric.text(middle)} | {metric.change(before, middle)} ± {spread:.2f} |"
+                f"| {metric.text(middle)} | {metric.change(before, middle)} ± {spread:.2f} | {len(row['scores'])} |"
             )
     return "\n".join(lines)
 
