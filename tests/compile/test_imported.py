@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -19,12 +21,14 @@ OUTPUT = TensorInfo("y", (1, 10))
 
 def measured(program, model: onnx.ModelProto, tmp_path):
     """What comes of holding a host program against a model."""
-    artifact_json.save(program.compiled, program.folder)
+    folder = tmp_path / "program"  # the program's own is of other tests, too
+    shutil.copytree(program.folder, folder, dirs_exist_ok=True)
+    artifact_json.save(program.compiled, folder)
     onnx.save(model, tmp_path / "net.onnx")
     inputs = (TensorInfo("x", (1, 1, 16, 16)),)
     imported = Imported("net.onnx", "", inputs, (OUTPUT,), 18, False, 1, (), 16, True)
     return measure_imported(
-        (program.folder, None),
+        (folder, None),
         imported,
         random_samples(inputs),
         tmp_path / "net.onnx",

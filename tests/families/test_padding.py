@@ -49,7 +49,7 @@ CASES = [
     (Case("transformer", {"width": 8, "heads": 2, "depth": 1, "patch": 5}, TEXT), "quantised"),
     (Case("module", own("Pooled", n_frames=10, n_inputs=3, width=8, n_outputs=4), SPEECH), "quantised"),
     (Case("module", own("Highest", n_inputs=3, width=8, n_outputs=4), SPEECH), "float"),
-    (Case("module", own("Filled", n_inputs=3, width=8, heads=2, n_outputs=4), SPEECH), "float"),
+    (Case("module", own("Filled", n_inputs=3, width=8, heads=2, n_outputs=4, fill="-1e4"), SPEECH), "float"),
 ]
 INTEGERS = [case for case, form in CASES if form == "quantised" and "projection" not in case.options]
 LEARNED = {"kind": "quantize_aware", "calibration_samples": 24, "train": {"epochs": 2, "batch_size": 8}}
