@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -21,8 +23,9 @@ OUTPUT = TensorInfo("y", (1, 10))
 
 def measured(program, model: onnx.ModelProto, tmp_path):
     """What comes of holding a host program against a model."""
-    folder = tmp_path / "program"  # the program's own is of other tests, too
-    shutil.copytree(program.folder, folder, dirs_exist_ok=True)
+    # The program's own folder is of other tests, too; what is loaded once must not be written over.
+    folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "program"
+    shutil.copytree(program.folder, folder)
     artifact_json.save(program.compiled, folder)
     onnx.save(model, tmp_path / "net.onnx")
     inputs = (TensorInfo("x", (1, 1, 16, 16)),)
