@@ -1,5 +1,7 @@
 """Runs on the emulated board: one inference of a runtime between the plugin's marks, after one that warms up.
 
+It imports nothing of armlet, which that machine does not have; `runtimes` makes the same calls on this one.
+
 python arm_guest.py RUNTIME MODEL FOLDER      # reads FOLDER/in.npy, writes FOLDER/out.npy
 """
 
@@ -76,4 +78,5 @@ def main() -> None:
     np.save(Path(folder) / "out.npy", np.asarray(answer()))
 
 
-main()
+if __name__ == "__main__":
+    main()

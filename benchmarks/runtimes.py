@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+import arm_guest
+from arm_guest import Runtime
 from armlet.compile.pipeline import compile_onnx
 from armlet.devices.host import HostProgram
 from armlet.errors import ArmletError
 from armlet.spec.target import Target
 
 Call = Callable[[], object]
-Runtime = tuple[Call, Callable[[], np.ndarray]]
-"""A call, and what gives the answer of the last one."""
 LARGEST_DIFFERENCE = 0.1
 """Of two answers, as a share of the largest number: rounding of INT8 goes through many layers."""
 
@@ -84,30 +84,15 @@ def armlet(folder: Path, sample: np.ndarray, features: tuple[str, ...]) -> Runti
 
 def onnxruntime(folder: Path, sample: np.ndarray) -> Runtime:
     """ONNX Runtime's CPU provider, all optimisations, input and output bound before."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    binding.bind_cpu_input(session.get_inputs()[0].name, sample)
-    for output in session.get_outputs():
-        binding.bind_output(output.name)
-    return lambda: session.run_with_iobinding(binding), lambda: binding.copy_outputs_to_cpu()[0]
+    return arm_guest.onnxruntime(str(folder / "model.onnx"), sample)
 
 
 def litert(folder: Path, sample: np.ndarray) -> Runtime:
     """LiteRT with XNNPACK, on the .tflite twin."""
-    from ai_edge_litert.interpreter import Interpreter
-
     from armlet.export.litert import write_litert
 
     write_litert(folder / "model.onnx", folder / "model.tflite")
-    interpreter = Interpreter(str(folder / "model.tflite"), num_threads=1)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], sample)
-    place = interpreter.get_output_details()[0]["index"]
-    return interpreter.invoke, lambda: interpreter.get_tensor(place)
+    return arm_guest.litert(str(folder / "model.tflite"), sample)
 
 
 def openvino(folder: Path, sample: np.ndarray) -> Runtime:
