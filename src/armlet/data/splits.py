@@ -104,6 +104,14 @@ class Splits:
                 raise ValueError(f"samples are {found}, which are not {self.inputs}")
 
 
+def not_finite(array: np.ndarray) -> str:
+    """Say which samples, [N, ...], hold a NaN or an infinity; nothing where none does."""
+    import numpy as np
+
+    bad = [number for number, sample in enumerate(array) if not np.isfinite(sample).all()]
+    return f"not finite: {len(bad)} of {len(array)}, the first is number {bad[0]}" if bad else ""
+
+
 def hold_out(splits: Splits, share: float, seed: int) -> Splits:
     """Move a `share` (0 to below 1) of the training samples into the validation split.
 

@@ -20,7 +20,7 @@ from armlet import artifact_json, digest
 from armlet.analysis.cost import cost_of
 from armlet.analysis.graph import trace
 from armlet.artifacts import Cost, PassRecord
-from armlet.data.splits import Samples
+from armlet.data.splits import Samples, not_finite
 from armlet.errors import Problem
 from armlet.models.constraints import broken_constraints
 from armlet.models.network import Network, executable
@@ -144,13 +144,12 @@ def _result_problems(before: Network, after: Network, samples: Samples) -> tuple
 
 def _sample_problems(context: PassContext) -> tuple[str, ...]:
     """Return why the training samples can't be used: whatever a pass learns of them would be lost in one NaN."""
-    found = []
-    for spec, array in zip(context.splits.inputs, context.splits.train.inputs, strict=True):
-        bad = np.flatnonzero([not np.isfinite(sample).all() for sample in array])
-        if bad.size:
-            where = f"{len(bad)} of {len(array)}, the first is number {bad[0]}"
-            found.append(f"training samples of {spec.name} are not finite: {where}")
-    return tuple(found)
+    named = zip(context.splits.inputs, context.splits.train.inputs, strict=True)
+    return tuple(
+        f"training samples of {spec.name} are {problem}"
+        for spec, array in named
+        if (problem := not_finite(array))
+    )
 
 
 def _constraint_problems(before: Network, after: Network) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import torch
 
 from armlet.analysis.graph import Traced
 from armlet.artifacts import InputSpec
+from armlet.data.splits import not_finite
 from armlet.models.quantization import ACTIVATION_MAX, ACTIVATION_MIN
 from armlet.passes.base import PreconditionFailed
 
@@ -85,9 +86,6 @@ def sample_problems(
             problems.append(
                 f"calibration samples of {spec.name} are {found}, meant is {spec.dtype} {list(spec.shape)}"
             )
-        elif bad := np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)).tolist():
-            problems.append(
-                f"calibration samples of {spec.name} are not finite: {len(bad)} of {len(array)},"
-                f" the first is number {bad[0]}"
-            )
+        elif problem := not_finite(array):
+            problems.append(f"calibration samples of {spec.name} are {problem}")
     return tuple(problems)
