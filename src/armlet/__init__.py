@@ -2,7 +2,8 @@
 
 The public API: `load` opens a bundle as a callable program; `run` carries a recipe the whole way; `plan` says what
 would run; `compile_onnx` compiles an ONNX file of somebody else's; `ablate` says what each pass contributes; `analyze`
-which parts of a network matter; `export` hands a network out as files; `check` repeats a bundle's verdict; `Bundle`
+which parts of a network matter; `bench` times a
+bundle's program on a device; `export` hands a network out as files; `check` repeats a bundle's verdict; `Bundle`
 reads its manifest.
 """
 
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from armlet.api import ablate, analyze, check, compile_onnx, export, plan, run
+    from armlet.api import ablate, analyze, bench, check, compile_onnx, export, plan, run
     from armlet.bundle import Bundle
     from armlet.errors import ArmletError, MissingDependency, StepFailed, UsageError
     from armlet.program import Program, Stream, load
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "ablate",
     "analyze",
+    "bench",
     "check",
     "compile_onnx",
     "export",
@@ -49,6 +51,7 @@ _HOMES = {
     "UsageError": "armlet.errors",
     "ablate": "armlet.api",
     "analyze": "armlet.api",
+    "bench": "armlet.api",
     "check": "armlet.api",
     "compile_onnx": "armlet.api",
     "export": "armlet.api",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from armlet.ablate import ablate_plan
 from armlet.analyze import analyze_plan
-from armlet.artifacts import Ablation, Analysis, Verdict
+from armlet.artifacts import Ablation, Analysis, BenchmarkRun, Protocol, Verdict
+from armlet.benchmark import bench_bundles
 from armlet.bundle import Bundle
 from armlet.flow import RunResult, run_plan, run_steps
 from armlet.handout import (
@@ -22,7 +23,7 @@ from armlet.onnx_file import Inputs, compile_file, request
 from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
 from armlet.spec.budget import Budgets
-from armlet.spec.load import load_recipe, load_target, with_processes
+from armlet.spec.load import load_recipe, load_target, override_budgets, with_processes
 from armlet.spec.recipe import Optimize, Precision, Recipe
 from armlet.spec.target import Target
 from armlet.store import Store
@@ -235,3 +236,45 @@ def check(bundle: str | Path, budgets: Budgets | None = None) -> Verdict:
         UsageError: not a bundle, or a file of it is corrupted.
     """
     return Bundle.open(bundle).check(budgets)
+
+
+def bench(  # noqa: PLR0913 - the keywords are what can be told
+    bundles: str | Path | Sequence[str | Path],
+    device: str = "host",
+    *,
+    samples: int = 1024,
+    seconds: float = 60.0,
+    processes: int = 10,
+    cpu: int | None = None,
+    latency: str | float | None = None,
+    timeout: float = 600.0,
+    progress: Progress | None = None,
+) -> BenchmarkRun:
+    """Time bundles' programs on a device, in turns where they are several; count them on an emulated board.
+
+    Args:
+        bundles: one folder, or several; each but the first is compared with the first.
+        device: "host", "emulator", or "ssh://[user@]host[:port][?folder=DIR&config=FILE]".
+        samples: readings of the clock, unless `seconds` are over before.
+        seconds: about how long the readings take together, at most.
+        processes: fresh ones that share the readings, an even number.
+        cpu: to pin to; the last of the device's fastest ones by default.
+        latency: budget instead of the bundles' own, as it is written in a recipe ("5 ms").
+        timeout: longest wait for one command on the device, in seconds.
+        progress: told what is happening; silent by default.
+
+    Raises:
+        UsageError: no such device, bad numbers, or something that is no bundle.
+        MissingDependency: what leads to the device is not installed here.
+        DeviceFailed: it can't be reached, can't run the program, or went away.
+        ProgramFailed: a program crashed.
+        VerificationFailed: the device answers differently from the same program here.
+    """
+    return bench_bundles(
+        [bundles] if isinstance(bundles, str | Path) else bundles,
+        device,
+        Protocol(samples, seconds, processes, cpu),
+        latency_ms=None if latency is None else override_budgets(Budgets(), {"latency": latency}).latency,
+        timeout_s=timeout,
+        progress=progress or Silent(),
+    )

@@ -49,7 +49,7 @@ def check_budgets(
             if trained and evaluated
             else _unscored(budgets)
         ),
-        _latency("latency", budgets.latency, measured.latency),
+        check_latency("latency", budgets.latency, measured.latency),
         _bytes("size", budgets.size, compiled.size_bytes),
         _bytes("memory", budgets.memory, compiled.arena_bytes),
         *([_match("same outputs", "host", measured.match)] if measured.match else []),
@@ -163,16 +163,17 @@ def _in_full(fraction: float) -> str:
 def _stream(budgets: Budgets, stream: StreamMeasured | None) -> Iterator[Check]:
     if stream is None:
         if budgets.step_latency is not None:
-            yield _latency("step latency", budgets.step_latency, None)
+            yield check_latency("step latency", budgets.step_latency, None)
         return
-    yield _latency("step latency", budgets.step_latency, stream.latency)
+    yield check_latency("step latency", budgets.step_latency, stream.latency)
     yield _match("stream: same answers", "whole sequences", stream.whole)
     if stream.answers is not None and stream.states is not None:
         yield _match("stream: same outputs", "host", stream.answers)
         yield _match("stream: same states", "host", stream.states)
 
 
-def _latency(what: str, budget: float | None, latency: Latency | None) -> Check:
+def check_latency(what: str, budget: float | None, latency: Latency | None) -> Check:
+    """Hold a latency against a budget in milliseconds; the upper end of its interval is what counts."""
     limit = "" if budget is None else f"≤ {format_ms(budget)}"
     if latency is None:
         return Check(what, limit, "not measured", None, "no budget" if budget is None else "not measured")

@@ -30,7 +30,7 @@ class Program:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         manifest = bundle.manifest
-        self._route = _open_route(bundle.folder, manifest.compiled, manifest.target)
+        self._route = open_route(bundle.folder, manifest.compiled, manifest.target)
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -88,7 +88,7 @@ class Stream:
         if facts is None:
             raise UsageError("the bundle has no program for streams: give the recipe a section `stream`")
         self._facts = facts.exported
-        self._route = _open_route(bundle.folder / STREAM_FOLDER, facts.compiled, bundle.manifest.target)
+        self._route = open_route(bundle.folder / STREAM_FOLDER, facts.compiled, bundle.manifest.target)
         self.reset()
 
     @property
@@ -166,8 +166,8 @@ def fit_samples(
     return tuple(arrays), ranks.pop()[0]
 
 
-def _open_route(folder: Path, compiled: Compiled, target: Target) -> Route:
-    """Return what runs the program in `folder`: samples in, one array for each output."""
+def open_route(folder: Path, compiled: Compiled, target: Target) -> Route:
+    """Return what runs the program in `folder`, here or on the emulated board: samples in, an array for each output."""
     if compiled.triple.split("-")[0] == platform.machine():
         from armlet.devices.host import HostProgram, this_machine_has
 

@@ -7,6 +7,16 @@ lie in the folder of its `artifact.json` (see `armlet.artifact_json`). No torch 
 from __future__ import annotations
 
 from armlet.artifacts.ablation import Ablation, Variant
+from armlet.artifacts.bench import (
+    Benchmark,
+    BenchmarkRun,
+    Comparison,
+    CoreFacts,
+    DeviceFacts,
+    DeviceState,
+    Protocol,
+    Timing,
+)
 from armlet.artifacts.network import (
     Compressed,
     Cost,
@@ -54,15 +64,21 @@ from armlet.artifacts.verdict import (
 __all__ = [
     "Ablation",
     "Analysis",
+    "Benchmark",
+    "BenchmarkRun",
     "ChangedClass",
     "ChangedInput",
     "Changes",
     "Check",
+    "Comparison",
     "Compiled",
     "Compressed",
+    "CoreFacts",
     "Cost",
     "Counts",
     "DataReady",
+    "DeviceFacts",
+    "DeviceState",
     "Epoch",
     "Evaluated",
     "Exported",
@@ -83,6 +99,7 @@ __all__ = [
     "PassRecord",
     "Pretrained",
     "ProgramCost",
+    "Protocol",
     "Score",
     "StreamExported",
     "StreamFacts",
@@ -90,6 +107,7 @@ __all__ = [
     "Task",
     "TaskKind",
     "TensorInfo",
+    "Timing",
     "Trained",
     "Variant",
     "Verdict",

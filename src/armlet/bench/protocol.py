@@ -1,8 +1,9 @@
-"""How latency is measured on this machine: pinned, warmed up, in batches of fresh processes, with its spread.
+"""How latency is measured on a device: pinned, warmed up until stable, in turns of fresh processes, with its spread.
 
-A fresh process for each batch draws new addresses for code, stack and heap, which one process alone would
-keep; the batches are pooled, so that such luck shows in the interval. Reading the clock costs tens of nanoseconds, so
-where a call is short, each reading spans so many calls that this is a small share of it.
+A fresh process for each turn draws new addresses for code, stack and heap, which one process alone would keep; the
+turns are pooled, so that such luck shows in the interval. Reading the clock costs tens of nanoseconds, so where a call
+is short, each reading spans so many calls that this is a small share of it. Several programs take turns, so that what
+the device does beside them meets all alike.
 """
 
 from __future__ import annotations
@@ -11,73 +12,79 @@ import math
 import os
 import platform
 import re
-import subprocess
-import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armlet.artifacts import Latency
-from armlet.bench.stats import summarize
+from armlet.artifacts import Comparison, Latency, Protocol, Timing
+from armlet.bench.stats import bootstrap_medians, interval, percentile
 from armlet.devices.base import ProgramFailed
+from armlet.devices.board import Workplace
+from armlet.devices.local import LocalBoard
 from armlet.devices.samples import pack
+from armlet.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
 
+QUICK = Protocol(samples=10_000, seconds=2.5, processes=6)
+"""What a run does for each program; `armlet bench` takes its time."""
+PROGRAM, INPUTS = "run", "in"
+"""Names of the runner and of its samples in a workplace."""
+
 _PILOT_READINGS = 5
-_FEWEST_READINGS, _MOST_READINGS = 20, 2000  # in one batch
+_FEWEST_READINGS = 20  # of one process
 _SHORTEST_READING_NS = 20_000.0  # reading the clock is then below half a percent of it
 _MOST_CALLS = 100_000  # in one reading; only a program that does nothing would need more
-_NANOSECONDS_PER_MS = 1e6
+_FEWEST_WARM_UPS = 6
+_SETTLED = 0.02  # largest difference between the medians of three processes in a row after warm-up
+_TRUSTED = 0.05  # what replications of a measurement may differ by
+_NS_PER_MS = 1e6
 
 
 def measure_host(
-    program: Path, *sample: np.ndarray, batches: int = 5, batch_seconds: float = 0.5, timeout_s: float = 600.0
+    program: Path, *sample: np.ndarray, protocol: Protocol = QUICK, timeout_s: float = 600.0
 ) -> Latency:
     """Measure one inference on this machine: one thread, pinned to one CPU, input and weights in the cache.
 
     Args:
-        program: the runner linked for this machine; `--time R K` prints the nanoseconds of one call, R times, each
-            the mean of K calls in a row.
+        program: the runner linked for this machine.
         sample: one array for each input, with a batch of one.
-        batches: fresh processes, at least 1.
-        batch_seconds: about how long each takes.
+        protocol: how.
         timeout_s: longest run of one process.
 
     Returns:
-        5th percentile, median and 95th percentile of the readings of all batches.
+        5th percentile, median and 95th percentile of the readings of all processes.
 
     Raises:
         ProgramFailed: the program crashed, ran too long, or printed no times.
     """
-    cpu = max(os.sched_getaffinity(0))  # interrupts tend to go to the first ones
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = Path(folder) / "in"
-        inputs.write_bytes(pack(sample))
-        timer = _Timer(program, inputs, cpu, timeout_s)
-        calls, reading_ns = _calls_per_reading(timer)
-        wanted = batch_seconds * 1e3 * _NANOSECONDS_PER_MS / max(reading_ns, 1.0)
-        readings = round(min(max(wanted, _FEWEST_READINGS), _MOST_READINGS))
-        times = [timer.read(readings, calls) for _ in range(batches)]
-    pooled = summarize([t for batch in times for t in batch])
-    if pooled.median <= 0:
-        raise ProgramFailed(f"{program} says that it takes no time at all")
-    medians = [summarize(batch).median for batch in times]
-    shift = 100 * (max(medians) - min(medians)) / pooled.median
-    low, typical, high, sure_low, sure_high = (
-        t / _NANOSECONDS_PER_MS
-        for t in (pooled.p5, pooled.median, pooled.p95, pooled.median_low, pooled.median_high)
-    )
+    with LocalBoard(timeout_s).open() as place:
+        place.put(PROGRAM, program.read_bytes(), executable=True)
+        place.put(INPUTS, pack(sample))
+        cpu = max(os.sched_getaffinity(0))  # interrupts tend to go to the first ones
+        (timing,) = summarize(time_in_turns([Runner(place, cpu, str(program))], protocol), protocol, cpu)
+    return latency_of(timing, cpu_name(), is_host=True)
+
+
+def latency_of(timing: Timing, device: str, *, is_host: bool) -> Latency:
+    """Return what budgets are held against: the median, and the 5th and 95th percentile."""
     what = (
-        f"{pooled.n} runs" if calls == 1 else f"{pooled.n} readings, each the mean of {calls} runs in a row,"
-    )
+        f"{timing.n} runs" if timing.calls == 1
+        else f"{timing.n} readings, each the mean of {timing.calls} runs in a row,"
+    )  # fmt: skip
     how = (
-        f"measured on {cpu_name()}, one thread pinned to CPU {cpu}: {what} in {batches} fresh"
-        f" processes after warm-up; 95 % confidence of the median {sure_low:.4g} to {sure_high:.4g} ms;"
-        f" the processes' medians differ by {shift:.1f} %"
+        f"measured on {device}, one thread pinned to CPU {timing.cpu}: {what} in {timing.processes} fresh"
+        f" processes after warm-up; 95 % confidence of the median {timing.median_low:.4g} to"
+        f" {timing.median_high:.4g} ms; every other process against the rest: {100 * timing.noise:.1f} %"
     )
-    return Latency("measured (host)", low, typical, high, how)
+    if timing.unstable:
+        how += f"; not stable: {'; '.join(timing.unstable)}"
+    return Latency(
+        "measured (host)" if is_host else "measured (device)", timing.p5, timing.p50, timing.p95, how
+    )
 
 
 def cpu_name() -> str:
@@ -90,50 +97,184 @@ def cpu_name() -> str:
     return found.group(1).strip() if found else platform.machine()
 
 
-def _calls_per_reading(timer: _Timer) -> tuple[int, float]:
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What a program's processes read, one list for each.
+
+    Attributes:
+        calls: inferences in a row that each reading is the mean of.
+        processes: nanoseconds of one inference.
+        settled: whether the warm-up ended because the times were steady.
+    """
+
+    calls: int
+    processes: tuple[tuple[float, ...], ...]
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A runner program in a workplace, with its samples, that times itself on the first of them.
+
+    Attributes:
+        cpu: that it pins itself to.
+        name: for messages.
+    """
+
+    place: Workplace
+    cpu: int
+    name: str
+
+    def read(self, readings: int, calls: int) -> list[float]:
+        """Return the nanoseconds of one call, `readings` times, from one fresh process."""
+        command = [
+            f"./{PROGRAM}",
+            INPUTS,
+            os.devnull,
+            "1",
+            "--time",
+            str(readings),
+            str(calls),
+            str(self.cpu),
+        ]
+        done = self.place.execute(command)
+        if done.is_illegal_instruction:
+            raise ProgramFailed(
+                f"{self.name} uses an instruction that this CPU lacks: compile for its target"
+            )
+        if done.code != 0:
+            raise ProgramFailed(
+                f"{self.name}: {' '.join(command)} exited with {done.code}\n{done.stderr}".strip()
+            )
+        lines = done.stdout.decode(errors="replace").split()
+        if len(lines) != readings or not all(re.fullmatch(r"\d+(\.\d+)?", line) for line in lines):
+            raise ProgramFailed(
+                f"{self.name}: {' '.join(command)} printed {len(lines)} words, not {readings} times in nanoseconds"
+            )
+        return [float(line) for line in lines]
+
+
+def time_in_turns(
+    runners: Sequence[Runner], protocol: Protocol, progress: Progress | None = None
+) -> list[Readings]:
+    """Time programs on one device, each in fresh processes that take turns with the others'.
+
+    Args:
+        runners: one for each program, all on the same device.
+        protocol: how.
+        progress: told of each process.
+
+    Raises:
+        ProgramFailed: one crashed, ran too long, or printed no times.
+        DeviceFailed: the device went away.
+    """
+    plans = [_prepare(runner, protocol) for runner in runners]
+    found: list[list[tuple[float, ...]]] = [[] for _ in runners]
+    for _ in range(protocol.processes):
+        for runner, (calls, readings, _settled), kept in zip(runners, plans, found, strict=True):
+            kept.append(tuple(runner.read(readings, calls)))
+            if progress:
+                progress.advance()
+    return [
+        Readings(calls, tuple(kept), settled) for (calls, _n, settled), kept in zip(plans, found, strict=True)
+    ]
+
+
+def summarize(found: Sequence[Readings], protocol: Protocol, cpu: int) -> list[Timing]:
+    """Return what the readings of each program say.
+
+    Raises:
+        ProgramFailed: a program says that it takes no time.
+    """
+    return [_timing(readings, protocol, cpu) for readings in found]
+
+
+def compare_turns(names: Sequence[str], found: Sequence[Readings]) -> tuple[Comparison, ...]:
+    """Compare programs that were timed in turns, each with the first.
+
+    One is faster or slower where the interval of the ratio leaves out all that either program shows beside itself.
+
+    Args:
+        names: of the programs.
+        found: what `time_in_turns` returned for them.
+    """
+    draws = bootstrap_medians([readings.processes for readings in found])
+    comparisons = []
+    for name, readings, drawn in zip(names[1:], found[1:], draws[1:], strict=True):
+        low, high = interval(drawn / draws[0])
+        noise = max(_noise(found[0]), _noise(readings))
+        verdict = "faster" if high < 1 - noise else "slower" if low > 1 + noise else "no difference shown"
+        ratio = _median(readings.processes) / _median(found[0].processes)
+        comparisons.append(Comparison(names[0], name, ratio, low, high, verdict))
+    return tuple(comparisons)
+
+
+def _prepare(runner: Runner, protocol: Protocol) -> tuple[int, int, bool]:
+    """Warm a device up; return calls in a reading, readings of a process, and whether the times became steady."""
+    calls, reading_ns = _calls_per_reading(runner)
+    most = protocol.seconds * 1e3 * _NS_PER_MS / max(reading_ns, 1.0)
+    readings = math.ceil(max(min(protocol.samples, most) / protocol.processes, _FEWEST_READINGS))
+    medians: list[float] = []
+    until = time.monotonic() + protocol.seconds / 6
+    while True:
+        medians.append(percentile(runner.read(_PILOT_READINGS, calls), 0.5))
+        last = medians[-3:]
+        if len(last) == 3 and max(last) <= (1 + _SETTLED) * min(last):
+            return calls, readings, True
+        if len(medians) >= _FEWEST_WARM_UPS and time.monotonic() > until:
+            return calls, readings, False
+
+
+def _calls_per_reading(runner: Runner) -> tuple[int, float]:
     """Return how many calls make a reading long enough, and the nanoseconds that it then takes."""
     calls = 1
     while True:
-        reading_ns = summarize(timer.read(_PILOT_READINGS, calls)).median * calls
+        reading_ns = percentile(runner.read(_PILOT_READINGS, calls), 0.5) * calls
         if reading_ns >= _SHORTEST_READING_NS or calls == _MOST_CALLS:
             return calls, reading_ns
         # A quarter more than it seems to take: what the pilot read has the clock's own time in it.
         calls = min(math.ceil(1.25 * calls * _SHORTEST_READING_NS / max(reading_ns, 1.0)), _MOST_CALLS)
 
 
-@dataclass(frozen=True, slots=True)
-class _Timer:
-    """Runs a program that times itself on one sample, pinned to one CPU."""
+def _timing(readings: Readings, protocol: Protocol, cpu: int) -> Timing:
+    processes = [[t / _NS_PER_MS for t in process] for process in readings.processes]
+    pooled = sorted(t for process in processes for t in process)
+    p5, p50, p90, p95, p99 = (percentile(pooled, share) for share in (0.05, 0.5, 0.9, 0.95, 0.99))
+    if p50 <= 0:
+        raise ProgramFailed("the program says that it takes no time at all")
+    low, high = interval(bootstrap_medians([processes])[0])
+    return Timing(
+        n=len(pooled), calls=readings.calls, processes=protocol.processes, cpu=cpu,
+        minimum=pooled[0], mean=sum(pooled) / len(pooled), p5=p5, p50=p50, p90=p90, p95=p95, p99=p99,
+        mad=percentile([abs(t - p50) for t in pooled], 0.5),
+        median_low=low, median_high=high, noise=_noise(readings),
+        unstable=tuple(_doubts(readings)),
+    )  # fmt: skip
 
-    program: Path
-    inputs: Path
-    cpu: int
-    timeout_s: float
 
-    def read(self, readings: int, calls: int) -> list[float]:
-        """Return the nanoseconds of one call, `readings` times, from one fresh process."""
-        command = [str(self.program), str(self.inputs), os.devnull, "1", "--time", str(readings)]
-        if calls > 1:
-            command.append(str(calls))
-        try:
-            done = subprocess.run(
-                command,
-                env={},
-                capture_output=True,
-                text=True,
-                timeout=self.timeout_s,
-                check=False,
-                preexec_fn=lambda: os.sched_setaffinity(0, {self.cpu}),
+def _doubts(readings: Readings) -> list[str]:
+    """Return the reasons not to trust a measurement."""
+    processes = readings.processes
+    found = [] if readings.settled else ["the times were not steady after the warm-up"]
+    noise = _noise(readings)
+    if noise > _TRUSTED:
+        found.append(f"every other process and the rest are {100 * noise:.1f} % apart")
+    third = len(processes) // 3
+    if third:
+        drift = _median(processes[-third:]) / _median(processes[:third]) - 1
+        if abs(drift) > _TRUSTED:
+            found.append(
+                f"the last third is {100 * abs(drift):.1f} % {'slower' if drift > 0 else 'faster'} than the first:"
+                f" {'the device may be throttling' if drift > 0 else 'it was not warm'}"
             )
-        except subprocess.TimeoutExpired:
-            raise ProgramFailed(f"{self.program} ran longer than {self.timeout_s:g} s") from None
-        except OSError as error:
-            raise ProgramFailed(f"{self.program} can't be started: {error.strerror}") from None
-        if done.returncode != 0:
-            raise ProgramFailed(f"{' '.join(command)} exited with {done.returncode}\n{done.stderr}".strip())
-        lines = done.stdout.split()
-        if len(lines) != readings or not all(re.fullmatch(r"\d+(\.\d+)?", line) for line in lines):
-            raise ProgramFailed(
-                f"{' '.join(command)} printed {len(lines)} words, not {readings} times in nanoseconds"
-            )
-        return [float(line) for line in lines]
+    return found
+
+
+def _noise(readings: Readings) -> float:
+    """Return how far the medians of every other process and of the rest are apart, relative to the smaller."""
+    low, high = sorted(_median(half) for half in (readings.processes[::2], readings.processes[1::2]))
+    return high / low - 1 if low > 0 else 0.0
+
+
+def _median(processes: Sequence[Sequence[float]]) -> float:
+    return percentile([t for process in processes for t in process], 0.5)

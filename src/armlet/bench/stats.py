@@ -1,31 +1,16 @@
-"""Order statistics of timings: percentiles, and how sure the median is. Assumes no distribution."""
+"""Order statistics of timings: percentiles, and how sure a median is. Assumes no distribution."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from armlet.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a set of timings says; all in the unit of the timings.
-
-    Attributes:
-        n: number of timings.
-        p5, median, p95: percentiles.
-        median_low, median_high: interval that holds the median with at least 95 % confidence, were the
-            timings independent.
-    """
-
-    n: int
-    p5: float
-    median: float
-    p95: float
-    median_low: float
-    median_high: float
+_RESAMPLES = 1000
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -44,38 +29,43 @@ def percentile(values: Sequence[float], share: float) -> float:
         raise UsageError(f"{share} is not a share from 0 to 1")
     ordered = sorted(values)
     position = share * (len(ordered) - 1)
-    below = math.floor(position)
+    below = int(position)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return the narrowest symmetric pair of order statistics that holds the median with that confidence.
+def bootstrap_medians(programs: Sequence[Sequence[Sequence[float]]], seed: int = 0) -> np.ndarray:
+    """Draw what the medians of programs that were timed in turns could as well have been.
 
-    With too few values for that (fewer than 6 for 95 %) the smallest and the largest are returned.
+    Readings of one process are alike, so that processes are drawn first, with replacement, and then readings of each;
+    the same turns are drawn for all programs, so that what a turn did to all of them stays paired.
 
-    Source: the sign test's interval (Conover, Practical Nonparametric Statistics, 1999, section 3.2).
+    Args:
+        programs: for each program the readings of each of its processes; as many processes for all.
+        seed: of the draws.
+
+    Returns:
+        [programs, draws], float64.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13.
     """
-    ordered = sorted(values)
-    n = len(ordered)
-    if n == 0:
-        raise UsageError("there are no values to take a median of")
-    lower = 0
-    ways = below = (
-        1  # of 2**n orders of the values about the median: with exactly k, with at most k of them below
-    )
-    for k in range(1, n):
-        if 2 * below / 2**n > 1 - confidence:
-            break
-        lower = k - 1
-        ways = ways * (n - k + 1) // k
-        below += ways
-    return ordered[lower], ordered[n - 1 - lower]
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    n_turns = len(programs[0])
+    found = np.empty((len(programs), _RESAMPLES))
+    arrays = [[np.asarray(process, np.float64) for process in program] for program in programs]
+    for draw in range(_RESAMPLES):
+        turns = generator.integers(0, n_turns, n_turns)
+        for index, processes in enumerate(arrays):
+            drawn = [generator.choice(processes[turn], len(processes[turn])) for turn in turns]
+            found[index, draw] = np.median(np.concatenate(drawn))
+    return found
 
 
-def summarize(values: Sequence[float]) -> Summary:
-    """Return the summary of at least one timing."""
-    low, high = median_interval(values)
-    return Summary(
-        len(values), percentile(values, 0.05), percentile(values, 0.5), percentile(values, 0.95), low, high
-    )
+def interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval that leaves the same share of the draws out on both sides."""
+    import numpy as np
+
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -12,9 +12,11 @@ import typer
 from armlet.cli import (
     ablate_verb,
     analyze_verb,
+    bench_verb,
     bundle_verbs,
     compile_verb,
     data_verbs,
+    device_verbs,
     doctor_verb,
     export_verb,
     plan_verb,
@@ -44,6 +46,7 @@ app.command("plan")(plan_verb.plan)
 app.command("compile")(compile_verb.compile_)
 app.command("check")(bundle_verbs.check)
 app.command("inspect")(bundle_verbs.inspect)
+app.command("bench")(bench_verb.bench)
 app.command("report")(report_verb.report)
 app.command("ablate")(ablate_verb.ablate)
 app.command("analyze")(analyze_verb.analyze)
@@ -51,6 +54,7 @@ app.command("export")(export_verb.export)
 app.command("doctor")(doctor_verb.doctor)
 app.command("reproduce")(reproduce_verb.reproduce)
 app.add_typer(data_verbs.app, name="data")
+app.add_typer(device_verbs.app, name="devices")
 app.add_typer(target_verbs.app, name="targets")
 
 
