@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
+from armlet.compile.link import install_command
 from armlet.compile.link import missing_tools as missing_tools_of
 from armlet.spec.load import load_target
 
@@ -22,4 +24,7 @@ def missing_tools() -> list[str]:
 
 requires_board = pytest.mark.skipif(
     bool(missing_tools()), reason=f"needs {', '.join(missing_tools())}: scripts/setup installs them"
+)
+requires_zig = pytest.mark.skipif(
+    find_spec("ziglang") is None, reason=f"needs ziglang: {install_command('ziglang')}"
 )

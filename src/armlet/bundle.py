@@ -1,11 +1,11 @@
 """Writes, opens and verifies bundles: the folder that an app links and a person reads.
 
 A bundle holds `manifest.json` (everything known of the program, and the SHA-256 of every other file), `lib/` (static
-and shared library, header), `src/` (C entry and glue), `bin/run` (the runner program), `model.onnx`, `model.tflite`
-where it can be written, `assets/` that inputs are prepared with (such as a tokenizer), `examples/` and `report.html`;
-where the recipe asks for them `packed/`, a library with packed constants, and `stream/`, a program of the same form
-that takes a sequence step by step; of a network that came as an ONNX file `samples/`: what the program was run on, and
-what it answered.
+and shared library, header), `src/` (C entry and glue), `bin/run` (the runner program; Apple's systems have neither it
+nor a shared library, but a module map), `model.onnx`, `model.tflite` where it can be written, `assets/` that inputs
+are prepared with (such as a tokenizer), `examples/` and `report.html`; where the recipe asks for them `packed/`, a
+library with packed constants, and `stream/`, a program of the same form that takes a sequence step by step; of a
+network that came as an ONNX file `samples/`: what the program was run on, and what it answered.
 """
 
 from __future__ import annotations
@@ -215,7 +215,8 @@ def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, f
 def _copy_program(source: Path, folder: Path) -> None:
     """Copy what makes a compiled program into `folder`."""
     for part in ("lib", "src", "bin"):
-        shutil.copytree(source / part, folder / part)
+        if part != "bin" or (source / part).is_dir():  # there is no runner for Apple's systems
+            shutil.copytree(source / part, folder / part)
 
 
 def versions(packages: Iterable[str] | None = None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from armlet.artifacts import (
     Check,
@@ -22,6 +23,8 @@ from armlet.units import format_bytes, format_ms, format_percent
 
 # Scores are ratios of counts: two that print alike may differ by rounding, and a budget met exactly is met.
 _ROUNDING = 1e-9
+
+_ELSEWHERE = ", by the program for this machine"
 
 
 def check_budgets(
@@ -45,16 +48,17 @@ def check_budgets(
     """
     checks = (
         *(
-            _accuracy(budgets, trained, evaluated.score, _scored(compiled))
+            _accuracy(budgets, trained, evaluated.score, _scored(compiled, measured))
             if trained and evaluated
             else _unscored(budgets)
         ),
-        check_latency("latency", budgets.latency, measured.latency),
+        check_latency("latency", budgets.latency, measured.latency, _missing(measured)),
         _bytes("size", budgets.size, compiled.size_bytes),
         _bytes("memory", budgets.memory, compiled.arena_bytes),
         *([_match("same outputs", "host", measured.match)] if measured.match else []),
-        *([_match("same answers", "ONNX Runtime", measured.reference)] if measured.reference else []),
-        *_stream(budgets, stream),
+        *([] if measured.ran else [_unrun("same outputs")]),
+        *([_reference(measured.reference, measured)] if measured.reference else []),
+        *_stream(budgets, stream, measured),
     )
     return Verdict(compiled.target, checks)
 
@@ -66,9 +70,26 @@ def worst_class_drop(before: Score, after: Score) -> float | None:
     return max(b - a for b, a in zip(before.per_class, after.per_class, strict=True))
 
 
-def _scored(compiled: Compiled) -> str:
-    """Return what was scored where that is not the program itself: the machine that scores computes no float16."""
-    return ", as float32" if compiled.precision == "float16" else ""
+def _scored(compiled: Compiled, measured: Measured) -> str:
+    """Return what was scored where that is not the program itself, nor one whose outputs are compared with its own."""
+    # The machine that scores computes no float16.
+    precision = ", as float32" if compiled.precision == "float16" else ""
+    return precision + ("" if measured.ran else _ELSEWHERE)
+
+
+def _missing(measured: Measured) -> str:
+    """Say that a measurement is missing, and why where that is known."""
+    return "not measured" if measured.ran else f"not measured: {measured.device}"
+
+
+def _unrun(what: str) -> Check:
+    """Say of outputs that nobody asked to compare that they were not."""
+    return Check(what, "", "not measured: no device", None, "no budget")
+
+
+def _reference(match: Match, measured: Measured) -> Check:
+    check = _match("same answers", "ONNX Runtime", match)
+    return check if measured.ran else replace(check, measured=check.measured + _ELSEWHERE)
 
 
 def _accuracy(budgets: Budgets, before: Score, after: Score, scored: str) -> Iterator[Check]:
@@ -160,23 +181,29 @@ def _in_full(fraction: float) -> str:
     return text if "." in text else f"{text}.0"
 
 
-def _stream(budgets: Budgets, stream: StreamMeasured | None) -> Iterator[Check]:
+def _stream(budgets: Budgets, stream: StreamMeasured | None, measured: Measured) -> Iterator[Check]:
     if stream is None:
         if budgets.step_latency is not None:
             yield check_latency("step latency", budgets.step_latency, None)
         return
-    yield check_latency("step latency", budgets.step_latency, stream.latency)
-    yield _match("stream: same answers", "whole sequences", stream.whole)
+    yield check_latency("step latency", budgets.step_latency, stream.latency, _missing(measured))
+    whole = _match("stream: same answers", "whole sequences", stream.whole)
+    yield whole if measured.ran else replace(whole, measured=whole.measured + _ELSEWHERE)
+    if not measured.ran:
+        yield _unrun("stream: same outputs")
+        yield _unrun("stream: same states")
     if stream.answers is not None and stream.states is not None:
         yield _match("stream: same outputs", "host", stream.answers)
         yield _match("stream: same states", "host", stream.states)
 
 
-def check_latency(what: str, budget: float | None, latency: Latency | None) -> Check:
+def check_latency(
+    what: str, budget: float | None, latency: Latency | None, missing: str = "not measured"
+) -> Check:
     """Hold a latency against a budget in milliseconds; the upper end of its interval is what counts."""
     limit = "" if budget is None else f"≤ {format_ms(budget)}"
     if latency is None:
-        return Check(what, limit, "not measured", None, "no budget" if budget is None else "not measured")
+        return Check(what, limit, missing, None, "no budget" if budget is None else "not measured")
     low, high = format_ms(latency.low_ms).split(), format_ms(latency.high_ms).split()
     interval = f"{low[0]}–{' '.join(high)}" if low[1] == high[1] else f"{' '.join(low)}–{' '.join(high)}"
     measured = f"{interval} {latency.label}"

@@ -207,9 +207,10 @@ def _refuse_lacking(target: Target) -> None:
 
 
 def _step(stage: StageName, target: Target) -> Step:
+    where = "this machine in its place" if target.compiled_only else target.device
     what = {
         "compile": f"compile for {target.description or target.name}",
-        "measure": f"run on {'this machine' if target.is_native else 'the emulated board'}, compare with ONNX Runtime",
+        "measure": f"run on {where}, compare with ONNX Runtime",
     }.get(stage, "write bundle and report")
     return Step(f"{stage}/{target.name}", stage, "", (), what, target)
 

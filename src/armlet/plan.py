@@ -318,9 +318,9 @@ class _Layout:
     def add_verdict(self, target: Target, reference: str) -> None:
         """Add what is said of a target's program: measured beside the `reference`, checked, bundled."""
         recipe, name = self._recipe, target.name
-        where = "this machine" if target.is_native else "the emulated board"
+        where = target.device
         measured = self.add(
-            f"measure/{name}", "measure", f"run on {where}", (f"compile/{name}", reference),
+            f"measure/{name}", "measure", _measuring(target), (f"compile/{name}", reference),
             self.data_and_seed, target,
         )  # fmt: skip
         stream = self._measure_stream(target, where, reference)
@@ -338,6 +338,10 @@ class _Layout:
             ("data", *facts, verdict, "export", *self._networks()[1:], *costs, *self.judge, *pretrained, *stream),
             [recipe.model_dump(mode="json"), self._profile], target,
         )  # fmt: skip
+
+
+def _measuring(target: Target) -> str:
+    return "not measured: no device" if target.compiled_only else f"run on {target.device}"
 
 
 def _epochs(train: TrainSpec) -> str:
@@ -389,9 +393,9 @@ def _versions(stage: StageName, target: Target | None) -> dict[str, str]:
             }
     if stage not in ("measure", "measure_stream", "program_cost"):
         return found
-    if target.emulator is None:
+    if target.is_native:
         found["CPU"] = cpu_name()
-    else:
+    if target.emulator is not None:
         program = target.emulator.program
         found |= {program: program_version(program) or "none", "llvm-mca": _llvm_version()}
     return found

@@ -70,7 +70,7 @@ def _refuse_foreign(steps: tuple[Step, ...]) -> None:
         Problem(
             f"target {target.name} is for {target.resolved_triple} and this machine is {platform.machine()}",
             key="emulator",
-            hint="say how its programs run here: emulator: {cpu: ...}",
+            hint="say how its programs run here, emulator: {cpu: ...}, or that they do not, compiled_only: true",
         )
         for target in targets
         if target.is_native and target.resolved_triple.split("-")[0] != platform.machine()
@@ -84,7 +84,7 @@ def _refuse_unknown_cores(steps: tuple[Step, ...]) -> None:
     for target in _targets(steps, _COMPILING):
         _check_compiled_core(target)
     for target in _targets(steps, _MEASURING):
-        if not target.is_native:
+        if target.emulator is not None:
             Emulator(target)
             if target.core.cost_model is not None:
                 check_core(find_llvm(), target)

@@ -128,7 +128,7 @@ def load(path: str | Path) -> Program:
         path: the bundle's folder.
 
     Raises:
-        UsageError: not a bundle, or a file of it is corrupted.
+        UsageError: not a bundle, a file of it is corrupted, or nothing here runs programs for its target.
         MissingDependency: the target needs an emulator that is not installed.
     """
     return Program(Bundle.open(path))
@@ -167,8 +167,12 @@ def fit_samples(
 
 
 def open_route(folder: Path, compiled: Compiled, target: Target) -> Route:
-    """Return what runs the program in `folder`, here or on the emulated board: samples in, an array for each output."""
-    if compiled.triple.split("-")[0] == platform.machine():
+    """Return what runs the program in `folder`, here or on the emulated board: samples in, an array for each output.
+
+    Raises:
+        UsageError: nothing here runs the target's programs.
+    """
+    if not target.compiled_only and compiled.triple.split("-")[0] == platform.machine():
         from armlet.devices.host import HostProgram, this_machine_has
 
         if this_machine_has(compiled.features):

@@ -155,7 +155,7 @@ def test_the_version_is_printed(armlet):
 
 def test_targets_and_data_sets_are_listed_as_json(armlet):
     assert {t["name"] for t in json.loads(armlet("targets", "list", "--json").stdout)} == {
-        "android-arm64", "android-armv7", "arm64-linux", "arm64-linux-musl", "aws-graviton3", "host",
+        "android-arm64", "android-armv7", "arm64-linux", "arm64-linux-musl", "aws-graviton3", "host", "iphone-15",
         "raspberry-pi-2", "raspberry-pi-4", "raspberry-pi-5", "x86-64-vnni",
     }  # fmt: skip
     listed = json.loads(armlet("data", "list", "--json").stdout)

@@ -94,7 +94,7 @@ def test_a_local_working_buffer_stays_on_the_stack(tmp_path: Path, host: Target)
     (kernel,) = build_kernels(_square_plus_one("local", tile=512), host, "net", tmp_path / "k.o")
 
     assert kernel.scratch_bytes == ()
-    link.check_undefined(tmp_path / "k.o", host)
+    link.check_undefined(host, tmp_path / "k.o")
     a = np.random.default_rng(1).standard_normal(N).astype(np.float32)
     c = np.empty(N, np.float32)
     _load(host, tmp_path / "k.o").net_square(ctypes.c_void_p(a.ctypes.data), ctypes.c_void_p(c.ctypes.data))
@@ -126,7 +126,7 @@ def test_every_kernel_object_is_free_of_tvm(tmp_path: Path, lowered_cnn, host: T
         roots = [kernel.symbol for kernel in kernels]
         link.link_relocatable(target, [tmp_path / "all.o"], tmp_path / "k.o", roots)
 
-        link.check_undefined(tmp_path / "k.o", target)
+        link.check_undefined(target, tmp_path / "k.o")
         assert set(link.undefined_symbols(tmp_path / "k.o")) <= {
             "expf",
             "memcpy",

@@ -70,7 +70,7 @@ def test_libc_and_libm_may_stay_undefined_and_nothing_else(tmp_path: Path, host:
         "float f(float x, void *p, const void *q, unsigned n) { memcpy(p, q, n); return expf(x) + tanhf(x); }\n",
         "allowed",
     )
-    link.check_undefined(allowed, host)
+    link.check_undefined(host, allowed)
     assert {"expf", "memcpy", "tanhf"} <= set(link.undefined_symbols(allowed))
 
     forbidden = _object(
@@ -80,7 +80,7 @@ def test_libc_and_libm_may_stay_undefined_and_nothing_else(tmp_path: Path, host:
         "forbidden",
     )
     with pytest.raises(ArmletError, match=r"needs g, malloc, which no app has"):
-        link.check_undefined(forbidden, host)
+        link.check_undefined(host, forbidden)
 
 
 def test_linking_into_one_object_drops_what_the_roots_do_not_reach(tmp_path: Path, host: Target):

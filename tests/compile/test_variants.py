@@ -155,9 +155,9 @@ def test_only_a_library_with_variants_asks_linux_for_extensions(integers: Progra
     )
     whole = tmp_path / "net.o"
     assert link.EXTENSIONS_SYMBOL in link.undefined_symbols(whole)
-    link.check_undefined(whole, load_target("arm64-linux"), extensions=True)
+    link.check_undefined(load_target("arm64-linux"), whole, extensions=True)
     with pytest.raises(ArmletError, match="needs getauxval, which no app has"):
-        link.check_undefined(whole, load_target("arm64-linux"))
+        link.check_undefined(load_target("arm64-linux"), whole)
     compile_onnx(integers.folder / "model.onnx", load_target("raspberry-pi-4"), "net", tmp_path / "one")
     assert "auxv" not in (tmp_path / "one" / "src" / "net.c").read_text()
     assert "VARIANT" not in (tmp_path / "one" / "lib" / "net.h").read_text()

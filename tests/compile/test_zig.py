@@ -6,14 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from elftools.elf.elffile import ELFFile
-from tests.boards import requires_board
+from tests.boards import requires_board, requires_zig
 from tests.compile.test_emit_parts import MODELS
 
 from armlet import digest
@@ -31,10 +30,6 @@ from armlet.spec.target import Target, Toolchain
 
 ANDROID = ("android-arm64", "android-armv7")
 TARGETS = ("arm64-linux-musl", *ANDROID)
-
-requires_zig = pytest.mark.skipif(
-    find_spec("ziglang") is None, reason=f"needs ziglang: {link.install_command('ziglang')}"
-)
 
 
 @pytest.fixture(scope="module", params=["attention", "lstm"])
@@ -143,7 +138,7 @@ def test_changed_constants_are_compiled_anew(tmp_path: Path):
     """The compiler keeps what it compiled, and does not look into what the assembler includes."""
     target, objects = load_target("arm64-linux-musl"), []
     for constants in (b"a" * 64, b"b" * 64):
-        source = write_parameters("net", constants, tmp_path)
+        source = write_parameters("net", constants, tmp_path, target)
         link.compile_object(target, source, tmp_path / "net.o", tmp_path)
         objects.append((tmp_path / "net.o").read_bytes())
     assert b"a" * 64 in objects[0]

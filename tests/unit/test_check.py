@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armlet.artifacts import Check, Compiled, Evaluated, Latency, Match, Measured, Score
+from armlet.artifacts import Check, Compiled, Evaluated, Latency, Match, Measured, Score, StreamMeasured
 from armlet.check import check_budgets, worst_class_drop
 from armlet.spec.budget import Budgets
 
@@ -130,3 +130,20 @@ def test_the_score_of_a_float16_program_is_said_to_be_that_of_the_float32_one():
     half = replace(compiled(), precision="float16")
     assert "samples, as float32)" in line(Budgets(), "accuracy", compiled=half).measured
     assert "float32" not in line(Budgets(), "accuracy").measured
+
+
+def test_without_a_device_every_line_says_what_was_not_measured_and_where_the_rest_comes_from():
+    half = Match(100, 90, 1e-6, 1e-4, "sums")
+    stream = StreamMeasured("board", 10, half, None, None, None, None)
+    measured = Measured("board", "no device", None, None, None, ran=False)
+    facts = (TRAINED, Evaluated(TRAINED, 1.0), compiled(), replace(measured, reference=half), stream)
+    verdict = check_budgets(Budgets(accuracy="90 %", size="30000 B"), *facts)
+    lines = {check.what: check for check in verdict.checks}
+    assert lines["accuracy"].measured == "92.00 % (1000 samples, by the program for this machine)"
+    for what in ("same answers", "stream: same answers"):
+        assert lines[what].measured.endswith(", by the program for this machine")
+    for what in ("latency", "step latency", "same outputs", "stream: same outputs", "stream: same states"):
+        assert (lines[what].measured, lines[what].outcome) == ("not measured: no device", "no budget")
+    assert verdict.passes
+    assert not check_budgets(Budgets(latency="1 s"), *facts).passes
+    assert not check_budgets(Budgets(step_latency="1 s"), *facts).passes

@@ -340,3 +340,10 @@ def test_kernels_compute_as_many_channels_at_a_time_as_widths_are_multiples_of(n
         assert width(FloatClamp(None, None), vector_of(build)) == target.lanes("float32")
         if build.computes_float16:
             assert width(FloatClamp(None, None), vector_of(build, "float16")) == target.lanes("float16")
+
+
+def test_a_target_that_nothing_runs_is_compiled_and_the_plan_says_that_it_is_not_measured():
+    plan = make_plan(Recipe.model_validate(BASE), [load_target("iphone-15")])
+    assert plan["measure/iphone-15"].what == "not measured: no device"
+    assert plan["compile/iphone-15"].needs == ("export",)
+    assert plan["evaluate"].needs[0] == "compile/host"

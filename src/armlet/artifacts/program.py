@@ -183,7 +183,7 @@ class Compiled:
     """A compiled program.
 
     Files: `lib/lib<symbol>.a`, `lib/lib<symbol>.so`, `lib/<symbol>.h`, `src/`, and `bin/run` (the runner program
-    linked for the target).
+    linked for the target); for Apple's systems `lib/module.modulemap` in the place of the last and the shared library.
 
     Attributes:
         target: name of the target.

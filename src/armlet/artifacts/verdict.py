@@ -145,9 +145,12 @@ class Measured:
     """What came of running a compiled program on a device; what was not measured is None.
 
     Attributes:
+        device: what ran it, "no device" where nothing did.
         match: agreement with the host program.
-        reference: agreement with ONNX Runtime, where the network came as an ONNX file.
+        reference: agreement with ONNX Runtime, where the network came as an ONNX file; that of the program for this
+            machine where `ran` is false.
         variant: which build of the kernels ran, where the program has several.
+        ran: false for a target that programs are compiled for and not run.
     """
 
     target: str
@@ -157,6 +160,7 @@ class Measured:
     latency: Latency | None
     variant: str | None = None
     reference: Match | None = None
+    ran: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from armlet.compile.macho import is_macho, read_macho
 from armlet.errors import ArmletError, MissingDependency
 from armlet.spec.target import Target
 
@@ -57,6 +58,14 @@ LIBM_SYMBOLS = frozenset(
         "sincos", "sinh", "sqrt", "tan", "tanh", "trunc",
     )
 )  # fmt: skip
+APPLE_LACKS = frozenset(
+    f"{name}{suffix}" for suffix in ("", "f") for name in ("exp10", "roundeven", "sincos")
+)
+"""Functions of other systems' libm that Apple's does not have."""
+APPLE_SYMBOLS = frozenset({"__exp10", "__exp10f", "__sincos_stret", "__sincosf_stret", "bzero"}) | {
+    f"memset_pattern{n}" for n in (4, 8, 16)
+}
+"""Functions of Apple's libSystem, which LLVM calls there in the place of others."""
 ARM32_SYMBOLS = frozenset({"__divdi3"})
 """Division of 64-bit integers, which 32-bit Arm has no instruction for: C compilers add it to what they link."""
 
@@ -136,6 +145,13 @@ def _zig(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "ziglang", *arguments)
 
 
+def _zig_folder() -> Path:
+    found = find_spec("ziglang")
+    if found is None or found.origin is None:
+        raise MissingDependency("ziglang", "compiling for the target", install_command("ziglang"))
+    return Path(found.origin).parent
+
+
 def compiler_version(target: Target) -> str:
     """Return the version of the target's C compiler in one line."""
     if target.toolchain.zig is None:
@@ -149,8 +165,10 @@ def c_flags(target: Target) -> tuple[str, ...]:
     if target.toolchain.zig is None:
         return C_FLAGS
     # Zig's compiler is LLVM's, whose flaw `emit.kernels.llvm_target` speaks of.
-    sound = ("-mllvm", "-arm-load-store-opt=0") if target.is_arm32 else ()
-    return (*C_FLAGS, "-g0", "-fno-unwind-tables", *sound)
+    further = ("-mllvm", "-arm-load-store-opt=0") if target.is_arm32 else ()
+    if target.is_apple:  # zig finds Apple's C headers by itself for macOS only
+        further = ("-isystem", str(_zig_folder() / "lib" / "libc" / "include" / "any-darwin-any"))
+    return (*C_FLAGS, "-g0", "-fno-unwind-tables", *further)
 
 
 def compile_object(target: Target, source: Path, output: Path, *include: Path) -> None:
@@ -173,19 +191,28 @@ def relocatable_flags(target: Target, roots: Sequence[str], script: str = "") ->
     return ("-r", "-nostdlib", ",".join([f"-Wl,{strip},--gc-sections", *(f"-u,{root}" for root in roots)]))
 
 
-def link_relocatable(target: Target, objects: Sequence[Path], output: Path, roots: Sequence[str]) -> None:
-    """Link objects into one: drops what no root reaches, and debug information."""
+def link_relocatable(
+    target: Target, objects: Sequence[Path], output: Path, roots: Sequence[str]
+) -> tuple[Path, ...]:
+    """Link objects into one, without what no root reaches and without debug information; return what a library holds.
+
+    For Apple's systems those are the objects as they came: an app's linker drops what it does not reach.
+    """
+    if target.is_apple:
+        return tuple(objects)
     # All paths are absolute, and none enters the result.
     flags = relocatable_flags(target, roots, str(DISCARD_DEBUG))
     command = [*compiler(target), *flags, *map(str, objects), "-o", str(output)]
     run_tool(command, output.parent, "linking")
+    return (output,)
 
 
-def archive(target: Target, member: Path, output: Path) -> None:
-    """Write a static library of one object, without time stamps or owners."""
+def archive(target: Target, members: Sequence[Path], output: Path) -> None:
+    """Write a static library of objects, without time stamps or owners."""
     output.unlink(missing_ok=True)
-    command = [*archiver(target), "rcsD", str(output), member.name]
-    run_tool(command, member.parent, "writing a static library")
+    form = ("--format=darwin",) if target.is_apple else ()
+    command = [*archiver(target), "rcsD", *form, str(output), *map(str, members)]
+    run_tool(command, output.parent, "writing a static library")
 
 
 def needs_stubs(target: Target) -> bool:
@@ -255,11 +282,20 @@ def link_program(target: Target, source: Path, library: Path, include: Path, out
     run_tool(command, source.parent, "linking")
 
 
-def loaded_bytes(file: Path) -> LoadedBytes:
-    """Return what the loaded sections of an object take; alignment between them isn't counted."""
+def loaded_bytes(*files: Path) -> LoadedBytes:
+    """Return what the loaded sections of objects take; alignment between them isn't counted."""
+    found = [_loaded_bytes(file) for file in files]
+    return LoadedBytes(sum(each.code for each in found), sum(each.constants for each in found))
+
+
+def _loaded_bytes(file: Path) -> LoadedBytes:
     from elftools.elf.constants import SH_FLAGS
     from elftools.elf.elffile import ELFFile
 
+    if is_macho(file):
+        loaded = [section for section in read_macho(file).sections if section.is_loaded]
+        code = sum(section.size for section in loaded if section.is_code)
+        return LoadedBytes(code, sum(section.size for section in loaded) - code)
     code = constants = 0
     with file.open("rb") as stream:
         for section in ELFFile(stream).iter_sections():
@@ -273,39 +309,59 @@ def loaded_bytes(file: Path) -> LoadedBytes:
     return LoadedBytes(code, constants)
 
 
-def symbol_bytes(file: Path) -> dict[str, int]:
-    """Return the bytes of each function that an object defines, by its name."""
+def symbol_bytes(*files: Path) -> dict[str, int]:
+    """Return the bytes of each function that objects define, by its name."""
+    return {name: size for file in files for name, size in _symbol_bytes(file).items()}
+
+
+def _symbol_bytes(file: Path) -> dict[str, int]:
     from elftools.elf.elffile import ELFFile
 
+    if is_macho(file):
+        return read_macho(file).symbol_bytes()
     with file.open("rb") as stream:
         table = ELFFile(stream).get_section_by_name(".symtab")
         symbols = () if table is None else tuple(table.iter_symbols())
         return {s.name: s["st_size"] for s in symbols if s["st_info"]["type"] == "STT_FUNC"}
 
 
-def undefined_symbols(file: Path) -> tuple[str, ...]:
-    """Return the symbols that an object needs from elsewhere, sorted."""
+def undefined_symbols(*files: Path) -> tuple[str, ...]:
+    """Return the symbols that objects need and none of them defines, sorted."""
+    defined: set[str] = set()
+    needed: set[str] = set()
+    for file in files:
+        for name, is_defined in _symbols(file):
+            (defined if is_defined else needed).add(name)
+    return tuple(sorted(needed - defined))
+
+
+def _symbols(file: Path) -> list[tuple[str, bool]]:
+    """Return the symbols of an object, and whether it defines each."""
     from elftools.elf.elffile import ELFFile
 
+    if is_macho(file):
+        return [(symbol.name, symbol.section != 0) for symbol in read_macho(file).symbols]
     with file.open("rb") as stream:
         table = ELFFile(stream).get_section_by_name(".symtab")
         symbols = () if table is None else tuple(table.iter_symbols())
-        return tuple(sorted({s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name}))
+        return [(s.name, s["st_shndx"] != "SHN_UNDEF") for s in symbols if s.name]
 
 
-def check_undefined(file: Path, target: Target, *, extensions: bool = False) -> None:
-    """Refuse an object that needs more than memcpy, memset, libm and, in 32-bit code, the compiler's own division.
+def check_undefined(target: Target, *files: Path, extensions: bool = False) -> None:
+    """Refuse objects that need more than memcpy, memset, libm and, in 32-bit code, the compiler's own division.
 
-    With `extensions` it may ask which extensions the CPU has.
+    With `extensions` they may ask which extensions the CPU has.
 
     Raises:
-        ArmletError: it does; names the symbols.
+        ArmletError: they do; names the symbols.
     """
     known = LIBC_SYMBOLS | LIBM_SYMBOLS | {"_GLOBAL_OFFSET_TABLE_"}  # the linker makes the last
+    if target.is_apple:
+        known = (known - APPLE_LACKS) | APPLE_SYMBOLS
     known |= {EXTENSIONS_SYMBOL} if extensions else set()
     if target.is_arm32:
         known |= ARM32_SYMBOLS
-    unknown = sorted(set(undefined_symbols(file)) - known)
+    unknown = sorted(set(undefined_symbols(*files)) - known)
     if unknown:
         raise ArmletError(
             f"the compiled program needs {', '.join(unknown)}, which no app has: "

@@ -42,7 +42,8 @@ class Emulator:
 
     def __init__(self, target: Target, timeout_s: float | None = 3600.0) -> None:
         if target.emulator is None:
-            raise UsageError(f"target {target.name} has no emulator: its programs run on this machine itself")
+            where = "are compiled only" if target.compiled_only else "run on this machine itself"
+            raise UsageError(f"target {target.name} has no emulator: its programs {where}")
         self._caches = target.caches
         self._program = target.emulator.program
         self._cpu = target.emulator.cpu

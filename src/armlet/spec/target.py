@@ -119,6 +119,11 @@ class Target(Spec):
     caches: Caches | None = Field(None, description="Left out: caches are not simulated.")
     toolchain: Toolchain = Field(description="What compiles and links for the target.")
     emulator: Emulator | None = Field(None, description="Left out: programs run on this machine itself.")
+    compiled_only: bool = Field(
+        False,
+        description="Neither this machine nor an emulator runs its programs: they are compiled, and their size and"
+        " memory are known; what a run would tell is not measured.",
+    )
     calibration: Calibration | None = Field(None, description="Left out: no latency can be estimated.")
 
     @field_validator("features")
@@ -164,6 +169,22 @@ class Target(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _says_what_runs_its_programs(self) -> Self:
+        if self.is_apple and not (self.compiled_only and self.toolchain.zig is not None):
+            raise ValueError(
+                "programs for Apple's systems are built by zig and not run: say toolchain: {zig: ...} and"
+                " compiled_only: true"
+            )
+        needs_runs = {
+            "emulator": self.emulator,
+            "calibration": self.calibration,
+            "core.cost_model": self.core.cost_model,
+        }
+        if self.compiled_only and (told := [name for name, value in needs_runs.items() if value is not None]):
+            raise ValueError(f"compiled_only: {told[0]} tells of programs that run; leave one of the two out")
+        return self
+
     @property
     def is_arm32(self) -> bool:
         """Whether its programs are 32-bit Arm code."""
@@ -188,6 +209,11 @@ class Target(Spec):
     def is_android(self) -> bool:
         """Whether its programs are parts of Android apps."""
         return "-android" in self.resolved_triple
+
+    @property
+    def is_apple(self) -> bool:
+        """Whether its object code is Mach-O, and an app is linked with Apple's own tools."""
+        return "-apple-" in self.resolved_triple
 
     @property
     def resolved_triple(self) -> str:
@@ -226,4 +252,11 @@ class Target(Spec):
     @property
     def is_native(self) -> bool:
         """Whether its programs run on this machine without an emulator."""
-        return self.emulator is None
+        return self.emulator is None and not self.compiled_only
+
+    @property
+    def device(self) -> str:
+        """What runs its programs, in words."""
+        if self.compiled_only:
+            return "no device"
+        return "this machine" if self.emulator is None else "the emulated board"

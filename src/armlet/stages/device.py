@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def emulator_of(target: Target) -> Emulator | None:
-    """Return the emulated board of a target, None where its programs run on this machine itself."""
-    if target.is_native:
+    """Return the emulated board of a target, None where its programs run on this machine itself or nowhere."""
+    if target.emulator is None:
         return None
     from armlet.devices.emulator import Emulator
 
@@ -37,6 +37,8 @@ def cost_of_a_call(
 ) -> tuple[Counts | None, Latency | None]:
     """Return counts and latency of one call: timed on this machine, or counted and estimated on the emulated board.
 
+    Both are None where nothing runs the program.
+
     Args:
         runner: the program's `bin/run`.
         sample: one array for each input, with a batch of one.
@@ -44,6 +46,8 @@ def cost_of_a_call(
         emulator: `emulator_of` the target.
         progress: told what is counted.
     """
+    if target.compiled_only:
+        return None, None
     if emulator is None:
         from armlet.bench.protocol import measure_host
 
@@ -59,7 +63,7 @@ def cost_of_a_call(
 
 def variant_of(runner: Path, target: Target, emulator: Emulator | None) -> str | None:
     """Return which build of its kernels a program takes on its device, None where it has only one."""
-    if not target.variants:
+    if not target.variants or target.compiled_only:
         return None
     if emulator is not None:
         return emulator.variant(runner)

@@ -130,8 +130,10 @@ def measure_imported(
 ) -> tuple[Measured, Arrays]:  # fmt: skip
     """Run a compiled ONNX file on its device; return what came of it, and the program's outputs.
 
+    Where nothing runs the target's programs, the outputs are those of the program for this machine.
+
     Args:
-        folders: of the `Compiled` for the target, and for this machine where the target is emulated.
+        folders: of the `Compiled` for the target, and for this machine where that is another program.
         imported: the file.
         samples: [N, *shape[1:]] for each input.
         model: the file with static shapes, for ONNX Runtime.
@@ -147,11 +149,15 @@ def measure_imported(
     board_folder, host_folder = folders
     board, emulator = artifact_json.load(Compiled, board_folder), emulator_of(target)
     n = len(samples[0])
-    progress.start(f"run {n} samples on {'this machine' if emulator is None else 'the emulated board'}")
+    progress.start(f"run {n} samples on {'this machine' if emulator is None else target.device}")
+    if target.compiled_only:
+        assert host_folder is not None  # noqa: S101 - as below
+        board_folder = host_folder
+        board = artifact_json.load(Compiled, host_folder)
     if emulator is None:
         found, match = HostProgram.load(board_folder, board).run_batch(samples), None
     else:
-        assert host_folder is not None  # noqa: S101 - it is compiled for every emulated target
+        assert host_folder is not None  # noqa: S101 - it is compiled for every target that is not this machine
         host = artifact_json.load(Compiled, host_folder)
         found = emulator.program(board_folder, board).run_batch(samples)
         expected = HostProgram.load(host_folder, host).run_batch(samples)
@@ -162,8 +168,9 @@ def measure_imported(
     runner, one = board_folder / "bin" / "run", tuple(x[:1] for x in samples)
     counts, latency = cost_of_a_call(runner, one, target, emulator, progress)
     variant = variant_of(runner, target, emulator)
-    device = "this machine" if emulator is None else emulator.description
-    return Measured(target.name, device, match, counts, latency, variant, reference), found
+    device = target.device if emulator is None else emulator.description
+    ran = not target.compiled_only
+    return Measured(target.name, device, match, counts, latency, variant, reference, ran), found
 
 
 def _onnx_runtime(model: Path, samples: Arrays) -> Arrays:

@@ -73,9 +73,12 @@ def evaluate_program(context: StageContext) -> Evaluated:
 
 
 def measure(context: StageContext) -> Measured:
-    """Run the program on its device: this machine, or the emulated board."""
+    """Run the program on its device: this machine, or the emulated board; say so where there is none."""
+    target = context.target
+    if target.compiled_only:
+        return Measured(target.name, target.device, None, None, None, ran=False)
     samples = context.splits().test.take(slice(N_MATCHED))
-    runner, target = context.inputs[0] / "bin" / "run", context.target
+    runner = context.inputs[0] / "bin" / "run"
     match = None
     emulator = emulator_of(target)
     if emulator is not None:

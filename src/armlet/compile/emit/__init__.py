@@ -7,8 +7,11 @@ Files below the output folder:
 - `bin/run`: the runner, linked for the target.
 - `packed/`: the library with packed constants, where it is asked for.
 
+For Apple's systems there is `lib/module.modulemap` in the place of the shared library, runner and Makefile.
+
 What is reported as code and constants is what an app grows by: the loaded sections of the one object in the static
-library, which holds entry, kernels, unwind tables, parameters and the kernels' literals. Not counted: functions of
+library (in the objects, for Apple's systems), which holds entry, kernels, unwind tables, parameters and the kernels'
+literals. Not counted: functions of
 libm, padding between sections, and a shared library's own dynamic-linking tables.
 """
 
@@ -59,33 +62,36 @@ def emit_program(
     """
     check_symbol(symbol)
     folder = folder.resolve()
-    lib, src, runner = folder / "lib", folder / "src", folder / "bin" / "run"
-    for place in (lib, src, runner.parent):
+    lib, src = folder / "lib", folder / "src"
+    for place in (lib, src):
         place.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="armlet-link-") as scratch:
         work = Path(scratch)
         modules = [p.module for p in programs]
-        compiled, kernels = build_variants(modules, target, symbol, work, dump)
+        kernels_folder = src if target.is_apple else work  # there they ship as they are
+        compiled, kernels = build_variants(modules, target, symbol, kernels_folder, dump)
         listing = read_calls(programs, kernels, target.variants)
         if not compiled:
             raise UsageError("the network computes nothing: its answers are inputs and constants")
         _write_sources(symbol, listing, target, lib, src)
         # TVM adds helpers and debug information; what ships holds the kernels that are called and no more.
-        kernels_object = src / f"{symbol}_kernels.o"
         roots = sorted({call.kernel.symbol for build in listing.builds for call in build.calls})
-        link.link_relocatable(target, compiled, kernels_object, roots)
-        objects = [work / f"{symbol}_entry.o", kernels_object]
+        kernels_objects = link.link_relocatable(target, compiled, src / f"{symbol}_kernels.o", roots)
+        objects = [work / f"{symbol}_entry.o", *kernels_objects]
         link.compile_object(target, src / f"{symbol}.c", objects[0], lib)
         if listing.constants:
             objects.append(work / f"{symbol}_params.o")
             link.compile_object(target, src / f"{symbol}_params.S", objects[-1], lib)
-        whole = work / f"{symbol}.o"
-        link.link_relocatable(target, objects, whole, entries(symbol, listing))
-        link.check_undefined(whole, target, extensions=bool(listing.variants))
-        link.archive(target, whole, lib / f"lib{symbol}.a")
-        link.link_shared(target, whole, lib / f"lib{symbol}.so")
-        loaded, sizes = link.loaded_bytes(whole), link.symbol_bytes(whole)
-    link.link_program(target, src / "runner.c", lib / f"lib{symbol}.a", lib, runner)
+        members = link.link_relocatable(target, objects, work / f"{symbol}.o", entries(symbol, listing))
+        link.check_undefined(target, *members, extensions=bool(listing.variants))
+        link.archive(target, members, lib / f"lib{symbol}.a")
+        if not target.is_apple:
+            link.link_shared(target, members[0], lib / f"lib{symbol}.so")
+        loaded, sizes = link.loaded_bytes(*members), link.symbol_bytes(*members)
+    if not target.is_apple:
+        runner = folder / "bin" / "run"
+        runner.parent.mkdir(exist_ok=True)
+        link.link_program(target, src / "runner.c", lib / f"lib{symbol}.a", lib, runner)
     result = _compiled(programs, target, symbol, listing, loaded, sizes)
     if dump:
         _dump_builds(dump, result, listing, (src / f"{symbol}.c").read_text(encoding="utf-8"))
@@ -97,12 +103,17 @@ def emit_program(
 
 
 def _write_sources(symbol: str, listing: Listing, target: Target, lib: Path, src: Path) -> None:
-    (lib / f"{symbol}.h").write_text(render_header(symbol, listing), encoding="utf-8")
+    (lib / f"{symbol}.h").write_text(
+        render_header(symbol, listing, shared=not target.is_apple), encoding="utf-8"
+    )
     (src / f"{symbol}.c").write_text(render_source(symbol, listing), encoding="utf-8")
     objects = [f"{symbol}_entry.o", f"{symbol}_kernels.o"]
     if listing.constants:
-        write_parameters(symbol, listing.constants, src)
+        write_parameters(symbol, listing.constants, src, target)
         objects.append(f"{symbol}_params.o")
+    if target.is_apple:
+        render(link.RUNTIME / "module.modulemap.in", lib, {"symbol": symbol})
+        return
     render(link.RUNTIME / "runner.c.in", src, {"symbol": symbol, "SYMBOL": symbol.upper()})
     _write_makefile(symbol, target, objects, entries(symbol, listing), src)
 

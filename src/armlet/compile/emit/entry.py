@@ -18,7 +18,7 @@ from armlet.artifacts import TensorInfo
 from armlet.compile.emit.calls import CallList, Listing, Place
 from armlet.compile.memory import ALIGNMENT
 from armlet.errors import UsageError
-from armlet.spec.target import Variant
+from armlet.spec.target import Target, Variant
 
 BASE = "base"
 """Name of the build that needs nothing beyond the target's own features."""
@@ -64,8 +64,8 @@ def entries(symbol: str, listing: Listing, run: str = "run") -> list[str]:
     return [f"{symbol}_{run}", *([f"{symbol}_variant"] if listing.variants else [])]
 
 
-def render_header(symbol: str, listing: Listing) -> str:
-    """Return the header that an app includes."""
+def render_header(symbol: str, listing: Listing, *, shared: bool = True) -> str:
+    """Return the header that an app includes; `shared` says whether there is a shared library, too."""
     inputs, outputs = listing.inputs, listing.outputs
     builds = ", ".join(f'"{name}"' for name in (BASE, *listing.variants))
     variant = _VARIANT_HEADER.substitute(
@@ -75,6 +75,7 @@ def render_header(symbol: str, listing: Listing) -> str:
         symbol=symbol,
         SYMBOL=symbol.upper(),
         version=armlet.__version__,
+        libraries=f"lib{symbol}.a (and -lm) or lib{symbol}.so" if shared else f"lib{symbol}.a",
         inputs=_describe("inputs", inputs),
         outputs=_describe("outputs", outputs),
         arena_bytes=listing.arena_bytes,
@@ -148,11 +149,11 @@ def _variant(symbol: str, variants: Sequence[Variant]) -> str:
     return _VARIANT.substitute(symbol=symbol, tests="\n".join(tests), names=names, base=BASE)
 
 
-def write_parameters(symbol: str, constants: bytes, folder: Path) -> Path:
-    """Write the constants and the assembler file that includes them; return the latter."""
+def write_parameters(symbol: str, constants: bytes, folder: Path, target: Target) -> Path:
+    """Write the constants and the assembler file that includes them, for the target's assembler; return the latter."""
     (folder / f"{symbol}_params.bin").write_bytes(constants)
     source = folder / f"{symbol}_params.S"
-    text = _PARAMETERS.substitute(
+    text = (_APPLE_PARAMETERS if target.is_apple else _PARAMETERS).substitute(
         symbol=symbol, n_bytes=len(constants), alignment=ALIGNMENT, sha256=digest.of_bytes(constants)
     )
     source.write_text(text, encoding="utf-8")
@@ -207,7 +208,7 @@ def _defines(symbol: str, what: str, tensors: Sequence[TensorInfo]) -> list[str]
 _HEADER = Template("""\
 /* $symbol: a neural network compiled by armlet $version. Written by a program: do not edit.
  *
- * Link lib$symbol.a (and -lm) or lib$symbol.so; nothing else is needed.
+ * Link $libraries; nothing else is needed.
  *
 $inputs
 $outputs
@@ -329,10 +330,15 @@ _NO_ARENA = """\
     (void)arena;
 """
 
-_PARAMETERS = Template("""\
+_PARAMETERS_HEAD = """\
 /* Constants of $symbol. Written by a program: do not edit.
  * Their SHA-256 stands here for zig, which takes what it compiled before where this file is the same:
  * $sha256 */
+"""
+
+_PARAMETERS = Template(
+    _PARAMETERS_HEAD
+    + """\
     .section .rodata.${symbol}_params,"a",%progbits
     .balign $alignment
     .globl ${symbol}_params
@@ -342,4 +348,18 @@ _PARAMETERS = Template("""\
 ${symbol}_params:
     .incbin "${symbol}_params.bin"
     .section .note.GNU-stack,"",%progbits
-""")
+"""
+)
+
+_APPLE_PARAMETERS = Template(
+    _PARAMETERS_HEAD
+    + """\
+    .section __TEXT,__const
+    .balign $alignment
+    .globl _${symbol}_params
+    .private_extern _${symbol}_params
+_${symbol}_params:
+    .incbin "${symbol}_params.bin"
+    .subsections_via_symbols
+"""
+)

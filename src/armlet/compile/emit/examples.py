@@ -18,14 +18,20 @@ def write_examples(compiled: Compiled, folder: Path) -> tuple[Path, ...]:
         compiled: the program that lies in `folder`.
         folder: the bundle.
     """
-    sources = sorted((RUNTIME / "examples").glob("*.in"))
+    sources = [s for s in sorted((RUNTIME / "examples").glob("*.in")) if _fits(s, compiled)]
     return tuple(render(source, folder / "examples", _values(compiled)) for source in sources)
 
 
 def write_stream_example(compiled: Compiled, folder: Path) -> tuple[Path, ...]:
     """Write `examples/` of a program for streams: it keeps the state from call to call."""
     sources = (RUNTIME / "stream" / "main.c.in", RUNTIME / "examples" / "CMakeLists.txt.in")
-    return tuple(render(source, folder / "examples", _values(compiled)) for source in sources)
+    fitting = [source for source in sources if _fits(source, compiled)]
+    return tuple(render(source, folder / "examples", _values(compiled)) for source in fitting)
+
+
+def _fits(source: Path, compiled: Compiled) -> bool:
+    """Say whether an example is of use: apps for Apple's systems are built by Xcode, with no shared library."""
+    return source.suffixes[0] == ".c" or "-apple-" not in compiled.triple
 
 
 def _values(compiled: Compiled) -> dict[str, str]:

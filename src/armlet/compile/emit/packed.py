@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from armlet.artifacts import PackedProgram
 from armlet.compile import link
@@ -60,17 +61,16 @@ def emit_packed(target: Target, symbol: str, listing: Listing, folder: Path) -> 
     unpack = render(link.RUNTIME / "unpack.c.in", src, values)
     entry = src / f"{symbol}_unpacked.c"
     entry.write_text(render_source(symbol, listing, unpacked=True), encoding="utf-8")
-    parameters = write_parameters(f"{symbol}_packed", data, src)
-    objects = [plain / f"{symbol}_kernels.o"]
-    for source in (entry, unpack, parameters):
-        objects.append(place / f"{source.stem}.o")
-        link.compile_object(target, source, objects[-1], lib, place)
-    whole = place / f"{symbol}_packed.o"
+    parameters = write_parameters(f"{symbol}_packed", data, src, target)
     roots = [f"{symbol}_unpack", *entries(symbol, listing, "run_unpacked")]
-    link.link_relocatable(target, objects, whole, roots)
-    link.check_undefined(whole, target, extensions=bool(listing.variants))
-    link.archive(target, whole, place / f"lib{symbol}_packed.a")
-    loaded = link.loaded_bytes(whole)
-    for made in (whole, *objects[1:]):
-        made.unlink()
+    with TemporaryDirectory(prefix="armlet-link-") as scratch:
+        work = Path(scratch)
+        objects = sorted(plain.glob(f"{symbol}_*kernels.o"))
+        for source in (entry, unpack, parameters):
+            objects.append(work / f"{source.stem}.o")
+            link.compile_object(target, source, objects[-1], lib, place)
+        members = link.link_relocatable(target, objects, work / f"{symbol}_packed.o", roots)
+        link.check_undefined(target, *members, extensions=bool(listing.variants))
+        link.archive(target, members, place / f"lib{symbol}_packed.a")
+        loaded = link.loaded_bytes(*members)
     return PackedProgram(len(data), len(listing.constants), loaded.code, loaded.constants)
