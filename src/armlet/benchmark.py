@@ -76,6 +76,11 @@ def bench_bundles(
     """
     _check_protocol(protocol)
     bundles = [Bundle.open(folder) for folder in folders]
+    for bundle in bundles:
+        if bundle.manifest.target.compiled_only:
+            raise UsageError(
+                f"{bundle.folder} has no runner: programs for {bundle.manifest.target.name} are compiled and not run"
+            )
     if device == EMULATOR:
         found = [_count(bundle, progress) for bundle in bundles]
         comparisons: tuple[Comparison, ...] = ()

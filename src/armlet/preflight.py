@@ -10,7 +10,7 @@ from armlet.compile.link import install_command, missing_tools
 from armlet.devices.emulator import Emulator
 from armlet.doctor import Finding, packages, programs
 from armlet.errors import MissingDependency, Problem, UsageError
-from armlet.plan import STAGES, Step
+from armlet.plan import STAGES, StageName, Step
 from armlet.spec.target import Target
 
 _COMPILING = ("compile", "compile_stream", "program_cost")
@@ -51,6 +51,12 @@ def require(steps: Iterable[Step], further: Iterable[str] = ()) -> None:
         ", ".join(dict.fromkeys(finding.needed_for for finding in unique)),
         " && ".join(_joined([finding.install for finding in unique])),
     )
+
+
+def require_target(target: Target) -> None:
+    """Check that programs for a target can be compiled and run here: as `require`, for any network."""
+    stages: tuple[StageName, ...] = ("compile", "measure")
+    require(Step(f"{stage}/{target.name}", stage, "", (), "", target) for stage in stages)
 
 
 def _targets(steps: tuple[Step, ...], stages: tuple[str, ...]) -> tuple[Target, ...]:

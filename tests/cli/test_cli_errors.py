@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from armlet.spec.load import shipped_targets
+
 RECIPE = """\
 name: tiny
 data: {kind: letter-recognition, limit: 600, test_limit: 200}
@@ -155,8 +157,10 @@ def test_the_version_is_printed(armlet):
 
 def test_targets_and_data_sets_are_listed_as_json(armlet):
     assert {t["name"] for t in json.loads(armlet("targets", "list", "--json").stdout)} == {
-        "android-arm64", "android-armv7", "arm64-linux", "arm64-linux-musl", "aws-graviton3", "host", "iphone-15",
-        "raspberry-pi-2", "raspberry-pi-4", "raspberry-pi-5", "x86-64-vnni",
+        "android-arm64", "android-arm64-dotprod", "android-armv7", "arm64-linux", "arm64-linux-musl", "aws-graviton3",
+        "galaxy-s24", "host", "iphone-15", "jetson-orin-nano", "pixel-4", "pixel-8", "pixel-8-little", "raspberry-pi-2",
+        "raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5", "raspberry-pi-zero-2", "rk3588", "rk3588-little",
+        "x86-64-vnni",
     }  # fmt: skip
     listed = json.loads(armlet("data", "list", "--json").stdout)
     assert {entry["kind"] for entry in listed} == {
@@ -181,3 +185,21 @@ def test_a_data_set_that_can_not_be_had_does_not_hide_the_others(armlet, tmp_pat
     assert done.returncode == 3
     for name in ("shuttle", "japanese-vowels"):
         assert (done.stdout + done.stderr).count(f"missing: data set {name}") == 1
+
+
+def test_a_target_is_validated(armlet, tmp_path):
+    done = armlet("targets", "validate", "raspberry-pi-4")
+    assert done.returncode == 0, done.stderr
+    assert "are run on the emulated board; latency is estimated" in done.stdout
+
+    text = shipped_targets()["raspberry-pi-4"].read_text()
+    for old, new, message in (
+        ("llvm_cpu: cortex-a72", "llvm_cpu: cortex-a7200", "cortex-a7200"),
+        ("emulator: {cpu: cortex-a72}", "emulator: {cpu: cortex-a7200}", "has no core 'cortex-a7200'"),
+        ("features: [neon]", "features: [neno]", "features"),
+    ):
+        file = tmp_path / "raspberry-pi-4.yaml"
+        file.write_text(text.replace(old, new))
+        wrong = armlet("targets", "validate", file)
+        assert wrong.returncode == 2
+        assert message in wrong.stderr

@@ -1,14 +1,17 @@
-"""`armlet targets list|show`: the boards that programs can be compiled for."""
+"""`armlet targets list|show|validate`: the boards that programs can be compiled for."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from armlet.cli import options
 
-app = typer.Typer(no_args_is_help=True, help="List and show targets.", rich_markup_mode=None)
+if TYPE_CHECKING:
+    from armlet.spec.target import Target
+
+app = typer.Typer(no_args_is_help=True, help="List, show and validate targets.", rich_markup_mode=None)
 
 
 @app.command("list")
@@ -38,3 +41,25 @@ def show(target: Annotated[str, typer.Argument(help="Name of a target or a YAML 
     from armlet.spec.load import load_target
 
     print_json(load_target(target).model_dump(mode="json"))
+
+
+@app.command("validate")
+def validate(target: Annotated[str, typer.Argument(help="Name of a target or a YAML file.")]) -> None:
+    """Check a target: every key, that compiler, emulator and cost model know its core, that its tools are here."""
+    from armlet.preflight import require_target
+    from armlet.spec.load import load_target
+
+    found = load_target(target)
+    require_target(found)
+    typer.echo(f"{found.name}: programs can be compiled for it, and are {_what_runs(found)}")
+
+
+def _what_runs(target: Target) -> str:
+    if target.compiled_only:
+        return "not run"
+    latency = (
+        "measured" if target.is_native
+        else "estimated" if target.core.cost_model and target.calibration and target.core.clock_mhz
+        else "not estimated"
+    )  # fmt: skip
+    return f"run on {target.device}; latency is {latency}"
