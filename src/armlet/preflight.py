@@ -26,11 +26,13 @@ def require(steps: Iterable[Step], further: Iterable[str] = ()) -> None:
         further: packages that are needed besides.
 
     Raises:
-        UsageError: a target has no emulator and is another machine than this one, or a core that it names is unknown.
+        UsageError: a target has no emulator and is another machine than this one, a core that it names is unknown, or
+            a pass goes by the latency on a target of which none is known.
         MissingDependency: names everything that is missing, with the commands that install it.
     """
     steps = tuple(steps)
     _refuse_foreign(steps)
+    _refuse_untimed(steps)
     used = {*further, *(package for step in steps for package in STAGES[step.stage].packages)}
     if any(step.costs_on is not None for step in steps):
         used |= set(STAGES["program_cost"].packages)
@@ -83,6 +85,34 @@ def _refuse_foreign(steps: tuple[Step, ...]) -> None:
     ]
     if problems:
         raise UsageError(problems)
+
+
+def _refuse_untimed(steps: tuple[Step, ...]) -> None:
+    """Refuse passes that go by the latency on a target where it is neither measured nor estimated."""
+    problems = [
+        Problem(
+            f"what a network takes on {step.costs_on.name} can't be said: {lacking}",
+            key=f"passes.{step.position}.latency",
+            hint="choose another target, or a goal that is no time",
+        )
+        for step in steps
+        if step.costs_on is not None and (lacking := _why_untimed(step.costs_on))
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def _why_untimed(target: Target) -> str:
+    """Return why no latency is known on a target; nothing where it is."""
+    if target.compiled_only:
+        return "it is compiled for only"
+    needs = {
+        "core.cost_model": target.core.cost_model,
+        "core.clock_mhz": target.core.clock_mhz,
+        "calibration": target.calibration,
+    }
+    lacking = [] if target.is_native else [name for name, value in needs.items() if value is None]
+    return f"the target has no {', '.join(lacking)}" if lacking else ""
 
 
 def _refuse_unknown_cores(steps: tuple[Step, ...]) -> None:

@@ -16,7 +16,7 @@ from armlet.check import check_budgets
 from armlet.errors import UsageError
 from armlet.progress import Silent
 from armlet.spec.budget import Budgets
-from armlet.stages.imported import _worst, measure_imported, random_samples
+from armlet.stages.imported import _worst, import_onnx, measure_imported, random_samples
 
 OUTPUT = TensorInfo("y", (1, 10))
 
@@ -70,3 +70,16 @@ def test_the_worst_output_stands_for_all():
     broken = Match(4, 2, 0.5, 0.1, "broken")
     assert _worst([near, far]) == far
     assert _worst([far, near, broken]) == Match(4, 1, 0.5, 0.1, "broken")
+
+
+def test_samples_that_are_not_finite_are_refused_before_any_work(host_cnn, tmp_path):
+    onnx.save(host_cnn.model, tmp_path / "net.onnx")
+    samples = np.zeros((5, 1, 16, 16), np.float32)
+    samples[3, 0, 2, 2] = np.nan
+    samples[4, 0, 2, 2] = -np.inf
+    with pytest.raises(UsageError) as caught:
+        import_onnx(tmp_path / "net.onnx", {}, {"x": samples}, tmp_path)
+    assert str(caught.value) == "samples of input 'x' are not finite: 2 of 5, the first is number 3"
+    (tmp_path / "whole").mkdir()
+    found, _ = import_onnx(tmp_path / "net.onnx", {}, {"x": samples[:3]}, tmp_path / "whole")
+    assert found.n_samples == 3

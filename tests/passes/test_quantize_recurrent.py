@@ -139,3 +139,15 @@ def test_a_recurrent_layer_without_an_integer_form_is_named_by_the_pass_and_the_
     reasons = [f.reason for f in compiled.fallbacks if f.layer == layer]
     assert any(reason.startswith("stays float") for reason in reasons)
     assert "float32" in {k.precision for k in compiled.kernels if layer in (k.layer, *k.joined)}
+
+
+def test_what_stays_float_beside_layers_that_quantise_while_they_run_is_named(tmp_path):
+    network = SEQUENCES.build()
+    quantized, _ = quantize(SEQUENCES, network, tmp_path, mode="dynamic", calibration_samples=512)
+    compiled = program(quantized, SEQUENCES.samples(), tmp_path)
+    assert "dynamic_dense" in {kernel.op for kernel in compiled.kernels}
+    floats = {kernel.layer for kernel in compiled.kernels if kernel.op == "lstm"}
+    assert len(floats) == 2
+    assert {f.layer for f in compiled.fallbacks} == floats
+    reason = "stays float: its input is not quantised while the program runs"
+    assert {f.reason for f in compiled.fallbacks} == {reason}

@@ -134,3 +134,90 @@ def test_a_stream_that_fits_is_taken(tmp_path: Path, data, model, frames) -> Non
     stream = load_recipe(file).stream
     assert stream is not None
     assert stream.frames == frames
+
+
+FINETUNE = "passes: [{kind: prune_channels, ratio: 50 %%, finetune: {%s}}]"
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("train: {focal_gamma: 1}", "focal_gamma does nothing without loss: focal: leave it out"),
+        ("train: {huber_delta: 2}", "huber_delta does nothing without loss: huber"),
+        ("train: {momentum: 0.5, optimizer: adam}", "momentum does nothing without optimizer: sgd or rmsprop"),
+        ("train: {betas: [0.8, 0.9], optimizer: sgd}", "betas does nothing without optimizer: adam, adamw or lion"),
+        (
+            "train: {step_every: 20 %, step_factor: 0.5}",
+            "step_every and step_factor do nothing without schedule: step: leave them out",
+        ),
+        ("train: {critic_steps: 2}", "train.critic_steps: does nothing for classification: leave it out"),
+        (FINETUNE % "gradient_penalty: 1", "passes.0.finetune.gradient_penalty: does nothing for classification"),
+        (
+            "passes: [{kind: prune_channels, ratio: 50 %, samples: 9}]",
+            "samples does nothing without importance: taylor",
+        ),
+        (
+            "passes: [{kind: prune_weights, sparsity: 50 %, calibration_samples: 9}]",
+            "calibration_samples does nothing without method",
+        ),
+        (
+            "passes: [{kind: prune_weights, sparsity: 50 %, begin: 10 %, every: 2}]",
+            "begin and every do nothing without schedule: cubic",
+        ),
+        (
+            "passes: [{kind: factorize, ratio: 50 %, nearest: weights, calibration_samples: 9}]",
+            "does nothing without nearest: results",
+        ),
+        ("passes: [{kind: distill, alpha: 0 %, temperature: 2}]", "temperature does nothing without alpha above 0 %"),
+        ("passes: [{kind: distill, teacher: current, teachers: 2}]", "teachers does nothing without teacher: trained"),
+        (
+            "passes: [{kind: distill, temperature: 2, terms: [{kind: outputs}]}]",
+            "temperature does nothing without a term of softened",
+        ),
+        ("passes: [{kind: quantize_static, group_size: 8}]", "group_size does nothing without weights: per_group"),
+        ("passes: [{kind: quantize_static, percentile: 99}]", "percentile does nothing without observer: percentile"),
+        (
+            "passes: [{kind: quantize_static, averaging: 0.5}]",
+            "averaging does nothing without observer: moving_average",
+        ),
+        (
+            "passes: [{kind: quantize_static, rounding: gptq, rounding_steps: 5}]",
+            "rounding_steps does nothing without rounding: adaround",
+        ),
+        ("passes: [{kind: quantize_static, deviations: 3}]", "deviations does nothing without calibration: batch_norm"),
+        (
+            "passes: [{kind: quantize_static, calibration: batch_norm, input_range: [0, 1], observer: mse}]",
+            "observer does nothing without calibration: data",
+        ),
+        (
+            "passes: [{kind: quantize_static, mode: weight_only, activations: symmetric}]",
+            "activations does nothing without integer",
+        ),
+        (
+            "passes: [{kind: quantize_aware, train: {epochs: 2}, freeze_after: 2}]",
+            "freeze_after: 2 does nothing in 2 epochs",
+        ),
+        ("passes: [{kind: quantize_aware, teachers: 2}]", "teachers does nothing without alpha above 0 %"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_do_nothing_is_refused_with_what_it_needs(section, problem, tmp_path: Path):
+    file = tmp_path / "idle.yaml"
+    file.write_text(f"name: idle\ndata: {PICTURES}\nmodel: {CNN}\n{section}\n", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        load_recipe(file)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("train: {label_smoothing: 0.1}", "train.label_smoothing: does nothing for denoising: leave it out"),
+        ("passes: [{kind: distill, temperature: 2}]", "passes.0.temperature: softens answers of classes"),
+    ],
+)
+def test_an_option_of_classes_is_refused_where_there_are_none(section, problem, tmp_path: Path):
+    file, data = tmp_path / "idle.yaml", "{kind: fashion-mnist, task: denoising}"
+    file.write_text(f"name: idle\ndata: {data}\nmodel: {{kind: autoencoder}}\n{section}\n", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        load_recipe(file)
+    assert problem in str(caught.value)

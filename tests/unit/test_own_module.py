@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from armlet.progress import Silent
 from armlet.report.page import _yaml
 from armlet.spec.load import load_recipe, load_target
 from armlet.spec.recipe import Recipe
+from armlet.stages.names import refuse_unknown_names
 from armlet.train import TrainOptions, train_network
 
 PICTURE = (InputSpec("input", (1, 12, 12)),)
@@ -176,3 +178,28 @@ def test_control_flow_on_values_is_named():
     network = built(code)
     with pytest.raises(UnsupportedOperator, match="what it does next depends on values, and must not"):
         trace(network.module, PICTURE)
+
+
+def test_names_that_fit_no_module_are_refused_before_training_each_with_its_place():
+    passes = [
+        {"kind": "prune_channels", "ratio": 0.5, "exclude": ["body.*", "hed"],
+         "finetune": {"distill": {"terms": [{"kind": "features", "layers": ["boddy"]}]}}},
+        {"kind": "distill", "terms": [{"kind": "logits"}, {"kind": "features", "layers": ["body", "x"]}]},
+        {"kind": "factorize", "ratio": 0.5, "exclude": ["head"]},
+        {"kind": "quantize_static", "exclude": ["head.0"], "exclude_types": ["Linea"]},
+    ]  # fmt: skip
+    base = {"name": "n", "data": {"kind": "fashion-mnist"}, "model": {"kind": "cnn"}}
+    module = torch.nn.Sequential(
+        OrderedDict(body=torch.nn.Sequential(torch.nn.Linear(3, 3)), head=torch.nn.Linear(3, 3))
+    )
+    with pytest.raises(UsageError) as caught:
+        refuse_unknown_names(Recipe.model_validate(base | {"passes": passes}), module)
+    assert [problem.key for problem in caught.value.problems] == [
+        "passes.0.exclude", "passes.0.finetune.distill.terms.0.layers", "passes.1.terms.1.layers",
+    ]  # fmt: skip
+    assert "'hed', which fits none" in str(caught.value)
+    with pytest.raises(
+        UsageError, match=r"passes\.0\.exclude_types: exclude_types has 'Linea', .* there are Linear"
+    ):
+        refuse_unknown_names(Recipe.model_validate(base | {"passes": passes[3:]}), module)
+    refuse_unknown_names(Recipe.model_validate(base | {"passes": passes[2:]}), module)

@@ -123,3 +123,22 @@ def test_a_target_for_another_machine_without_an_emulator_is_refused():
     of_a_pass = tuple(replace(s, costs_on=foreign) if s.stage == "train" else s for s in steps)
     with pytest.raises(UsageError, match="raspberry-pi-4 is for riscv64-linux-gnu and this machine is"):
         preflight.require(of_a_pass)
+
+
+@pytest.mark.parametrize("kind", ["prune_channels", "quantize_static"])
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("arm64-linux", "the target has no core.cost_model, core.clock_mhz, calibration"),
+        ("aws-graviton3", "the target has no calibration"),
+        ("iphone-15", "it is compiled for only"),
+    ],
+)
+def test_a_latency_on_a_target_of_which_none_is_known_is_refused_before_training(kind, target, why):
+    passes = [{"kind": kind, "latency": "1 ms", "target": target}]
+    recipe = RECIPE.model_validate(RECIPE.model_dump(mode="json") | {"passes": passes})
+    with pytest.raises(UsageError) as caught:
+        preflight.require(make_plan(recipe, [load_target("host")]).steps)
+    assert str(caught.value).startswith(
+        f"passes.0.latency: what a network takes on {target} can't be said: {why}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
@@ -19,6 +20,24 @@ class Spec(BaseModel):
     """Base of recipes, targets and their parts: unknown keys and wrong types are refused, values can't be changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+def refuse_idle(options: Spec, names: Iterable[str], needed: str) -> None:
+    """Refuse options that are set, to another value than their default, and do nothing.
+
+    Args:
+        options: the model.
+        names: of options that do nothing as the others are.
+        needed: what would have to be set for them to do something.
+
+    Raises:
+        ValueError: names those that are set.
+    """
+    fields = type(options).model_fields
+    given = [name for name in names if getattr(options, name) != fields[name].default]
+    if given:
+        do, them = ("do", "them") if len(given) > 1 else ("does", "it")
+        raise ValueError(f"{' and '.join(given)} {do} nothing without {needed}: leave {them} out")
 
 
 T = TypeVar("T")

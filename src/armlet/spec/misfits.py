@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from armlet.scores import METRICS, TASK_METRICS
+from armlet.spec.base import Spec
 from armlet.spec.model import Autoencoder, Cnn, Gan, Lstm, Transformer
 from armlet.spec.passes.distill import Distill, Teaching
 from armlet.spec.passes.quantize import QuantizeAware
@@ -174,10 +175,28 @@ def _training(recipe: Recipe) -> Iterator[Misfit]:
                 )
             elif name in ("speed", "time_mask") and data.varies_in_length:
                 yield (*where, "augment"), f"{name} is for sequences of one length, and {data.kind}'s differ"
+        for key in _idle(train, data.asks):
+            yield (*where, key), f"does nothing for {data.asks}: leave it out"
         if train.cutmix and (data.form, data.asks) != ("picture", "classification"):
             yield (*where, "cutmix"), "is for the classification of pictures"
         if train.mixup and (data.form in ("text", "latent") or data.varies_in_length):
             yield (*where, "mixup"), "is for rows, pictures and sequences of one length"
+
+
+_OF_CRITICS = ("critic_learning_rate", "critic_steps", "gradient_penalty")
+
+
+def _idle(train: TrainSpec, asks: str) -> Iterator[str]:
+    """Give the options of training that are set and that the task has no use for."""
+    names = () if asks == "generation" else _OF_CRITICS
+    for name in (*names, *(() if asks == "classification" else ("label_smoothing",))):
+        if _is_set(train, name):
+            yield name
+
+
+def _is_set(options: Spec, name: str) -> bool:
+    """Whether an option has another value than its default."""
+    return bool(getattr(options, name) != type(options).model_fields[name].default)
 
 
 def _judging(recipe: Recipe) -> Iterator[Misfit]:
@@ -212,23 +231,29 @@ def _from_0_to_1(recipe: Recipe) -> bool:
 _OF_CLASSES = ("logits", "decoupled", "own_depth")
 
 
-def _teaching(recipe: Recipe) -> Iterator[Misfit]:
-    """Terms of a distillation that are not for the task or the model."""
-    data, model = recipe.data, recipe.model
+def _teachings(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], Teaching, TrainSpec | None]]:
+    """Give what is learned from teachers: where it stands, what, and in which training."""
     for position, options in enumerate(recipe.passes):
         where: tuple[str, ...] = ("passes", str(position))
         teaching = options if isinstance(options, Teaching) else None
         if (finetune := getattr(options, "finetune", None)) is not None:
             teaching, where = finetune.distill, (*where, "finetune", "distill")
-        if teaching is None:
-            continue
-        train = options.train if isinstance(options, Distill | QuantizeAware) else finetune
+        if teaching is not None:
+            yield where, teaching, options.train if isinstance(options, Distill | QuantizeAware) else finetune
+
+
+def _teaching(recipe: Recipe) -> Iterator[Misfit]:
+    """Terms of a distillation that are not for the task or the model."""
+    data, model = recipe.data, recipe.model
+    for where, teaching, train in _teachings(recipe):
         if teaching.unlabeled and train is not None and (train.mixup or train.cutmix):
             yield (*where, "unlabeled"), "samples without labels can't be mixed: leave mixup and cutmix out"
         if teaching.unlabeled and not (data.has_unlabeled or data.fraction < 1 or data.per_class):
             yield (*where, "unlabeled"), "every sample keeps its label: set data.fraction or data.per_class"
         if teaching.teachers > 1 and data.asks == "generation":
             yield (*where, "teachers"), "several generators make different pictures of the same numbers"
+        if not teaching.terms and data.asks != "classification" and _is_set(teaching, "temperature"):
+            yield (*where, "temperature"), f"softens answers of classes, and {data.kind} asks for {data.asks}"
         for number, term in enumerate(teaching.terms):
             at = (*where, "terms", str(number), "kind")
             if term.kind in _OF_CLASSES and data.asks != "classification":

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from armlet.spec.base import Fraction, ListOf, Spec
+from armlet.spec.base import Fraction, ListOf, Spec, refuse_idle
 
 Loss = Literal[
     "auto",
@@ -46,7 +46,7 @@ class TrainSpec(Spec):
         "adamw", description="sgd uses Nesterov momentum."
     )
     learning_rate: PositiveFloat = Field(1e-3, description="The highest rate of the schedule.")
-    momentum: NonNegativeFloat = Field(0.9, lt=1.0, description="Of sgd and rmsprop; the others ignore it.")
+    momentum: NonNegativeFloat = Field(0.9, lt=1.0, description="Of sgd and rmsprop.")
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = Field(
         (0.9, 0.999), description="Decay of the averages of gradient and square; adam, adamw and lion."
     )
@@ -98,6 +98,20 @@ class TrainSpec(Spec):
     processes: PositiveInt | Literal["auto"] = Field(
         "auto", description="Training processes: auto is one per GPU, or one on the CPU."
     )
+
+    @model_validator(mode="after")
+    def _every_option_does_something(self) -> Self:
+        if self.loss != "focal":
+            refuse_idle(self, ["focal_gamma"], "loss: focal")
+        if self.loss != "huber":
+            refuse_idle(self, ["huber_delta"], "loss: huber")
+        if self.optimizer not in ("sgd", "rmsprop"):
+            refuse_idle(self, ["momentum"], "optimizer: sgd or rmsprop")
+        if self.optimizer not in ("adam", "adamw", "lion"):
+            refuse_idle(self, ["betas"], "optimizer: adam, adamw or lion")
+        if self.schedule != "step":
+            refuse_idle(self, ["step_every", "step_factor"], "schedule: step")
+        return self
 
     @model_validator(mode="after")
     def _rises_once(self) -> Self:

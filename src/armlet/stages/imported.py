@@ -63,6 +63,7 @@ def import_onnx(
     samples = random_samples(infos) if inputs is None else fit_samples(infos, _given(inputs))[0]
     if len(samples[0]) == 0:
         raise UsageError("there are no samples to run the program on")
+    _refuse_not_finite(infos, samples)
     found = Imported(
         file=file.name,
         sha256=digest.of_file(file),
@@ -76,6 +77,14 @@ def import_onnx(
         random=inputs is None,
     )
     return found, samples
+
+
+def _refuse_not_finite(infos: tuple[TensorInfo, ...], samples: Arrays) -> None:
+    from armlet.data.splits import not_finite
+
+    wrong = [(info.name, said) for info, x in zip(infos, samples, strict=True) if (said := not_finite(x))]
+    if wrong:
+        raise UsageError([Problem(f"samples of input {name!r} are {said}") for name, said in wrong])
 
 
 def _given(inputs: str | Path | Mapping[str, ArrayLike]) -> Mapping[str, ArrayLike]:

@@ -14,6 +14,7 @@ from armlet.spec.model import ModelSpec
 from armlet.spec.train import TrainSpec
 from armlet.spec.widths import settled
 from armlet.stages.context import ASSETS, OUTPUTS_FILE, StageContext
+from armlet.stages.names import refuse_unknown_names
 
 if TYPE_CHECKING:
     from armlet.data.splits import Splits
@@ -53,6 +54,7 @@ def train(context: StageContext) -> Trained:
     recipe, splits = context.plan.recipe, context.splits()
     scorer, untrained = context.scorer(splits.task), None
     start = _fresh(recipe.model, splits, recipe.seed)
+    refuse_unknown_names(recipe, start.module)
     if splits.task.kind == "generation":
         untrained = evaluate(start, splits.test, scorer, "test")
         scorer = replace(scorer, untrained=untrained.value)
@@ -116,8 +118,10 @@ def pretrain(context: StageContext) -> Pretrained:
     recipe, splits = context.plan.recipe, context.splits()
     if recipe.pretrain is None:
         raise UsageError("this recipe does not pre-train")
+    start = _fresh(recipe.model, splits, recipe.seed)
+    refuse_unknown_names(recipe, start.module)
     network, run = train_network(
-        _fresh(recipe.model, splits, recipe.seed),
+        start,
         splits,
         TrainOptions(**recipe.pretrain.train.model_dump()),
         Scorer(splits.task),
@@ -138,12 +142,14 @@ def run_one_pass(context: StageContext) -> Compressed:
 
     recipe, splits = context.plan.recipe, context.splits()
     teachers = [context.folder_of(need) for need in context.step.needs if need.startswith("teacher ")]
+    trained = load_network(context.folder_of("train"))
+    refuse_unknown_names(recipe, trained.module)  # where the trained network was there already
     network, record = run_pass(
         settled(recipe, context.step.position),
         load_network(context.inputs[0]),
         PassContext(
             splits=splits,
-            teacher=load_network(context.folder_of("train")),
+            teacher=trained,
             scorer=context.scorer(splits.task),
             seed=recipe.seed,
             work=context.work,

@@ -27,6 +27,7 @@ from armlet.scores import METRICS
 from armlet.train.adversarial import Adversarial
 from armlet.train.checkpoint import Learner, Resumed, resume, save_checkpoint
 from armlet.train.distillation.teaching import Teaching
+from armlet.train.divergence import cause_of
 from armlet.train.job import TrainingJob, TrainingPlan, TrainingRun
 from armlet.train.masked import MaskedReconstruction
 from armlet.train.objectives import NETWORK, Objective, Supervised, Validation
@@ -76,11 +77,11 @@ def run_training(job: TrainingJob, work: Path, progress: Progress) -> tuple[Netw
                 lambda n, loss: progress.advance(n, _note(len(history) + 1, options.epochs, loss, history)),
             )
             train_loss = float(accelerator.reduce(mean, "mean"))
-            _require_finite(train_loss, "loss", epoch)
+            _require_finite(train_loss, "loss", epoch, job)
             # Only the main process's batch statistics count, so only it validates and the others learn of it.
             validated = _validate(objective, learner, job) if accelerator.is_main_process else None
             found = broadcast_object_list([validated])[0]
-            _require_finite(found.loss, "validation loss", epoch)
+            _require_finite(found.loss, "validation loss", epoch, job)
             seconds = time.monotonic() - started
             history.append(Epoch(epoch, train_loss, found.loss, found.metric, found.score, rate, seconds))
             if options.patience and _best_epoch(history) == epoch:
@@ -202,11 +203,9 @@ def _validate(objective: Objective, learner: Learner, job: TrainingJob) -> Valid
         return objective.validate(modules, job.data.validation)
 
 
-def _require_finite(loss: float, what: str, epoch: int) -> None:
+def _require_finite(loss: float, what: str, epoch: int, job: TrainingJob) -> None:
     if not math.isfinite(loss):
-        raise ArmletError(
-            f"training diverged: the {what} is {loss} in epoch {epoch}; lower the learning rate"
-        )
+        raise ArmletError(f"training diverged: the {what} is {loss} in epoch {epoch}; {cause_of(job)}")
 
 
 def _best_epoch(history: list[Epoch]) -> int:

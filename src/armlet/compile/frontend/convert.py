@@ -19,7 +19,6 @@ from armlet.compile.frontend.graph import (
     Dense,
     Enlarge,
     Layer,
-    LayerNorm,
     Limit,
     Lookup,
     MatMul,
@@ -32,6 +31,7 @@ from armlet.compile.frontend.graph import (
     Transpose,
 )
 from armlet.compile.frontend.integers import convert_to_float, dequantize, quantize
+from armlet.compile.frontend.normalization import convert_group_norm, convert_layer_norm
 from armlet.compile.frontend.reader import Converter, Reader, RefusedNode, attributes
 from armlet.compile.frontend.recurrent import convert_recurrent
 from armlet.compile.frontend.truth import convert_to_truth
@@ -251,21 +251,6 @@ def _softmax(node: onnx.NodeProto, name: str, reader: Reader) -> None:
         convert_generic(node, name, reader)
 
 
-def _layer_norm(node: onnx.NodeProto, name: str, reader: Reader) -> None:
-    given, shape = attributes(node), reader.tensor(node.input[0]).shape
-    gain, bias = reader.constant(node, 1), reader.constant(node, 2)
-    if (
-        gain is None
-        or gain.values.shape != shape[-1:]
-        or given.get("axis", -1) % len(shape) != len(shape) - 1
-    ):
-        convert_generic(node, name, reader)
-        return
-    real = [np.zeros(shape[-1]) if c is None else c.real() for c in (gain, bias)]
-    gains, biases = (np.broadcast_to(values.astype(np.float32), shape[-1:]) for values in real)
-    append(reader, node, name, LayerNorm(gains, biases, given.get("epsilon", 1e-5)), (node.input[0],))
-
-
 def _reshape(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     append(reader, node, name, Reshape(), (node.input[0],))
 
@@ -371,7 +356,9 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "GlobalAveragePool": _global_pool,
         "ReduceMean": _reduce_mean,
         "Softmax": _softmax,
-        "LayerNormalization": _layer_norm,
+        "LayerNormalization": convert_layer_norm,
+        "GroupNormalization": convert_group_norm,
+        "InstanceNormalization": convert_group_norm,
         "Reshape": _reshape,
         "Flatten": _reshape,
         "Squeeze": _reshape,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from armlet.compile.frontend.graph import Generic, Layer, Op
 from armlet.compile.frontend.reader import Reader, RefusedNode
+from armlet.compile.frontend.values import Array, Tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -56,6 +58,34 @@ def convert_generic(node: onnx.NodeProto, name: str, reader: Reader) -> None:
             constants[value] = real
     op = Generic(node, MappingProxyType(constants), node.op_type in ELEMENTWISE, reader.opset)
     append(reader, node, name, op, tuple(v for v in values if v not in constants))
+
+
+def computed(
+    kind: str,
+    operands: Sequence[str | Array],
+    result: str,
+    like: str,
+    reader: Reader,
+    name: str = "",
+) -> str:
+    """Append one operator on float32 numbers, and return the name of its result, which has the shape of `like`.
+
+    The layer has the name of its result, unless another is given.
+    """
+    import onnx
+
+    names, constants = [], {}
+    for place, operand in enumerate(operands):
+        if isinstance(operand, str):
+            names.append(operand)
+        else:
+            names.append(f"{result}:constant{place}")
+            constants[names[-1]] = operand.astype(np.float32)
+    reader.tensors[result] = Tensor(reader.tensor(like).shape, "float32")
+    node = onnx.helper.make_node(kind, names, [result], name=name or result)
+    op = Generic(node, MappingProxyType(constants), True, reader.opset)
+    append(reader, node, name or result, op, tuple(n for n in names if n not in constants))
+    return result
 
 
 def append(reader: Reader, node: onnx.NodeProto, name: str, op: Op, inputs: tuple[str, ...]) -> None:

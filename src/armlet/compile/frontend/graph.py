@@ -80,8 +80,7 @@ class LayerNorm:
     """gain × (x - mean) / √(variance + epsilon) + bias over the last dimension (Ba et al. 2016).
 
     Attributes:
-        gain: [n].
-        bias: [n].
+        gain, bias: [n], or [1] for all.
     """
 
     gain: Array

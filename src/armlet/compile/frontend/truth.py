@@ -6,13 +6,12 @@ and every constant below 2^24, since rounding keeps order. Float numbers are com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from armlet.compile.frontend.generic import append
+from armlet.compile.frontend.generic import append, computed
 from armlet.compile.frontend.graph import Convert, Generic, Layer, Limit
 from armlet.compile.frontend.reader import Reader, RefusedNode
 from armlet.compile.frontend.values import Array, Clamp, Tensor
@@ -47,13 +46,13 @@ def convert_comparison(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     real, output = _real(value, name, reader), node.output[0]
     match kind:
         case "Greater" | "GreaterOrEqual":
-            found = _computed("Sub", (real, limits - (kind != "Greater")), f"{output}:over", output, reader)
+            found = computed("Sub", (real, limits - (kind != "Greater")), f"{output}:over", output, reader)
         case "Less" | "LessOrEqual":
-            found = _computed("Sub", (limits + (kind != "Less"), real), f"{output}:under", output, reader)
+            found = computed("Sub", (limits + (kind != "Less"), real), f"{output}:under", output, reader)
         case _:
-            over = _computed("Sub", (real, limits), f"{output}:over", output, reader)
-            apart = _computed("Abs", (over,), f"{output}:apart", output, reader)
-            found = _computed("Sub", (np.ones(1), apart), f"{output}:equal", output, reader)
+            over = computed("Sub", (real, limits), f"{output}:over", output, reader)
+            apart = computed("Abs", (over,), f"{output}:apart", output, reader)
+            found = computed("Sub", (np.ones(1), apart), f"{output}:equal", output, reader)
     append(reader, node, name, Limit(Clamp(0.0, 1.0)), (found,))
 
 
@@ -61,10 +60,10 @@ def convert_to_truth(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     """Read numbers as truth values, which all but 0 are."""
     value, output = node.input[0], node.output[0]
     if reader.tensor(value).dtype == "float32":
-        zero = _computed("Equal", (value, np.zeros(1)), f"{output}:zero", output, reader)
-        _computed("Sub", (np.ones(1), zero), output, output, reader)
+        zero = computed("Equal", (value, np.zeros(1)), f"{output}:zero", output, reader)
+        computed("Sub", (np.ones(1), zero), output, output, reader)
         return
-    apart = _computed("Abs", (_real(value, name, reader),), f"{output}:apart", output, reader)
+    apart = computed("Abs", (_real(value, name, reader),), f"{output}:apart", output, reader)
     append(reader, node, name, Limit(Clamp(0.0, 1.0)), (apart,))
 
 
@@ -76,11 +75,11 @@ def convert_logic(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     output = node.output[0]
     match node.op_type:
         case "Not":
-            _computed("Sub", (np.ones(1), operands[0]), output, output, reader)
+            computed("Sub", (np.ones(1), operands[0]), output, output, reader)
         case "And":
-            _computed("Mul", (operands[0], operands[1]), output, output, reader)
+            computed("Mul", (operands[0], operands[1]), output, output, reader)
         case _:
-            _computed("Max", (operands[0], operands[1]), output, output, reader)
+            computed("Max", (operands[0], operands[1]), output, output, reader)
 
 
 def _real(value: str, name: str, reader: Reader) -> str:
@@ -107,24 +106,6 @@ def _kept(node: onnx.NodeProto, name: str, reader: Reader) -> None:
     }
     op = Generic(node, MappingProxyType(constants), True, reader.opset)
     append(reader, node, name, op, tuple(n for n in node.input if n not in constants))
-
-
-def _computed(kind: str, operands: Sequence[str | Array], result: str, like: str, reader: Reader) -> str:
-    """Append one operator on float32 numbers, and return the name of its result, which has the shape of `like`."""
-    import onnx
-
-    names, constants = [], {}
-    for place, operand in enumerate(operands):
-        if isinstance(operand, str):
-            names.append(operand)
-        else:
-            names.append(f"{result}:constant{place}")
-            constants[names[-1]] = operand.astype(np.float32)
-    reader.tensors[result] = Tensor(reader.tensor(like).shape, "float32")
-    node = onnx.helper.make_node(kind, names, [result], name=result)
-    op = Generic(node, MappingProxyType(constants), True, reader.opset)
-    append(reader, node, result, op, tuple(n for n in names if n not in constants))
-    return result
 
 
 TRUTH = MappingProxyType(

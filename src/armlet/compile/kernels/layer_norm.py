@@ -35,11 +35,16 @@ _ROOT_BITS = 31
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """Normalisation of each row, of real numbers, computed in float32."""
+    """Normalisation of each row, of real numbers, computed in float32.
+
+    Attributes:
+        one_gain: whether there is one gain and one bias for all columns.
+    """
 
     rows: int
     columns: int
     epsilon: float
+    one_gain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,11 @@ def build(spec: LayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
 
     columns, lanes = spec.columns, lanes_for(spec.columns, vector.lanes("float32"))
 
+    def of_column(values: Buffer, at: Expr) -> Expr:
+        if spec.one_gain:
+            return splat(load(values, 0, 1, "float32"), lanes)
+        return load(values, at, lanes, "float32")
+
     def body(x: Buffer, gain: Buffer, bias: Buffer, y: Buffer) -> None:
         mean, factor = registers(1, "float32"), registers(1, "float32")
         with loop(spec.rows) as row:
@@ -81,11 +91,12 @@ def build(spec: LayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
             store(factor, 0, 1, constant(1.0, "float32", 1) / tirx.sqrt(variance))
             with tiles(columns, lanes) as (_, at):
                 normal = centred(at, lanes) * splat(factor[0], lanes)
-                scaled = normal * load(gain, at, lanes, "float32") + load(bias, at, lanes, "float32")
+                scaled = normal * of_column(gain, at) + of_column(bias, at)
                 store(y, start + at, lanes, cast(scaled, vector.real, lanes))
 
     size = spec.rows * columns
-    parameters = [("x", size), ("gain", columns), ("bias", columns), ("y", size)]
+    of_columns = 1 if spec.one_gain else columns
+    parameters = [("x", size), ("gain", of_columns), ("bias", of_columns), ("y", size)]
     in_place = [0] if meets_once(columns, lanes) else []
     return prim_func([Parameter(name, n, vector.real) for name, n in parameters], body, in_place)
 

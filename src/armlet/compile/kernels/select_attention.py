@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -77,10 +78,11 @@ def _layer_norm(layer: g.Layer, op: g.LayerNorm, builder: ProgramBuilder) -> Non
     value = builder.row_major(layer.inputs[0])
     *leading, columns = value.tensor.shape
     if layer.integer is None:
-        spec = layer_norm.LayerNorm(prod(leading), columns, op.epsilon)
+        spec = layer_norm.LayerNorm(prod(leading), columns, op.epsilon, one_gain=op.gain.size < columns)
         kernel = Kernel("layer_norm", "rows", spec, layer_norm.build)
         _call(layer, kernel, [value.var, op.gain, op.bias], builder)
         return
+    op = replace(op, gain=np.broadcast_to(op.gain, columns), bias=np.broadcast_to(op.bias, columns))
     output = layer.integer.output
     by = normalization(columns, layer.integer.inputs[0].scale, op.epsilon)
     gain, bias = gains(op, by.unit, output)

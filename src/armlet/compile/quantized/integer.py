@@ -108,9 +108,19 @@ def to_integer(graph: Graph) -> tuple[Graph, tuple[Fallback, ...]]:
         dataclasses.replace(graph, layers=tuple(state.layers), tensors=state.tensors)
     )
     if not is_quantized:
-        return result, ()
+        return result, _float_beside_dynamic(result)
     kept = {layer.output for layer in result.layers}
     return result, tuple(f for value, f in state.floats.items() if value in kept)
+
+
+def _float_beside_dynamic(graph: Graph) -> tuple[Fallback, ...]:
+    """Return the layers of products in float, in a network of which others quantise their input while they run."""
+    products = [layer for layer in graph.layers if isinstance(layer.op, Conv2d | Dense | MatMul | Recurrent)]
+    apart = [layer for layer in products if not (isinstance(layer.op, Conv2d | Dense) and layer.op.dynamic)]
+    if len(apart) == len(products):
+        return ()
+    reason = "stays float: its input is not quantised while the program runs"
+    return tuple(Fallback(layer.name, layer.kind, reason) for layer in apart)
 
 
 def _rewrite(layer: Layer, state: _Rewriter) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from armlet.spec.base import Fraction, ListOf, Spec
+from armlet.spec.base import Fraction, ListOf, Spec, refuse_idle
 from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.train import TrainSpec
 
@@ -99,6 +99,15 @@ class Teaching(Spec):
         1, le=16, description="The trained network, and others like it trained with further seeds."
     )
 
+    @model_validator(mode="after")
+    def _every_option_does_something(self) -> Self:
+        if not self.alpha:
+            options = ["temperature", "unlabeled", "terms", "teachers"]
+            refuse_idle(self, options, "alpha above 0 %, for at 0 % nothing is learned from teachers")
+        if self.terms and not {term.kind for term in self.terms} & {"logits", "decoupled", "own_depth"}:
+            refuse_idle(self, ["temperature"], "a term of softened answers: logits, decoupled or own_depth")
+        return self
+
 
 class Finetune(TrainSpec):
     """How a network is trained after a pass."""
@@ -121,3 +130,9 @@ class Distill(Teaching, PassOptions):
     )
     train: TrainSpec = Field(TrainSpec(), description="How the student is trained.")
     never_after: ClassVar[Mapping[str, str]] = QUANTIZING
+
+    @model_validator(mode="after")
+    def _has_so_many_teachers(self) -> Self:
+        if self.teacher == "current":
+            refuse_idle(self, ["teachers"], "teacher: trained, for of the current network there is one")
+        return self

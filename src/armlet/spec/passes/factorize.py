@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from armlet.spec.base import Fraction, ListOf
+from armlet.spec.base import Fraction, ListOf, refuse_idle
 from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.passes.distill import Finetune
 
@@ -54,6 +54,12 @@ class Factorize(PassOptions):
         "prune_weights": "factors have not the zeros of their product",
         "cluster_weights": "factors have not the shared values of their product",
     }
+
+    @model_validator(mode="after")
+    def _looks_at_samples(self) -> Factorize:
+        if self.nearest != "results":
+            refuse_idle(self, ["calibration_samples"], "nearest: results")
+        return self
 
     @model_validator(mode="after")
     def _one_goal(self) -> Factorize:

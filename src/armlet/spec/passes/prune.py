@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds, ShareOrCount
+from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds, ShareOrCount, refuse_idle
 from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.passes.distill import Finetune
 
@@ -108,6 +108,8 @@ class PruneChannels(PassOptions):
             raise ValueError("scope: global ranks with a ratio; a budget finds each layer's share by itself")
         if self.steps > 1 and (self.finetune is None or self.finetune.epochs < self.steps):
             raise ValueError(f"steps: {self.steps} needs finetune with at least as many epochs")
+        if self.ratio is not None and self.importance not in ("taylor", "hessian", "activation"):
+            refuse_idle(self, ["samples"], "importance: taylor, hessian or activation, or a budget")
         return self
 
 
@@ -170,6 +172,10 @@ class PruneWeights(PassOptions):
             raise ValueError("a pattern is the same in every layer: leave scope out")
         if self.method == "sparsegpt" and self.scope == "global":
             raise ValueError("sparsegpt works on one layer at a time: leave scope out")
+        if self.method != "sparsegpt":
+            refuse_idle(self, ["calibration_samples"], "method: sparsegpt")
+        if self.schedule != "cubic":
+            refuse_idle(self, ["begin", "end", "every"], "schedule: cubic")
         if self.schedule == "cubic":
             if self.method != "magnitude":
                 raise ValueError("sparsegpt prunes at once: use schedule: one_shot")

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds
+from armlet.spec.base import Bytes, Fraction, ListOf, Milliseconds, refuse_idle
 from armlet.spec.passes.base import QUANTIZING, PassOptions
 from armlet.spec.passes.distill import Teaching
 from armlet.spec.train import TrainSpec
@@ -150,6 +150,7 @@ class QuantizeStatic(PassOptions):
             raise ValueError("latency and target go together: one of them is missing")
         if self.mode == "dynamic":
             self._check_dynamic()
+        self._refuse_idle()
         if self.mode == "weight_only" and self.calibration == "batch_norm":
             raise ValueError("mode: weight_only has no ranges to calibrate: leave calibration out")
         if self.mode == "weight_only" and self.latency is not None:
@@ -178,6 +179,23 @@ class QuantizeStatic(PassOptions):
             raise ValueError(f"input_range {list(self.input_range)} is not a lower and a higher end")
         self._check_limits()
         return self
+
+    def _refuse_idle(self) -> None:
+        """Refuse options of a way to find scales that is not taken."""
+        if self.weights != "per_group":
+            refuse_idle(self, ["group_size"], "weights: per_group")
+        if self.observer != "percentile":
+            refuse_idle(self, ["percentile"], "observer: percentile")
+        if self.observer != "moving_average":
+            refuse_idle(self, ["averaging"], "observer: moving_average")
+        if self.rounding != "adaround":
+            refuse_idle(self, ["rounding_steps"], "rounding: adaround")
+        if self.calibration != "batch_norm":
+            refuse_idle(self, ["deviations"], "calibration: batch_norm")
+        else:
+            refuse_idle(self, ["calibration_samples", "observer"], "calibration: data")
+        if self.mode == "weight_only":
+            refuse_idle(self, ["observer", "activations"], "integer activations, of mode: static")
 
     def _check_dynamic(self) -> None:
         """Refuse what needs samples or fixed ranges, neither of which this mode has."""
@@ -253,11 +271,9 @@ class QuantizeAware(Teaching, PassOptions):
 
     @model_validator(mode="after")
     def _teaches_answers(self) -> Self:
-        asked = {"teachers": self.teachers > 1, "unlabeled": self.unlabeled, "terms": bool(self.terms)}
-        given = [name for name, wanted in asked.items() if wanted]
-        if given and not self.alpha:
+        if self.freeze_after is not None and self.freeze_after >= self.train.epochs:
             raise ValueError(
-                f"{' and '.join(given)} need alpha above 0 %: with 0 % nothing is learned from teachers"
+                f"freeze_after: {self.freeze_after} does nothing in {self.train.epochs} epochs: leave it out"
             )
         if inner := [term.kind for term in self.terms if term.kind not in ("logits", "decoupled", "outputs")]:
             raise ValueError(

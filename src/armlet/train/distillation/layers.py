@@ -38,6 +38,14 @@ def observe(
             handle.remove()
 
 
+def unknown_layers(layers: Iterable[str], module: nn.Module) -> list[str]:
+    """Return a problem for each name that none of the module's parts has."""
+    known = dict(module.named_modules())
+    return [
+        f"layers has {name!r}, and the network has no such module" for name in layers if name not in known
+    ]
+
+
 def shapes_of(
     module: nn.Module, inputs: Sequence[InputSpec], layers: Iterable[str]
 ) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from armlet.artifacts import InputSpec, Task, TaskKind
 from armlet.train.distillation import losses
-from armlet.train.distillation.layers import observe, shapes_of, stages_of, valid_frames
+from armlet.train.distillation.layers import observe, shapes_of, stages_of, unknown_layers, valid_frames
 from armlet.train.distillation.options import ANSWERS, DistillationOptions, Term
 from armlet.train.distillation.student import Said, Student
 
@@ -59,12 +59,11 @@ def curriculum(
         teachers: as many as there are.
     """
     lessons, problems = [], []
-    named = dict(student.named_modules())
     stages = stages_of(student, inputs)
     asked = {name for term in options.terms_for(task) for name in term.layers}
-    unknown = sorted(asked - set(named))
-    problems += [f"layers has {name!r}, and the network has no such module" for name in unknown]
-    watched = [*stages, *sorted(asked - set(unknown) - set(stages))]
+    problems += unknown_layers(sorted(asked), student)
+    known = dict(student.named_modules())
+    watched = [*stages, *sorted(asked & set(known) - set(stages))]
     shapes = tuple(
         shapes_of(module, inputs, [name for name in watched if name in dict(module.named_modules())])
         for module in (student, *teachers)
