@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from armlet.ablate import ablate_plan
@@ -10,6 +11,7 @@ from armlet.analyze import analyze_plan
 from armlet.artifacts import Ablation, Analysis, BenchmarkRun, Protocol, Verdict
 from armlet.benchmark import bench_bundles
 from armlet.bundle import Bundle
+from armlet.errors import UsageError
 from armlet.flow import RunResult, run_plan, run_steps
 from armlet.handout import (
     Handout,
@@ -22,11 +24,13 @@ from armlet.handout import (
 from armlet.onnx_file import Inputs, compile_file, request
 from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
+from armlet.regression import regressions
 from armlet.spec.budget import Budgets
 from armlet.spec.load import load_recipe, load_target, override_budgets, with_processes
 from armlet.spec.recipe import Optimize, Precision, Recipe
 from armlet.spec.target import Target
 from armlet.store import Store
+from armlet.units import parse_fraction
 
 
 def plan(
@@ -229,13 +233,34 @@ def analyze(
     return analyze_plan(made, store=store or Store(), progress=progress or Silent())
 
 
-def check(bundle: str | Path, budgets: Budgets | None = None) -> Verdict:
-    """Repeat the verdict of a bundle from the bundle alone.
+def check(
+    bundle: str | Path,
+    budgets: Budgets | None = None,
+    *,
+    baseline: str | Path | None = None,
+    tolerance: str | float = 0.0,
+) -> Verdict:
+    """Repeat the verdict of a bundle from the bundle alone; hold it against an older one.
+
+    Args:
+        bundle: its folder.
+        budgets: instead of its own.
+        baseline: folder of an older bundle for the same target, which this one must not be worse than.
+        tolerance: share by which latency, size, memory and scores may be worse than the baseline's, "2 %" or 0.02;
+            accuracies are compared sample by sample, and may differ by chance.
 
     Raises:
-        UsageError: not a bundle, or a file of it is corrupted.
+        UsageError: not a bundle, a file of it is corrupted, or the baseline can't be compared with it.
     """
-    return Bundle.open(bundle).check(budgets)
+    opened = Bundle.open(bundle)
+    verdict = opened.check(budgets)
+    if baseline is None:
+        return verdict
+    try:
+        share = parse_fraction(tolerance)
+    except ValueError as error:
+        raise UsageError(f"tolerance: {error}") from None
+    return replace(verdict, checks=(*verdict.checks, *regressions(opened, Bundle.open(baseline), share)))
 
 
 def bench(  # noqa: PLR0913 - the keywords are what can be told

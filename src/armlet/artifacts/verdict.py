@@ -66,11 +66,13 @@ class Evaluated:
 
     Attributes:
         changes: None where the task has no classes.
+        right: which answers are right, as `armlet.regression.pack_right` writes it; None where there are no classes.
     """
 
     score: Score
     seconds: float
     changes: Changes | None = None
+    right: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,12 +25,25 @@ def check(  # noqa: PLR0913 - one parameter for each flag
     size: options.Size = None,
     memory: options.Memory = None,
     budget: options.Budget = [],  # noqa: B006 - typer reads it, nothing writes it
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline", metavar="BUNDLE", help="An older bundle, which this one must not be worse than."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        str, typer.Option("--tolerance", metavar="SHARE", help="How much worse than the baseline it may be.")
+    ] = "0 %",
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Also write the checks as JUnit XML.")
+    ] = None,
     json: options.Json = False,
 ) -> int:
     """Verify every file of a bundle and repeat its verdict; flags replace its budgets. Exit 1 if one fails."""
-    from armlet import artifact_json
+    from armlet import api, artifact_json
     from armlet.bundle import Bundle
     from armlet.cli.console import print_json, stdout
+    from armlet.report.junit import write_junit
     from armlet.report.tables import verdict_table
     from armlet.spec.load import override_budgets
 
@@ -43,7 +57,10 @@ def check(  # noqa: PLR0913 - one parameter for each flag
         size=size,
         memory=memory,
     )
-    verdict = opened.check(override_budgets(opened.manifest.budgets, given))
+    budgets = override_budgets(opened.manifest.budgets, given)
+    verdict = api.check(bundle, budgets, baseline=baseline, tolerance=tolerance)
+    if junit:
+        write_junit(verdict, opened.manifest.name, junit)
     if json:
         print_json({"passes": verdict.passes, "bundle": str(bundle)} | artifact_json.to_data(verdict))
     else:

@@ -22,6 +22,7 @@ from armlet.artifacts import (
     Verdict,
 )
 from armlet.exhibits import EXHIBITS_FILE, Exhibits
+from armlet.regression import pack_right
 from armlet.stages.compare import compare, run_on_host
 from armlet.stages.context import OUTPUTS_FILE, StageContext
 from armlet.stages.device import cost_of_a_call, emulator_of, program_cost, variant_of
@@ -62,14 +63,16 @@ def evaluate_program(context: StageContext) -> Evaluated:
     begin = time.monotonic()
     splits = context.splits()
     outputs = run_on_host(context.inputs[0], splits.test, context.progress)
-    score, changes = context.scorer(splits.task).score(outputs, splits.test, "test"), None
+    score, changes, right = context.scorer(splits.task).score(outputs, splits.test, "test"), None, None
     seconds = time.monotonic() - begin
     trained = _trained_answers(context, splits)
+    if splits.task.kind == "classification":
+        right = pack_right((outputs.argmax(axis=1) == splits.test.targets).astype("uint8").tobytes())
     if splits.task.kind == "classification" and trained is not None:
         changes = find_changes(trained, outputs, splits.test.targets)
     exhibits = make_exhibits(splits.task, splits.test, outputs, trained)
     (context.folder / EXHIBITS_FILE).write_text(artifact_json.to_json(exhibits), encoding="utf-8")
-    return Evaluated(score, seconds, changes)
+    return Evaluated(score, seconds, changes, right)
 
 
 def measure(context: StageContext) -> Measured:
