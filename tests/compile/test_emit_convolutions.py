@@ -150,6 +150,43 @@ def test_every_vector_unit_equals_the_reference_bit_for_bit(
         assert len(np.unique(answer)) > 30
 
 
+def test_a_board_rounds_accumulators_of_any_size_exactly_at_every_shift(
+    board: Target, wrap: Callable[[tvm.IRModule], LoweredProgram], tmp_path: Path
+):
+    from tvm import relax
+
+    target = load_target("raspberry-pi-4")
+    vector, channels, generator = vector_of(target), 32, np.random.default_rng(5)
+    x = relax.Var("x", relax.TensorType((1, 4), "int8"))
+    builder, results, answers = relax.BlockBuilder(), [], []
+    with builder.function("main", [x]):
+        for shift in (31, 32, 33, 37, 50, 51, 62):
+            for zero in (-128, -3, 127):
+                bias = generator.integers(-(2**30) + 1, 2**30, channels).astype(np.int32)
+                multipliers = generator.integers(2**30, 2**31, channels).astype(np.int32)
+                tie = min(2 ** (shift - 31), 2**30 - 2)  # times 2^30 it is half of 2^shift
+                bias[:7] = [tie - 1, tie, tie + 1, 1 - tie, -tie, -tie - 1, 1]
+                multipliers[:7] = 2**30
+                factor = reference.FixedPoint(multipliers, shift)
+                sums = bias[:, None, None].astype(np.int64)
+                answers.append(reference.requantize(sums, factor, zero, (-128, 120)).reshape(1, -1))
+                spec = conv2d.Conv2d(1, 1, 4, channels, (1, 1), (1, 1), 1, Requantize(shift, zero, -128, 120))
+                packed = pack_conv2d(
+                    np.zeros((channels, 4, 1, 1), np.int8), spec, conv2d.tile_of(spec, vector)
+                )
+                kernel = builder.add_func(conv2d.build(spec, vector), f"conv{len(results)}")
+                arguments = relax.Tuple([x, *map(relax.const, (packed, bias, multipliers))])
+                type_ = relax.TensorType((1, channels), "int8")
+                results.append(builder.emit(relax.call_tir(kernel, arguments, type_)))
+        builder.emit_func_output(relax.Tuple(results))
+    compiled = emit_program([wrap(builder.get())], target, "net", tmp_path)
+    inputs = (np.zeros((1, 4), np.int8),)
+
+    outputs = Emulator(target).run_all(tmp_path / "bin" / "run", inputs, compiled.outputs)
+
+    np.testing.assert_array_equal(np.stack(outputs), np.stack(answers))
+
+
 # (batches, rows, inner, columns): odd numbers of rows, runs that are no multiple of a step, blocks that overlap
 PRODUCTS = [(3, 9, 21, 13), (2, 4, 8, 4), (1, 17, 40, 30), (4, 10, 9, 64)]
 

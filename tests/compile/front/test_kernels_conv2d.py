@@ -212,6 +212,39 @@ def test_int8_depthwise_equals_the_reference_bit_for_bit(shape, least, vector: V
     np.testing.assert_array_equal(result.reshape(_channels_last(expected).shape), _channels_last(expected))
 
 
+@pytest.mark.parametrize("zero", [-128, -3, 0, 127])
+@pytest.mark.parametrize("shift", [24, 31, 32, 33, 37, 50, 51, 62])
+def test_accumulators_of_any_size_are_rounded_exactly_at_every_shift(shift, zero, vector: Vector, run_kernel):
+    channels, rng = 32, np.random.default_rng(shift)
+    largest = min(2**30 - 1, 2 ** (shift - 1) - 2)  # so that the result fits in int32
+    bias = rng.integers(-largest, largest, channels, endpoint=True).astype(np.int32)
+    multipliers = rng.integers(2**30, 2**31, channels).astype(np.int32)
+    tie = min(2 ** max(shift - 31, 0), largest - 1)  # times 2^30 it is half of 2^shift
+    bias[:8], multipliers[:8] = [tie - 1, tie, tie + 1, 0, 1 - tie, -tie, -tie - 1, 1], 2**30
+    bias[8:10], multipliers[8:10] = [-largest, largest], 2**31 - 1
+    factor = reference.FixedPoint(multipliers, shift)
+    expected = reference.requantize(bias[:, None, None].astype(np.int64), factor, zero, (-128, 120))
+    epilogue = Requantize(shift, zero, -128, 120)
+    dense = conv2d.Conv2d(1, 1, 4, channels, (1, 1), (1, 1), 1, epilogue)
+    windows = depthwise.Depthwise(2, 1, channels, (2, 1), (1, 1), epilogue)
+    weight, taps = np.zeros((channels, 4, 1, 1), np.int8), np.zeros((channels, 1, 2, 1), np.int8)
+    kernels = [
+        (
+            conv2d.build(dense, vector),
+            4,
+            [pack_conv2d(weight, dense, conv2d.tile_of(dense, vector)), bias, multipliers],
+        ),
+        (
+            depthwise.build(windows, vector),
+            2 * channels,
+            pack_depthwise(taps, bias, multipliers, block_of(windows, vector)),
+        ),
+    ]
+    for function, n_inputs, operands in kernels:
+        found = run_kernel(function, np.zeros(n_inputs, np.int8), *operands, size=channels, dtype=np.int8)
+        np.testing.assert_array_equal(found, expected.reshape(-1))
+
+
 @pytest.mark.parametrize(("pixels", "step", "first"), [(1, "sdot", (4, 4)), (2, "smmla", (2, 8))])
 def test_steps_of_one_instruction_pack_its_channels_and_inputs_together(pixels, step, first):
     spec = conv2d.Conv2d(1, pixels, 8, 4, (1, 1), (1, 1), 1, Requantize(31, 0, -128, 127))

@@ -16,7 +16,6 @@ from armlet.compile.kernels.loops import (
     Expr,
     Vector,
     ceil_div,
-    constant,
     load,
     loop,
     registers,
@@ -202,9 +201,7 @@ def _finished(
     if block.channels == 16 and block.step == "sdot":  # the accumulators are in the channels' order
         return ep.finished(epilogue, acc, 16, loaded(0), vector)
     quarters = [
-        ep.rescaled(epilogue, (sums, place + q * lanes), lanes, loaded(q * lanes), vector)
-        + constant(epilogue.zero, "int32", lanes)
-        for q in _QUARTERS
+        ep.rescaled(epilogue, (sums, place + q * lanes), lanes, loaded(q * lanes), vector) for q in _QUARTERS
     ]
     # Packing keeps 16 bytes where they are, too, and saturates.
     family = {64: "avx512", 32: "avx2", 16: "sse2"}[block.channels]

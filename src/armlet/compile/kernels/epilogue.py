@@ -19,6 +19,8 @@ from armlet.compile.kernels.loops import (
     sum_type,
 )
 
+LARGEST_SHIFT_WITH_ZERO = 50
+"""Up to this shift a zero point, shifted, and the high half of a product add up in int32."""
 Multipliers: TypeAlias = Callable[[int, int], Expr]
 """Gives the factors of (first channel of the vector, lanes): int32 multipliers, or float32 scales of weights."""
 
@@ -132,12 +134,7 @@ def finished(
     value = rescaled(epilogue, acc, lanes, multipliers, vector)
     if epilogue.result == "int16":
         return cast(clamped(value, epilogue.low, epilogue.high, "int32", lanes), "int16", lanes)
-    limits = epilogue.low, epilogue.high
-    if vector.n_bytes < 64 or epilogue.shift < 32:
-        return to_int8(value, epilogue.zero, limits, lanes)
-    # AVX-512 narrows int32 to int8 at once, saturating, and the zero point is too small to overflow what is shifted.
-    whole = clamped(value + constant(epilogue.zero, "int32", lanes), -128, 127, "int32", lanes)
-    return within(cast(whole, "int8", lanes), limits, lanes)
+    return to_int8(value, 0, (epilogue.low, epilogue.high), lanes, by_way_of_int16=vector.n_bytes < 64)
 
 
 def within(value: Expr, limits: tuple[int, int], lanes: int) -> Expr:
@@ -149,38 +146,50 @@ def within(value: Expr, limits: tuple[int, int], lanes: int) -> Expr:
 def rescaled(
     epilogue: Requantize, acc: tuple[Buffer, int], lanes: int, multipliers: Multipliers, vector: Vector
 ) -> Expr:
-    """Return floor(acc × multiplier / 2^shift + 1/2) of `lanes` accumulators, int32, its zero point not added yet."""
+    """Return zero + floor(acc × multiplier / 2^shift + 1/2) of `lanes` accumulators, int32.
+
+    The zero point goes with the rounding term where there is room for it in int32.
+    """
     buffer, start = acc
-    if epilogue.shift < 32 or lanes % 2:
+    shift = epilogue.shift
+    zero = 0 if epilogue.result == "int16" else epilogue.zero
+    later = zero if shift > LARGEST_SHIFT_WITH_ZERO else 0
+    parts = []
+    if shift < 32 or lanes % 2:
         wide = load(buffer, start, lanes, "int64") * cast(multipliers(0, lanes), "int64", lanes)
-        wide = wide + constant(1 << (epilogue.shift - 1), "int64", lanes)
-        return cast(wide >> constant(epilogue.shift, "int64", lanes), "int32", lanes)
-    if vector.high_product is None or lanes % 4:
-        return _by_halves(load(buffer, start, lanes), multipliers(0, lanes), epilogue.shift, lanes)
-    parts = [
-        _rounded_product(load(buffer, start + i, 4), multipliers(i, 4), epilogue.shift, vector.high_product)
-        for i in range(0, lanes, 4)
-    ]
-    return combine(parts, "int32", 4)
+        wide = wide + constant((1 << (shift - 1)) + ((zero - later) << shift), "int64", lanes)
+        parts = [cast(wide >> constant(shift, "int64", lanes), "int32", lanes)]
+    elif vector.high_product is None or lanes % 4:
+        parts = [_by_halves(load(buffer, start, lanes), multipliers(0, lanes), shift, zero - later, lanes)]
+    else:
+        for i in range(0, lanes, 4):
+            product = load(buffer, start + i, 4), multipliers(i, 4)
+            parts.append(_rounded_product(*product, shift, zero - later, vector.high_product))
+    value = combine(parts, "int32", lanes // len(parts))
+    return value + constant(later, "int32", lanes) if later else value
 
 
-def _by_halves(acc: Expr, multiplier: Expr, shift: int, lanes: int) -> Expr:
-    """Return floor((acc × multiplier + 2^(shift - 1)) / 2^shift), the even and the odd lanes each as int64 in place.
+def _by_halves(acc: Expr, multiplier: Expr, shift: int, zero: int, lanes: int) -> Expr:
+    """Return zero + floor((acc × multiplier + 2^(shift - 1)) / 2^shift), even and odd lanes each as int64 in place.
 
-    So nothing is moved to widen it, and the high halves of the sums, which are in odd places, are shifted as int32.
+    So nothing is moved to widen it, and the high halves of the products, which are in odd places, are rounded as int32.
     """
     from tvm.script.ir_builder import tirx as t
 
     half = lanes // 2
     up = constant(32, "int64", half)
 
-    def sums(a: Expr, b: Expr) -> Expr:
-        return t.reinterpret(f"int32x{lanes}", a * b + constant(1 << (shift - 1), "int64", half))
+    def products(a: Expr, b: Expr) -> Expr:
+        product = a * b + constant(1 << 31, "int64", half) if shift == 32 else a * b
+        return t.reinterpret(f"int32x{lanes}", product)
 
     a, b = (t.reinterpret("int64" if half == 1 else f"int64x{half}", value) for value in (acc, multiplier))
-    even, odd = sums((a << up) >> up, (b << up) >> up), sums(a >> up, b >> up)
+    even, odd = products((a << up) >> up, (b << up) >> up), products(a >> up, b >> up)
     picked = [place + 1 if place % 2 == 0 else lanes + place for place in range(lanes)]
-    return shuffle([even, odd], picked) >> constant(shift - 32, "int32", lanes)
+    rounding = (1 << (shift - 33) if shift > 32 else 0) + (zero << (shift - 32))
+    return (shuffle([even, odd], picked) + constant(rounding, "int32", lanes)) >> constant(
+        shift - 32, "int32", lanes
+    )
 
 
 def shifted_product(a: Expr, b: Expr, shift: int, lanes: int, vector: Vector) -> Expr:
@@ -191,13 +200,13 @@ def shifted_product(a: Expr, b: Expr, shift: int, lanes: int, vector: Vector) ->
     return cast(wide >> constant(shift, "int64", lanes), "int32", lanes)
 
 
-def _rounded_product(acc: Expr, multiplier: Expr, shift: int, high_product: str) -> Expr:
-    """Return floor((acc × multiplier + 2^(shift - 1)) / 2^shift) of four lanes without int64.
+def _rounded_product(acc: Expr, multiplier: Expr, shift: int, zero: int, high_product: str) -> Expr:
+    """Return zero + floor((acc × multiplier + 2^(shift - 1)) / 2^shift) of four lanes without int64.
 
     What the high half h drops is less than one unit of it, and the rounding term is a whole number of them for
-    shift ≥ 32, so that floor((h + 2^(shift - 32)) / 2^(shift - 31)) is the same number.
+    shift ≥ 32, so that zero + floor((h + 2^(shift - 32)) / 2^(shift - 31)) is the same number.
     """
-    rounding = constant(1 << (shift - 32), "int32", 4)
+    rounding = constant((1 << (shift - 32)) + (zero << (shift - 31)), "int32", 4)
     return (_high_half(acc, multiplier, high_product) + rounding) >> constant(shift - 31, "int32", 4)
 
 
@@ -216,10 +225,18 @@ def in_steps(x: Expr, scale: float, limits: tuple[float, float], lanes: int) -> 
     return cast(clamped(whole, *limits, "float32", lanes), "int32", lanes)
 
 
-def to_int8(scaled: Expr, zero: int, limits: tuple[int, int], lanes: int) -> Expr:
-    """Return clamp(scaled + zero) of int32 as int8; by way of int16, which takes half the registers."""
-    value = cast(clamped(scaled, -(2**15), 2**15 - 1, "int32", lanes), "int16", lanes)
-    value = clamped(value, limits[0] - zero, limits[1] - zero, "int16", lanes)
+def to_int8(
+    scaled: Expr, zero: int, limits: tuple[int, int], lanes: int, *, by_way_of_int16: bool = True
+) -> Expr:
+    """Return clamp(scaled + zero) of int32 as int8; by way of int16, which takes half the registers, if asked for."""
     if zero:
-        value = value + constant(zero, "int16", lanes)
-    return cast(value, "int8", lanes)
+        value = cast(clamped(scaled, -(2**15), 2**15 - 1, "int32", lanes), "int16", lanes)
+        value = clamped(value, limits[0] - zero, limits[1] - zero, "int16", lanes)
+        return cast(value + constant(zero, "int16", lanes), "int8", lanes)
+    # Each narrowing saturates, which vector units do at once.
+    if by_way_of_int16:
+        value = cast(clamped(scaled, -(2**15), 2**15 - 1, "int32", lanes), "int16", lanes)
+        value = clamped(value, -128, 127, "int16", lanes)
+    else:
+        value = clamped(scaled, -128, 127, "int32", lanes)
+    return within(cast(value, "int8", lanes), limits, lanes)
