@@ -122,6 +122,14 @@ def test_pad_equals_numpy(padding, channels, vector: Vector, run_kernel):
     np.testing.assert_array_equal(result.reshape(expected.shape), expected)
 
 
+def test_pad_stores_int8_as_uint8_128_more(vector: Vector, run_kernel):
+    x = _int8(5, 4, 6)
+    expected = np.pad(x.astype(np.int16), ((1, 1), (1, 0), (0, 0)), constant_values=-9) + 128
+    spec = move.Pad(5, 4, 6, (1, 1, 1, 0), -9, "int8", unsigned=True)
+    result = run_kernel(move.build_pad(spec, vector), x, size=expected.size, dtype=np.uint8)
+    np.testing.assert_array_equal(result.reshape(expected.shape), expected)
+
+
 @pytest.mark.parametrize("order", [(1, 2, 0), (2, 0, 1), (2, 1, 0)])
 def test_transpose_equals_numpy(order, vector: Vector, run_kernel):
     x = _int8(3, 5, 4)

@@ -260,10 +260,23 @@ def test_calls_and_module_agree(lowered, tmp_path):
 
 def test_equal_layers_share_one_kernel(lowered):
     net = Net((1, 4, 6, 6))
-    net.conv(net.conv("x", 4, 4, 3, pad=1), 4, 4, 3, pad=1)
+    net.conv(net.conv("x", 4, 4, 1), 4, 4, 1)
     program, _ = lowered(net.model())
     assert len([c for c in program.calls if c.op == "conv2d"]) == 2
     assert [g.name_hint for g in program.module.get_global_vars() if "conv2d" in g.name_hint] == ["conv2d_0"]
+
+
+def test_only_what_several_layers_read_or_no_kernel_makes_is_copied_into_a_border(lowered, reference):
+    net = Net((1, 4, 6, 7))
+    first = net.conv(net.conv("x", 4, 5, 3, pad=1), 5, 5, 1)  # a border around the network's input
+    pooled = net.node("MaxPool", first, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    branch = net.conv(net.conv(pooled, 5, 5, 3, pad=1), 5, 5, 3, pad=1)  # one around what two layers read
+    net.conv(net.node("Add", branch, pooled), 5, 3, 3, pad=1)  # and one around a sum
+    program, run = lowered(net.model())
+    pads = [c.layer for c in program.calls if c.op == "pad"]
+    assert pads == ["layer.conv0", "layer.conv3", "layer.conv6"]
+    x = np.random.default_rng(0).normal(size=net.shape).astype(np.float32)
+    np.testing.assert_allclose(run(x)[0], reference(net.model())(x)[0], atol=1e-5)
 
 
 def test_what_stays_float_in_a_quantized_network_is_listed_with_the_reason(lowered, reference, tmp_path):

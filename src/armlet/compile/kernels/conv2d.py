@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.border import Border, pixel_of
 from armlet.compile.kernels.loops import (
     LONGEST_SUM,
     Buffer,
@@ -62,6 +63,8 @@ class Conv2d:
         sums: what the sums of the inputs that each pixel reads are apart from each other, where weights are more than
             their int8 numbers by a shift for each output; 0 where they are not.
         slack: elements after the input that may be read, from `slack_for`.
+        unsigned: whether the input is uint8, 128 more than its int8.
+        border: around the output, which may lie in one long row otherwise; None where there is none.
     """
 
     height: int
@@ -75,6 +78,8 @@ class Conv2d:
     weights_reach_minus_128: bool = False
     sums: int = 0
     slack: int = 0
+    unsigned: bool = False
+    border: Border | None = None
 
     @property
     def out_height(self) -> int:
@@ -95,6 +100,12 @@ class Conv2d:
     def run_length(self) -> int:
         """Elements of one run."""
         return self.channels // self.groups * (1 if self.groups > 1 else self.kernel[1])
+
+    @property
+    def out_size(self) -> int:
+        """Elements of the output and its border."""
+        n_pixels = self.out_height * self.out_width if self.border is None else self.border.n_pixels
+        return n_pixels * self.outputs
 
     @property
     def macs(self) -> int:
@@ -143,6 +154,11 @@ def _step_of(spec: Conv2d, vector: Vector) -> Step:
     return "pairs" if spec.run_length >= 2 and not spec.weights_reach_minus_128 else "singles"
 
 
+def reads_unsigned(spec: Conv2d, vector: Vector) -> bool:
+    """Return whether a kernel multiplies inputs as uint8, 128 more than their int8, and may be given them so."""
+    return _step_of(spec, vector) == "vpdpbusd"
+
+
 def slack_for(run_length: int, vector: Vector) -> int:
     """Return how far past the end of an int8 input is read to multiply a run of two or three elements as one of four.
 
@@ -184,18 +200,19 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
                 rest[-3][window * spec.sums], tile.lanes
             )
 
+        if spec.border is not None:
+            spec.border.fill(rest[-1], spec.outputs, vector)
         compute(spec, tile, (x, weight, acc, rest[-1]), begin, finished)
 
+    element = "uint8" if spec.unsigned else ep.element(spec.epilogue, vector)
     return prim_func(
         [
-            Parameter(
-                "x", spec.height * spec.width * spec.channels + spec.slack, ep.element(spec.epilogue, vector)
-            ),
+            Parameter("x", spec.height * spec.width * spec.channels + spec.slack, element),
             Parameter("weight", n_packed(spec, tile), ep.weight_element(spec.epilogue, vector)),
             Parameter("bias", spec.outputs, ep.bias_element(spec.epilogue, vector)),
             *([Parameter("multipliers", spec.outputs, factors)] if factors else []),
             *shift_parameters(spec),
-            Parameter("y", spec.out_height * spec.out_width * spec.outputs, ep.result(spec.epilogue, vector)),
+            Parameter("y", spec.out_size, ep.result(spec.epilogue, vector)),
         ],
         body,
     )
@@ -257,11 +274,11 @@ def compute(
         reduce(spec, tile, (x, weight, sums), (group, channel, row, column), origins[0])
         if tile.rows > 1:
             _part_pixels(tile, sums, acc)
-        out = origins[1] + position * spec.outputs + first
+        places = [pixel_of(spec.border, row, column + p, spec.out_width) for p in range(tile.pixels)]
         for at in range(0, tile.channels, tile.lanes):
-            for pixel in range(tile.pixels):
+            for pixel, place in enumerate(places):
                 value = finished(pixel * tile.channels + at, first + at)
-                store(y, out + pixel * spec.outputs + at, tile.lanes, value)
+                store(y, origins[1] + place * spec.outputs + first + at, tile.lanes, value)
 
 
 def reduce(

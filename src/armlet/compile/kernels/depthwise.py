@@ -13,6 +13,7 @@ import numpy as np
 from armlet.compile.frontend.values import Array
 from armlet.compile.kernels import depthwise_dot
 from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.border import Border, pixel_of
 from armlet.compile.kernels.conv2d import multipliers
 from armlet.compile.kernels.loops import (
     Buffer,
@@ -43,6 +44,8 @@ class Depthwise:
         kernel, stride: height and width.
         largest_weight: how far weights reach, 127 (two products fit in int16), 128 (one does) or 255 (they are int16).
         small: whether constants must not grow for the sake of speed.
+        unsigned: whether the input is uint8, 128 more than its int8.
+        border: around the output; None where there is none.
     """
 
     height: int
@@ -53,6 +56,8 @@ class Depthwise:
     epilogue: ep.Epilogue
     largest_weight: int = 127
     small: bool = False
+    unsigned: bool = False
+    border: Border | None = None
 
     @property
     def out_height(self) -> int:
@@ -63,6 +68,12 @@ class Depthwise:
     def out_width(self) -> int:
         """Columns of the output."""
         return (self.width - self.kernel[1]) // self.stride[1] + 1
+
+    @property
+    def out_size(self) -> int:
+        """Elements of the output and its border."""
+        n_pixels = self.out_height * self.out_width if self.border is None else self.border.n_pixels
+        return n_pixels * self.channels
 
     @property
     def macs(self) -> int:
@@ -80,13 +91,15 @@ def largest_weight(weight: Array) -> int:
 def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, weight, bias, [multipliers], y); `layout.packing.pack_depthwise` packs the constants."""
     block = depthwise_dot.block_of(spec, vector)
-    element = ep.element(spec.epilogue, vector)
+    element = "uint8" if spec.unsigned else ep.element(spec.epilogue, vector)
     acc_type = ep.accumulator(spec.epilogue, vector, spec.kernel[0] * spec.kernel[1])
     factors = ep.factor_element(spec.epilogue)
     lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
     pixels = min(spec.out_width, 4 if vector.n_registers >= 32 else 2)
 
     def body(x: Buffer, weight: Buffer, bias: Buffer, *rest: Buffer) -> None:
+        if spec.border is not None:
+            spec.border.fill(rest[-1], spec.channels, vector)
         if block is not None:
             depthwise_dot.write(spec, block, (x, weight, bias, *rest), vector)
             return
@@ -103,8 +116,8 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
                     total = total + part
                 store(acc, 0, lanes, total)
                 value = ep.finished(spec.epilogue, (acc, 0), lanes, multipliers(channel, rest), vector)
-                out = (row * spec.out_width + column + pixel) * spec.channels + channel
-                store(rest[-1], out, lanes, value)
+                place = pixel_of(spec.border, row, column + pixel, spec.out_width)
+                store(rest[-1], place * spec.channels + channel, lanes, value)
 
     rows, columns = spec.kernel
     stored = spec.channels
@@ -121,7 +134,7 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
             ),
             Parameter("bias", stored, ep.bias_element(spec.epilogue, vector)),
             *([Parameter("multipliers", stored, factors)] if factors else []),
-            Parameter("y", spec.out_height * spec.out_width * spec.channels, element),
+            Parameter("y", spec.out_size, ep.result(spec.epilogue, vector)),
         ],
         body,
     )

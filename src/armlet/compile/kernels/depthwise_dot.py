@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.border import pixel_of
 from armlet.compile.kernels.loops import (
     Buffer,
     Expr,
@@ -53,7 +54,7 @@ class Block:
 
     @property
     def offset(self) -> int:
-        """What is added to each input, so that it has no sign."""
+        """What each input is more than its int8, so that it has no sign."""
         return 128 if self.step == "vpdpbusd" else 0
 
     def order(self) -> list[int]:
@@ -126,7 +127,7 @@ def write(
                 first = ((number * spec.kernel[1] + kx) * groups + group) * size * ROWS
                 _multiply(block, parts, (weight, first), (acc, pixel * size))
         for pixel in range(pixels):
-            out = (row * spec.out_width + column + pixel) * spec.channels + channel
+            out = pixel_of(spec.border, row, column + pixel, spec.out_width) * spec.channels + channel
             value = _finished(spec.epilogue, block, (acc, pixel * size), (multipliers, number * size), vector)
             store(y, out, size, value)
 
@@ -142,6 +143,8 @@ def _interleave(block: Block, x: Buffer, places: list[Expr], halves: tuple[Buffe
         value = load(x, place, size)
         if not block.offset:
             return value
+        if str(x.dtype) == "uint8":
+            return t.reinterpret(f"int8x{size}", value)
         signless = t.bitwise_xor(t.reinterpret(words, value), splat(t.int32(SIGNS), block.lanes))
         return t.reinterpret(f"int8x{size}", signless)
 
@@ -213,4 +216,5 @@ def _finished(
         for i in (0, 2)
     ]
     packed = t.call_llvm_pure_intrin(f"int8x{4 * lanes}", f"llvm.x86.{family}.packsswb{bits}", *halves)
-    return ep.within(packed, (epilogue.low, epilogue.high), block.channels)
+    limited = ep.within(packed, (epilogue.low, epilogue.high), block.channels)
+    return ep.stored(epilogue, limited, block.channels)

@@ -30,14 +30,14 @@ class Requantize:
     """int32 accumulator to int8: clamp(zero + floor(acc × multiplier / 2^shift + 1/2)), the multiplier by channel.
 
     Attributes:
-        result: "int8", or "int16" for what is no layer's output.
+        result: "int8", "uint8" for 128 more, as some instructions multiply, or "int16" for what is no layer's output.
     """
 
     shift: int
     zero: int
     low: int
     high: int
-    result: Literal["int8", "int16"] = "int8"
+    result: Literal["int8", "uint8", "int16"] = "int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,21 @@ def finished(
     value = rescaled(epilogue, acc, lanes, multipliers, vector)
     if epilogue.result == "int16":
         return cast(clamped(value, epilogue.low, epilogue.high, "int32", lanes), "int16", lanes)
-    return to_int8(value, 0, (epilogue.low, epilogue.high), lanes, by_way_of_int16=vector.n_bytes < 64)
+    limits = epilogue.low, epilogue.high
+    return stored(epilogue, to_int8(value, 0, limits, lanes, by_way_of_int16=vector.n_bytes < 64), lanes)
+
+
+def stored(epilogue: Requantize, value: Expr, lanes: int) -> Expr:
+    """Return int8 values in the type that the result has."""
+    return unsigned(value, lanes) if epilogue.result == "uint8" else value
+
+
+def unsigned(value: Expr, lanes: int) -> Expr:
+    """Return int8 values as uint8, 128 more."""
+    from tvm.script.ir_builder import tirx as t
+
+    turned = t.bitwise_xor(value, constant(-128, "int8", lanes))
+    return t.reinterpret("uint8" if lanes == 1 else f"uint8x{lanes}", turned)
 
 
 def within(value: Expr, limits: tuple[int, int], lanes: int) -> Expr:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from armlet.compile.kernels.border import Border
+from armlet.compile.kernels.epilogue import unsigned
 from armlet.compile.kernels.loops import (
     Buffer,
     Expr,
@@ -36,8 +38,9 @@ class Pad:
     Attributes:
         height, width, channels: of the input.
         padding: top, left, bottom, right.
-        value: of the border.
+        value: of the border, in the input's type.
         slack: elements after the last one, of any value.
+        unsigned: whether the output is uint8, 128 more than the int8 of the input.
     """
 
     height: int
@@ -47,12 +50,22 @@ class Pad:
     value: float
     dtype: str
     slack: int = 0
+    unsigned: bool = False
+
+    @property
+    def border(self) -> Border:
+        """The border as it is stored."""
+        return Border(self.height, self.width, self.padding, self.value + 128 * self.unsigned)
 
     @property
     def out_size(self) -> int:
         """Elements of the output."""
-        top, left, bottom, right = self.padding
-        return (self.height + top + bottom) * (self.width + left + right) * self.channels + self.slack
+        return self.border.n_pixels * self.channels + self.slack
+
+    @property
+    def result(self) -> str:
+        """The type of the output."""
+        return "uint8" if self.unsigned else self.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,26 +221,19 @@ def build_part(spec: Part, vector: Vector) -> tvm.tirx.PrimFunc:
 
 def build_pad(spec: Pad, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, y)."""
-    del vector
-    top, left, bottom, right = spec.padding
-    run, row = spec.width * spec.channels, (left + spec.width + right) * spec.channels
-
-    def fill(y: Buffer, start: Expr, size: int) -> None:
-        if size:
-            with loop(size) as at:
-                store(y, start + at, 1, constant(spec.value, spec.dtype, 1))
+    run = spec.width * spec.channels
 
     def body(x: Buffer, y: Buffer) -> None:
-        fill(y, 0, top * row)
-        with loop(spec.height) as number:
-            start = (number + top) * row
-            fill(y, start, left * spec.channels)
-            _copy(y, start + left * spec.channels, x, number * run, run)
-            fill(y, start + left * spec.channels + run, right * spec.channels)
-        fill(y, (top + spec.height) * row, bottom * row)
+        spec.border.fill(y, spec.channels, vector)
+        with loop(spec.height) as row:
+            start = spec.border.pixel(row, 0) * spec.channels
+            with loop(run) as at:
+                value = load(x, row * run + at, 1)
+                store(y, start + at, 1, unsigned(value, 1) if spec.unsigned else value)
 
-    size = spec.height * run
-    return prim_func([Parameter("x", size, spec.dtype), Parameter("y", spec.out_size, spec.dtype)], body)
+    return prim_func(
+        [Parameter("x", spec.height * run, spec.dtype), Parameter("y", spec.out_size, spec.result)], body
+    )
 
 
 def build_transpose(spec: Transpose, vector: Vector) -> tvm.tirx.PrimFunc:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.border import Border, pixel_of
 from armlet.compile.kernels.loops import (
     Buffer,
     Parameter,
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """Maximum over windows; `height`, `width` are of the padded input."""
+    """Maximum over windows.
+
+    Attributes:
+        height, width, channels: of the padded input.
+        dtype: of the input.
+        unsigned: whether the output is uint8, 128 more than the int8 that it is of.
+        border: around the output; None where there is none.
+    """
 
     height: int
     width: int
@@ -35,10 +43,12 @@ class MaxPool:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     dtype: str
+    unsigned: bool = False
+    border: Border | None = None
 
     @property
     def out_size(self) -> int:
-        """Elements of the output."""
+        """Elements of the output and its border."""
         return _out_size(self)
 
 
@@ -50,6 +60,7 @@ class Mean:
         height, width, channels: of the padded input.
         bias: what the accumulator starts from: minus n times the input's zero point.
         multiplier: of the requantization; 0 for real numbers, whose sum is divided by n.
+        border: around the output; None where there is none.
     """
 
     height: int
@@ -60,10 +71,11 @@ class Mean:
     epilogue: ep.Epilogue
     bias: int = 0
     multiplier: int = 0
+    border: Border | None = None
 
     @property
     def out_size(self) -> int:
-        """Elements of the output."""
+        """Elements of the output and its border."""
         return _out_size(self)
 
 
@@ -76,7 +88,7 @@ def _out_extent(spec: MaxPool | Mean) -> tuple[int, int]:
 
 def _out_size(spec: MaxPool | Mean) -> int:
     rows, columns = _out_extent(spec)
-    return rows * columns * spec.channels
+    return (rows * columns if spec.border is None else spec.border.n_pixels) * spec.channels
 
 
 def build_max(spec: MaxPool, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -87,6 +99,8 @@ def build_max(spec: MaxPool, vector: Vector) -> tvm.tirx.PrimFunc:
     rows, columns = _out_extent(spec)
 
     def body(x: Buffer, y: Buffer) -> None:
+        if spec.border is not None:
+            spec.border.fill(y, spec.channels, vector)
         best = registers(lanes, spec.dtype)
         with (
             loop(rows) as row,
@@ -98,10 +112,13 @@ def build_max(spec: MaxPool, vector: Vector) -> tvm.tirx.PrimFunc:
                 pixel = (row * spec.stride[0] + ky) * spec.width + column * spec.stride[1] + kx
                 value = tirx.max(load(best, 0, lanes), load(x, pixel * spec.channels + channel, lanes))
                 store(best, 0, lanes, value)
-            store(y, (row * columns + column) * spec.channels + channel, lanes, load(best, 0, lanes))
+            value = load(best, 0, lanes)
+            place = pixel_of(spec.border, row, column, columns) * spec.channels + channel
+            store(y, place, lanes, ep.unsigned(value, lanes) if spec.unsigned else value)
 
     size = spec.height * spec.width * spec.channels
-    return prim_func([Parameter("x", size, spec.dtype), Parameter("y", spec.out_size, spec.dtype)], body)
+    result = "uint8" if spec.unsigned else spec.dtype
+    return prim_func([Parameter("x", size, spec.dtype), Parameter("y", spec.out_size, result)], body)
 
 
 def build_mean(spec: Mean, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -112,6 +129,8 @@ def build_mean(spec: Mean, vector: Vector) -> tvm.tirx.PrimFunc:
     rows, columns = _out_extent(spec)
 
     def body(x: Buffer, y: Buffer) -> None:
+        if spec.border is not None:
+            spec.border.fill(y, spec.channels, vector)
         total = registers(lanes, acc_type)
         with (
             loop(rows) as row,
@@ -129,7 +148,9 @@ def build_mean(spec: Mean, vector: Vector) -> tvm.tirx.PrimFunc:
             value = ep.finished(
                 spec.epilogue, (total, 0), lanes, lambda _, n: constant(spec.multiplier, "int32", n), vector
             )
-            store(y, (row * columns + column) * spec.channels + channel, lanes, value)
+            place = pixel_of(spec.border, row, column, columns) * spec.channels + channel
+            store(y, place, lanes, value)
 
     size = spec.height * spec.width * spec.channels
-    return prim_func([Parameter("x", size, element), Parameter("y", spec.out_size, element)], body)
+    result = ep.result(spec.epilogue, vector)
+    return prim_func([Parameter("x", size, element), Parameter("y", spec.out_size, result)], body)

@@ -10,8 +10,9 @@ where the core multiplies by one lane of it. The step of int8 is
 - `sdot`: four products at once, where the core has it;
 - `smmla`: eight products at once for each of two pixels and two channels, where the core has it;
 - `pmaddwd`: two int16 products at once, on x86;
-- `vpdpbusd`: four products of an unsigned and a signed number at once, with AVX-512 VNNI. The input gets 128 added, and
-  the accumulators begin at 128 times the sum of the weights less (`layout.packing.starts`).
+- `vpdpbusd`: four products of an unsigned and a signed number at once, with AVX-512 VNNI. The input gets 128 added,
+  unless whatever made it has, and the accumulators begin at 128 times the sum of the weights less
+  (`layout.packing.starts`).
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Tile:
 
     @property
     def offset(self) -> int:
-        """What a reduction step adds to each input, so that it has no sign."""
+        """What each input is more than its int8, so that it has no sign."""
         return 128 if self.step == "vpdpbusd" else 0
 
     def steps(self, spec: Conv2d) -> int:
@@ -187,7 +188,9 @@ def _horizontal(tile: Tile, acc: Expr, x: Place, weight: Place) -> Expr:
             "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, load(*weight, operands), many
         )
     if tile.step == "vpdpbusd":
-        one = t.bitwise_xor(t.reinterpret("int32", load(*x, 4)), t.int32(SIGNS))
+        one = t.reinterpret("int32", load(*x, 4))
+        if str(x[0].dtype) == "int8":
+            one = t.bitwise_xor(one, t.int32(SIGNS))
         many = t.reinterpret(f"int8x{operands}", splat(one, lanes))
         name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
         return t.call_llvm_pure_intrin(f"int32x{lanes}", name, acc, many, load(*weight, operands))

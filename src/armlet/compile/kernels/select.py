@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -12,26 +11,21 @@ import numpy as np
 
 from armlet.artifacts import Fallback
 from armlet.compile.frontend import graph as g
-from armlet.compile.frontend.values import Array, Clamp, Constant
-from armlet.compile.kernels import conv2d, elementwise, move, pool
-from armlet.compile.kernels.epilogue import Epilogue, FloatClamp, Requantize, WeightScale
+from armlet.compile.kernels import elementwise, move
+from armlet.compile.kernels.epilogue import FloatClamp
 from armlet.compile.kernels.generic import lower_generic
-from armlet.compile.kernels.loops import Vector, smallest
+from armlet.compile.kernels.loops import Vector
 from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
-from armlet.compile.kernels.select_depthwise import emit_depthwise
 from armlet.compile.kernels.select_dynamic import EMITTERS as DYNAMIC
-from armlet.compile.kernels.select_dynamic import emit_conv2d, emit_dense
-from armlet.compile.kernels.select_grouped import emit_grouped
 from armlet.compile.kernels.select_lengths import EMITTERS as LENGTHS
 from armlet.compile.kernels.select_moves import EMITTERS as MOVES
 from armlet.compile.kernels.select_recurrent import emit_recurrent
-from armlet.compile.kernels.select_shifted import with_sums
-from armlet.compile.kernels.select_winograd import emit_winograd, tile_for
-from armlet.compile.layout.order import channels_last, permuted_columns
-from armlet.compile.layout.packing import pack_conv2d, starts
+from armlet.compile.kernels.select_windows import EMITTERS as WINDOWS
+from armlet.compile.kernels.select_windows import scales_by_channel
+from armlet.compile.layout.order import channels_last
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.lowered import CallInfo, LoweredProgram
-from armlet.compile.quantized.arithmetic import addition, limits, requantization, slopes
+from armlet.compile.quantized.arithmetic import addition, limits, slopes
 
 
 def select_kernels(
@@ -60,158 +54,6 @@ def _emit_layers(graph: g.Graph, builder: ProgramBuilder) -> None:
             layer = graph.layers[position]
             _EMITTERS[type(layer.op)](layer, layer.op, builder)
         position += max(len(island), 1)
-
-
-def _padded(
-    layer: g.Layer, padding: tuple[int, int, int, int], value: float, builder: ProgramBuilder, slack: int = 0
-) -> tuple[object, int, int]:
-    """Return the layer's input in channels-last order with its border and some slack after it, its height and width."""
-    source = builder.channels_last(layer.inputs[0])
-    _, channels, height, width = source.tensor.shape
-    top, left, bottom, right = padding
-    if not any(padding) and not slack:
-        return source.var, height, width
-    spec = move.Pad(height, width, channels, padding, value, source.tensor.dtype, slack)
-    kernel = Kernel("pad", "copy", spec, move.build_pad)
-    var = builder.call(layer.name, kernel, [source.var], spec.out_size, source.tensor.dtype)
-    return var, height + top + bottom, width + left + right
-
-
-def _epilogue(layer: g.Layer, clamp: Clamp, factors: Array | None) -> tuple[Epilogue, Array | None]:
-    """Return what happens to a layer's accumulators, and the factors that it takes for each channel.
-
-    Args:
-        layer: integer or float.
-        clamp: limits of the result.
-        factors: from accumulators to the result; of a float layer, the scales of its integer weights.
-    """
-    if layer.integer is None:
-        if factors is None:
-            return FloatClamp(clamp.low, clamp.high), None
-        return WeightScale(clamp.low, clamp.high), factors.astype(np.float32)
-    assert factors is not None  # noqa: S101 - every integer layer has them
-    fixed = requantization(factors)
-    output = layer.integer.output
-    return Requantize(fixed.shift, output.zero, *limits(clamp, output)), fixed.multipliers
-
-
-def _weights(layer: g.Layer, op: g.Conv2d | g.Dense) -> tuple[Array, Array, Array | None]:
-    """Return weights, what the accumulators begin at, and the factors from them to the result.
-
-    An integer layer's bias has the input's zero point folded in. A float layer whose weights are integers keeps them
-    and has their scales as factors; with plain weights it has none.
-    """
-    weight, bias = op.weight, op.bias
-    if layer.integer is None:
-        scales = _scales_by_channel(weight)
-        if scales is None:
-            return weight.real().astype(np.float32), bias.real().astype(np.float32), None
-        return weight.values, (bias.real() / scales).astype(np.float32), scales
-    origin = layer.integer.inputs[0]
-    sums = weight.values.astype(np.int64).reshape(weight.values.shape[0], -1).sum(1)
-    assert bias.scale is not None  # noqa: S101 - set by `quantized.integer` on every integer layer
-    factors = bias.scale / layer.integer.output.scale
-    return weight.values, (bias.values - origin.zero * sums).astype(np.int32), factors
-
-
-def _scales_by_channel(weight: Constant) -> Array | None:
-    """Return the scale of each output channel of int8 weights, float64; None where they have no such form."""
-    if weight.scale is None or weight.zero is None or weight.values.dtype != np.int8 or np.any(weight.zero):
-        return None
-    if weight.has_blocks or (weight.scale.size > 1 and weight.axis != 0):
-        return None
-    return np.broadcast_to(weight.scale.astype(np.float64).reshape(-1), (weight.values.shape[0],))
-
-
-def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
-    if op.dynamic:
-        emit_conv2d(layer, op, builder)
-        return
-    zero = layer.integer.inputs[0].zero if layer.integer else 0
-    weight, bias, factors = _weights(layer, op)
-    epilogue, by_channel = _epilogue(layer, op.clamp, factors)
-    outputs, per_group, *kernel = weight.shape
-    channels = per_group * op.groups
-    short = layer.integer and op.groups == 1
-    slack = conv2d.slack_for(channels * kernel[1], builder.vector) if short else 0
-    x, height, width = _padded(layer, op.padding, zero, builder, slack)
-    shape = builder.graph.tensors[layer.output].shape
-    if op.groups == channels == outputs and channels > 1:
-        extents = height, width, channels, tuple(kernel), op.stride
-        var = emit_depthwise(layer, (*extents, epilogue), (x, weight, bias, by_channel), builder)
-    else:
-        if op.groups == 1 and tuple(kernel) == (1, 1) and op.stride == (1, 1):
-            height, width = 1, height * width  # one long row: tiles of pixels fit better
-        shape_of = height, width, channels, outputs, tuple(kernel), op.stride, op.groups
-        spec = conv2d.Conv2d(*shape_of, epilogue, slack=slack)
-        tile = None if builder.small else tile_for(spec, builder.vector)
-        if tile is None:
-            var = _call_conv2d(layer, "conv2d", spec, (x, weight, bias, by_channel), builder)
-        else:
-            var = emit_winograd(layer, spec, tile, (x, weight, bias), builder)
-    builder.define(layer.output, var, channels_last(shape))
-
-
-def _dense(layer: g.Layer, op: g.Dense, builder: ProgramBuilder) -> None:
-    if op.dynamic:
-        emit_dense(layer, op, builder)
-        return
-    if op.weight.has_blocks:
-        emit_grouped(layer, op, builder)
-        return
-    rows = prod(builder.graph.tensors[layer.inputs[0]].shape[:-1])
-    source = builder.value(layer.inputs[0]) if rows == 1 else builder.row_major(layer.inputs[0])
-    if len(source.tensor.shape) == 4:
-        source = builder.row_major(layer.inputs[0])
-    weight, bias, factors = _weights(layer, op)
-    weight = permuted_columns(weight, source.order)
-    epilogue, by_channel = _epilogue(layer, op.clamp, factors)
-    outputs, inputs = weight.shape
-    spec = conv2d.Conv2d(1, rows, inputs, outputs, (1, 1), (1, 1), 1, epilogue)
-    var = _call_conv2d(
-        layer, "dense", spec, (source.var, weight[:, :, None, None], bias, by_channel), builder
-    )
-    builder.define(layer.output, var, None)
-
-
-def _call_conv2d(
-    layer: g.Layer,
-    op: str,
-    spec: conv2d.Conv2d,
-    operands: tuple[object, Array, Array, Array | None],
-    builder: ProgramBuilder,
-) -> object:
-    x, weight, bias, by_channel = operands
-    spec, weight, further = with_sums(layer, spec, (x, weight), builder)
-    tile = conv2d.tile_of(spec, builder.vector)
-    constants = [pack_conv2d(weight, spec, tile), starts(bias, weight, tile)]
-    constants += [*([] if by_channel is None else [by_channel]), *further]
-    kernel = Kernel(op, tile.step, spec, conv2d.build, spec.macs)
-    size = spec.out_height * spec.out_width * spec.outputs
-    return builder.call(layer.name, kernel, [x, *constants], size, builder.element(layer))
-
-
-def _pool(layer: g.Layer, op: g.Pool, builder: ProgramBuilder) -> None:
-    channels = builder.graph.tensors[layer.inputs[0]].shape[1]
-    shape = builder.graph.tensors[layer.output].shape
-    if op.kind == "max_pool2d":
-        x, height, width = _padded(layer, op.padding, smallest(builder.element(layer)), builder)
-        spec = pool.MaxPool(height, width, channels, op.kernel, op.stride, builder.element(layer))
-        kernel = Kernel(op.kind, "vector", spec, pool.build_max)
-    else:
-        zero = layer.integer.inputs[0].zero if layer.integer else 0
-        x, height, width = _padded(layer, op.padding, zero, builder)
-        count = op.kernel[0] * op.kernel[1]
-        factors = None
-        if layer.integer:
-            factors = np.array([layer.integer.inputs[0].scale / (layer.integer.output.scale * count)])
-        epilogue, multipliers = _epilogue(layer, Clamp(), factors)
-        mean = pool.Mean(height, width, channels, op.kernel, op.stride, epilogue)
-        if multipliers is not None:
-            mean = replace(mean, bias=-count * zero, multiplier=int(multipliers[0]))
-        kernel = Kernel(op.kind, "vector", mean, pool.build_mean)
-    var = builder.call(layer.name, kernel, [x], prod(shape), builder.element(layer))
-    builder.define(layer.output, var, channels_last(shape))
 
 
 def _sum(layer: g.Layer, op: g.Add | g.Limit, builder: ProgramBuilder) -> None:
@@ -272,7 +114,7 @@ def _dequantize(layer: g.Layer, op: g.Dequantize, builder: ProgramBuilder) -> No
 def _lookup(layer: g.Layer, op: g.Lookup, builder: ProgramBuilder) -> None:
     index = builder.row_major(layer.inputs[0])
     rows, width = op.table.values.shape
-    scales = None if layer.integer else _scales_by_channel(op.table)
+    scales = None if layer.integer else scales_by_channel(op.table)
     plain = layer.integer is None and scales is None
     if plain:
         constants = [op.table.real().astype(np.float32).reshape(-1)]
@@ -315,9 +157,6 @@ def _table(layer: g.Layer, op: g.Table, builder: ProgramBuilder) -> None:
 # Each function takes the operator of its own class, which no common type but Any can say.
 _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = MappingProxyType(
     {
-        g.Conv2d: _conv2d,
-        g.Dense: _dense,
-        g.Pool: _pool,
         g.Add: _sum,
         g.Limit: _sum,
         g.PRelu: _prelu,
@@ -328,6 +167,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
         g.Recenter: _recenter,
         g.Lookup: _lookup,
         g.Table: _table,
+        **WINDOWS,
         **ATTENTION,
         **MOVES,
         **DYNAMIC,

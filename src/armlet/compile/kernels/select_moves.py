@@ -18,7 +18,7 @@ def _reshape(layer: g.Layer, op: g.Reshape, builder: ProgramBuilder) -> None:
     order = after_reshape(value.order, builder.graph.tensors[layer.output].shape)
     if order is None:
         value = builder.row_major(layer.inputs[0])
-    builder.define(layer.output, value.var, order)
+    builder.define(layer.output, value.var, order, value.border)
 
 
 def _transpose(layer: g.Layer, op: g.Transpose, builder: ProgramBuilder) -> None:

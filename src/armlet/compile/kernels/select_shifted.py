@@ -37,7 +37,7 @@ def with_sums(
     columns = builder.vector.lanes("int32")  # equal ones: a vector of them is as fast as one
     outputs = columns * spec.groups
     ones = np.ones((outputs, *weight.shape[1:]), np.int8)
-    sums = replace(spec, outputs=outputs, epilogue=Accumulators(), weights_reach_minus_128=False)
+    sums = replace(spec, outputs=outputs, epilogue=Accumulators(), weights_reach_minus_128=False, border=None)
     tile = conv2d.tile_of(sums, builder.vector)
     constants = [pack_conv2d(ones, sums, tile), starts(np.zeros(outputs, np.int32), ones, tile)]
     kernel = Kernel("window_sum", tile.step, sums, conv2d.build)

@@ -60,11 +60,11 @@ def emit_winograd(
     """
     x, weight, bias = operands
     assert isinstance(conv.epilogue, FloatClamp)  # noqa: S101 - `tile_for` has looked
-    spec = winograd.Winograd(conv.height, conv.width, conv.channels, conv.outputs, tile, conv.epilogue)
+    extents = conv.height, conv.width, conv.channels, conv.outputs
+    spec = winograd.Winograd(*extents, tile, conv.epilogue, conv.border)
     products = spec.products
     packed = pack_conv2d(
         winograd.transformed(weight, tile), products, conv2d.tile_of(products, builder.vector)
     )
     kernel = Kernel("conv2d", f"winograd {tile}", spec, winograd.build, spec.macs)
-    size = conv.out_height * conv.out_width * conv.outputs
-    return builder.call(layer.name, kernel, [x, packed, bias], size, builder.vector.real)
+    return builder.call(layer.name, kernel, [x, packed, bias], spec.out_size, builder.vector.real)

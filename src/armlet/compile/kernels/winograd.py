@@ -24,6 +24,7 @@ import numpy as np
 from armlet.compile.frontend.values import Array
 from armlet.compile.kernels import conv2d
 from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.border import Border, pixel_of
 from armlet.compile.kernels.loops import (
     Buffer,
     Expr,
@@ -65,6 +66,7 @@ class Winograd:
         outputs: output channels.
         tile: m, the height and width of a tile of the output; no more than the output's.
         epilogue: limits of the result.
+        border: around the output; None where there is none.
     """
 
     height: int
@@ -73,6 +75,7 @@ class Winograd:
     outputs: int
     tile: int
     epilogue: ep.FloatClamp
+    border: Border | None = None
 
     @property
     def out_height(self) -> int:
@@ -115,6 +118,12 @@ class Winograd:
         )
 
     @property
+    def out_size(self) -> int:
+        """Elements of the output and its border."""
+        n_pixels = self.out_height * self.out_width if self.border is None else self.border.n_pixels
+        return n_pixels * self.outputs
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates that the layer asks for: more than there are products."""
         return self.out_height * self.out_width * self.outputs * self.channels * 9
@@ -144,6 +153,8 @@ def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
         acc = registers(tile.pixels * tile.channels, acc_type)
         lanes = lanes_for(max(spec.channels, spec.outputs), vector.lanes(real))
         work = registers(spec.alpha**2 * lanes, real), registers(spec.alpha * lanes, real)
+        if spec.border is not None:
+            spec.border.fill(y, spec.outputs, vector)
         with tiles(spec.n_tiles, spec.block) as (_, first):
             with loop(spec.block) as number:
                 _transform_inputs(spec, vector, (x, values), work, (first, number))
@@ -162,7 +173,7 @@ def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
             Parameter("x", spec.height * spec.width * spec.channels, real),
             Parameter("weight", conv2d.n_packed(products, tile), real),
             Parameter("bias", spec.outputs, real),
-            Parameter("y", spec.out_height * spec.out_width * spec.outputs, real),
+            Parameter("y", spec.out_size, real),
         ],
         body,
     )
@@ -214,7 +225,8 @@ def _transform_sums(
     row, column = _corner(spec, first + number)
     alpha, lanes = spec.alpha, lanes_for(spec.outputs, vector.lanes(vector.real))
     with tiles(spec.outputs, lanes) as (_, channel):
-        corner = (row * spec.out_width + column) * spec.outputs + channel
+        corner = pixel_of(spec.border, row, column, spec.out_width) * spec.outputs + channel
+        width = spec.out_width if spec.border is None else spec.border.width
         for j in range(alpha):
             for i in range(alpha):
                 at = (number * alpha * alpha + i * alpha + j) * spec.outputs + channel
@@ -227,7 +239,7 @@ def _transform_sums(
             for j, value in enumerate(_from_points(spec.tile, line, lanes)):
                 value = value + load(bias, channel, lanes)
                 value = clamped(value, spec.epilogue.low, spec.epilogue.high, vector.real, lanes)
-                store(y, corner + (i * spec.out_width + j) * spec.outputs, lanes, value)
+                store(y, corner + (i * width + j) * spec.outputs, lanes, value)
 
 
 def _to_points(tile: int, line: Buffer, lanes: int) -> list[Expr]:

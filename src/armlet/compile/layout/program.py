@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from armlet.artifacts import Fallback, TensorInfo
-from armlet.compile.frontend.graph import Graph, Layer
+from armlet.compile.frontend.graph import Graph, Layer, Reshape
 from armlet.compile.frontend.values import Array, Tensor
 from armlet.compile.kernels import move
+from armlet.compile.kernels.border import Border
 from armlet.compile.kernels.loops import Vector
 from armlet.compile.layout.order import Order, channels_last
 from armlet.compile.lowered import CallInfo, LoweredProgram
@@ -51,11 +52,13 @@ class Value:
         var: flat Relax variable.
         tensor: shape as ONNX has it, and element type.
         order: of the elements in `var`.
+        border: that lies around it in `var`; None where there is none.
     """
 
     var: relax.Var
     tensor: Tensor
     order: Order
+    border: Border | None = None
 
 
 class ProgramBuilder:
@@ -118,10 +121,19 @@ class ProgramBuilder:
         self._roots[other] = self._roots.get(var, var)
         return other
 
-    def define(self, name: str, var: relax.Var, order: Order) -> None:
+    def define(self, name: str, var: relax.Var, order: Order, border: Border | None = None) -> None:
         """Enter a value of the graph, given flat."""
-        value = self._values[name] = Value(var, self.graph.tensors[name], order)
+        value = self._values[name] = Value(var, self.graph.tensors[name], order, border)
         self._defined.setdefault(self._roots.get(var, var), (value, self._joined.get(name, ())))
+
+    def only_reader(self, name: str) -> Layer | None:
+        """Return the layer that reads a value, once, under this name or another; None where more do, or the caller."""
+        readers = [layer for layer in self.graph.layers for read in layer.inputs if read == name]
+        if len(readers) != 1 or name in self.graph.outputs:
+            return None
+        (reader,), tensors = readers, self.graph.tensors
+        renamed = isinstance(reader.op, Reshape) and tensors[reader.output].shape == tensors[name].shape
+        return self.only_reader(reader.output) if renamed else reader
 
     def value(self, name: str) -> Value:
         """Return a value in the order that it has."""
