@@ -12,7 +12,7 @@ from armlet.spec.load import load_target
 
 VECTORS = {
     "sse": Vector(16, 16, "pmaddwd"),
-    "portable": Vector(16, 32, "widening"),
+    "portable": Vector(16, 32, "widening", by_lane=True),
     "avx512vnni": Vector(64, 32, "vpdpbusd"),
 }
 """The first two run on x86-64-v2; `portable` is what NEON without sdot gets, but for the high product."""

@@ -10,11 +10,12 @@ import pytest
 from armlet.compile.kernels import conv2d, depthwise
 from armlet.compile.kernels.depthwise_dot import block_of
 from armlet.compile.kernels.epilogue import Accumulators, FloatClamp, Requantize, WeightScale
-from armlet.compile.kernels.loops import Vector
+from armlet.compile.kernels.loops import Vector, ceil_div
 from armlet.compile.layout.packing import pack_conv2d, pack_depthwise, shifted, starts
 from armlet.compile.quantized import reference
 from armlet.compile.quantized.arithmetic import requantization
 
+LANES = Vector(16, 32, "sdot", by_lane=True)
 # (height, width, channels, outputs, kernel, stride, groups): odd counts, single channels, 1 × 1, 5 × 5, stride 2
 SHAPES = [
     (5, 6, 1, 1, (3, 3), (1, 1), 1),
@@ -267,11 +268,34 @@ def test_no_weight_is_stored_twice(outputs, products):
 
 @pytest.mark.parametrize(
     ("channels", "outputs", "step"),
-    [(8, 16, "lanes"), (13, 27, "lanes"), (1, 16, "singles"), (3, 16, "singles"), (8, 3, "singles")],
+    [(8, 16, "lanes"), (13, 27, "lanes"), (1, 16, "singles"), (3, 16, "lanes"), (8, 3, "singles")],
 )
-def test_four_inputs_are_one_vector_where_they_fill_a_run_and_the_core_multiplies_by_lanes(
+def test_four_inputs_are_one_vector_where_a_run_has_them_and_the_core_multiplies_by_lanes(
     channels, outputs, step
 ):
     spec = conv2d.Conv2d(6, 6, channels, outputs, (3, 3), (1, 1), 1, FloatClamp(None, None))
-    assert conv2d.tile_of(spec, Vector(16, 32, "sdot", by_lane=True)).step == step
+    tile = conv2d.tile_of(spec, LANES)
+    assert (tile.step, tile.loaded) == (step, 4 if step == "lanes" else 1)
     assert conv2d.tile_of(spec, Vector(16, 32, "sdot")).step == "singles"
+
+
+@pytest.mark.parametrize(("channels", "outputs", "loaded"), [(5, 16, 1), (6, 16, 4), (16, 3, 1), (32, 64, 4)])
+def test_sixteen_integers_are_one_vector_where_a_run_has_them(channels, outputs, loaded):
+    spec = conv2d.Conv2d(6, 6, channels, outputs, (3, 3), (1, 1), 1, Requantize(31, 0, -128, 127))
+    assert conv2d.tile_of(spec, LANES).loaded == loaded
+    assert conv2d.tile_of(spec, Vector(16, 32, "sdot")).loaded == 1
+
+
+# (inputs, outputs, pixels): as many pixels as rows have, few of them, outputs that nothing divides, one pixel
+@pytest.mark.parametrize("sizes", [(512, 512, 196), (1024, 1024, 49), (64, 37, 5), (256, 1000, 1)], ids=str)
+def test_registers_hold_what_a_tile_that_multiplies_by_lanes_needs(sizes):
+    inputs, outputs, pixels = sizes
+    for epilogue in (FloatClamp(None, None), Requantize(31, 0, -128, 127)):
+        spec = conv2d.Conv2d(1, pixels, inputs, outputs, (1, 1), (1, 1), 1, epilogue)
+        tile = conv2d.tile_of(spec, LANES)
+        sums = tile.pixels * tile.channels // tile.lanes
+        assert sums + tile.times * tile.pixels + 2 <= 32
+        # With fewer the multipliers would wait for each other.
+        assert sums >= min(12, pixels * outputs // 4)
+        rows, columns = (ceil_div(n, of) * of for n, of in ((pixels, tile.pixels), (outputs, tile.channels)))
+        assert rows * columns <= 1.1 * pixels * outputs

@@ -9,7 +9,7 @@ which they are read; `reduction` has the ways to multiply.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import epilogue as ep
@@ -29,7 +29,6 @@ from armlet.compile.kernels.loops import (
     parts,
     prim_func,
     registers,
-    shuffle,
     splat,
     store,
     tiles,
@@ -38,17 +37,20 @@ from armlet.compile.kernels.reduction import (
     HORIZONTAL,
     INSTRUCTIONS,
     UNITS,
+    Place,
     Step,
     Tile,
+    begin_sums,
     multiply,
+    part_pixels,
     pixels_of,
 )
 
 if TYPE_CHECKING:
     import tvm
 
-_BLOCKS = ((0, 1, 4, 5), (2, 3, 6, 7))
-"""What of two vectors makes two others, between two pixels' four channels each and 2 × 2 blocks of them: both ways."""
+_LEAST_LOADED = 4
+"""The fewest real numbers that are loaded as one vector, to multiply by its lanes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +116,26 @@ class Conv2d:
 
 
 def tile_of(spec: Conv2d, vector: Vector) -> Tile:
-    """Choose the tile: about half the registers hold accumulators, and as little as possible is computed twice."""
+    """Choose the tile: as many accumulators as registers hold, and as little as possible computed twice."""
     outputs = spec.outputs // spec.groups
     step = _step_of(spec, vector)
     native = vector.lanes("int32") if step in (*HORIZONTAL, "sadalp") else ep.width(spec.epilogue, vector)
     lanes = lanes_for(outputs, native)
+    loaded = _loaded(spec, step, lanes, vector)
+    channels, pixels = (
+        _sides(spec, step, lanes, vector)
+        if loaded == 1
+        else _sides_by_lanes(spec, lanes, (loaded, UNITS[step]), vector)
+    )
+    packed = outputs if outputs % channels else channels
+    even = spec.run_length // (loaded * UNITS[step]) % 2 == 0
+    twice = loaded > 1 and even and _fit_twice(channels // lanes, pixels, vector)
+    return Tile(channels, packed, pixels, lanes, step, UNITS[step], loaded, 2 if twice else 1)
+
+
+def _sides(spec: Conv2d, step: Step, lanes: int, vector: Vector) -> tuple[int, int]:
+    """Return channels and pixels of a tile whose steps load their own inputs: about half the registers accumulate."""
+    outputs = spec.outputs // spec.groups
     adds = "int32" if ep.multiplies_integers(spec.epilogue) else vector.real
     # Products in int16 take registers, too.
     share = 3 / 8 if step == "sadalp" else 1 / 2
@@ -133,15 +150,62 @@ def tile_of(spec: Conv2d, vector: Vector) -> Tile:
         range(together, min(most_pixels, max(budget // channels, 1)) + 1, together),
         key=lambda p: (ceil_div(most_pixels, p) * (p + 1), -p),
     )
-    unit = _unit_by_lanes(spec, vector) if step == "lanes" else UNITS[step]
-    return Tile(channels, outputs if outputs % channels else channels, pixels, lanes, step, unit)
+    return channels, pixels
+
+
+def _sides_by_lanes(spec: Conv2d, lanes: int, together: tuple[int, int], vector: Vector) -> tuple[int, int]:
+    """Return channels and pixels of a tile whose steps multiply by lanes: those of the least cost.
+
+    A product costs two and what else there is one, as cores do two of them at a time and four of anything.
+    Registers hold the accumulators, a vector of inputs for each pixel and two of weights, which are loaded as a pair.
+
+    Args:
+        spec: of the convolution.
+        lanes: channels of one vector.
+        together: steps whose inputs are loaded as one vector, and inputs of a step.
+        vector: unit.
+    """
+    outputs, (loaded, unit) = spec.outputs // spec.groups, together
+    groups = ceil_div(spec.runs * spec.run_length, loaded * unit)
+
+    def cost(sides: tuple[int, int]) -> int:
+        vectors, pixels = sides[0] // lanes, sides[1]
+        products = vectors * pixels
+        turn = 1 if _fit_twice(vectors, pixels, vector) and groups % 2 == 0 else 2
+        one = 2 * products * loaded + pixels + ceil_div(vectors * loaded, 2) + turn
+        if outputs % sides[0]:  # weights of a step are then far from those of the next one
+            one += loaded
+        n_tiles = ceil_div(outputs, sides[0]) * ceil_div(spec.out_width, pixels)
+        return n_tiles * (groups * one + 4 * products)
+
+    fitting = [
+        (vectors * lanes, pixels)
+        for vectors in range(1, min(outputs // lanes, vector.n_registers) + 1)
+        for pixels in range(1, min(spec.out_width, vector.n_registers) + 1)
+        if (vectors + 1) * pixels + 2 <= vector.n_registers
+    ]
+    return min(fitting, key=lambda sides: (cost(sides), sides))
+
+
+def _fit_twice(vectors: int, pixels: int, vector: Vector) -> bool:
+    """Whether registers hold the accumulators of a tile, two vectors of inputs for each pixel and two of weights."""
+    return (vectors + 2) * pixels + 2 <= vector.n_registers
+
+
+def _loaded(spec: Conv2d, step: Step, lanes: int, vector: Vector) -> int:
+    """Return how many steps' inputs are loaded as one vector, as many as fit a run; 1 where each loads its own."""
+    if step == "lanes":
+        most = vector.lanes(vector.real)
+        return most if spec.run_length >= most else _LEAST_LOADED
+    fits = step == "sdot" and vector.by_lane and lanes == 4 and spec.run_length >= vector.n_bytes
+    return vector.n_bytes // UNITS[step] if fits else 1
 
 
 def _step_of(spec: Conv2d, vector: Vector) -> Step:
     """Choose the reduction step: the widest that the vector unit has and that one run and the outputs fill."""
     outputs = spec.outputs // spec.groups
     if not ep.multiplies_integers(spec.epilogue):
-        fits = vector.by_lane and outputs >= 4 and _unit_by_lanes(spec, vector)
+        fits = vector.by_lane and outputs >= 4 and spec.run_length >= _LEAST_LOADED
         return "lanes" if fits else "singles"
     for step in INSTRUCTIONS[vector.products]:
         if step == "sadalp" and spec.weights_reach_minus_128:
@@ -166,17 +230,6 @@ def slack_for(run_length: int, vector: Vector) -> int:
     """
     fits = vector.products in ("sdot", "smmla", "vpdpbusd") and run_length in (2, 3)
     return 4 - run_length if fits else 0
-
-
-def _unit_by_lanes(spec: Conv2d, vector: Vector) -> int:
-    """Return how many inputs are loaded as one vector, to multiply by its lanes; 0 where they do not fit a run.
-
-    The last step computes products with zeros, of which there are few.
-    """
-    for unit in (vector.lanes(vector.real), UNITS["lanes"]):
-        if spec.run_length >= unit and ceil_div(spec.run_length, unit) * unit <= 1.1 * spec.run_length:
-            return unit
-    return 0
 
 
 def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -242,7 +295,7 @@ def compute(
     buffers: tuple[Buffer, Buffer, Buffer, Buffer],
     begin: Callable[[Expr, Expr], Expr],
     finished: Callable[[int, Expr], Expr],
-    origins: tuple[Expr, Expr] = (0, 0),
+    origins: tuple[Expr, Expr, Expr] = (0, 0, 0),
 ) -> None:
     """Write the loops over all tiles.
 
@@ -253,7 +306,7 @@ def compute(
             and the accumulators are float32, sums of `LONGEST_SUM` products at most are added to them.
         begin: what the accumulators from an output channel on start at, whose inputs are a window: a pixel and group.
         finished: the results of the accumulators at a place, which are those from an output channel on.
-        origins: where in x the input begins, and in y the output.
+        origins: where in x the input begins, in the packed weight that of this convolution, and in y the output.
     """
     x, weight, acc, y = buffers
     outputs = spec.outputs // spec.groups
@@ -270,15 +323,15 @@ def compute(
             windows = [(position + pixel + i) * spec.groups + group for i in range(tile.rows)]
             for at in range(0, tile.channels, tile.lanes):
                 values = [begin(first + at, window) for window in windows]
-                _begin(tile, sums, pixel * tile.channels + at * tile.rows, values)
-        reduce(spec, tile, (x, weight, sums), (group, channel, row, column), origins[0])
+                begin_sums(tile, sums, pixel * tile.channels + at * tile.rows, values)
+        reduce(spec, tile, (x, weight, sums), (group, channel, row, column), origins[:2])
         if tile.rows > 1:
-            _part_pixels(tile, sums, acc)
+            part_pixels(tile, sums, acc)
         places = [pixel_of(spec.border, row, column + p, spec.out_width) for p in range(tile.pixels)]
         for at in range(0, tile.channels, tile.lanes):
             for pixel, place in enumerate(places):
                 value = finished(pixel * tile.channels + at, first + at)
-                store(y, origins[1] + place * spec.outputs + first + at, tile.lanes, value)
+                store(y, origins[2] + place * spec.outputs + first + at, tile.lanes, value)
 
 
 def reduce(
@@ -286,12 +339,12 @@ def reduce(
     tile: Tile,
     buffers: tuple[Buffer, Buffer, Buffer],
     place: tuple[Expr, Expr, Expr, Expr],
-    origin: Expr = 0,
+    origins: tuple[Expr, Expr] = (0, 0),
 ) -> None:
     """Write the reduction loops of one tile.
 
     Its accumulators are in the order (pixel, channel), or (pixels of one operation, channels of one operation, pixel,
-    channel) where an operation has several pixels. The input begins at `origin` in x.
+    channel) where an operation has several pixels. `origins` are where in x and in the packed weight its own begin.
     """
     x, weight, acc = buffers
     group, channel, row, column = place
@@ -299,47 +352,55 @@ def reduce(
     columns = spec.kernel[1] if spec.groups > 1 else 1
     run_weights = steps * tile.unit * tile.packed
     if tile.packed == tile.channels:
-        block = (group * (spec.outputs // spec.groups) + channel) * spec.runs * steps * tile.unit
+        block = origins[1] + (group * (spec.outputs // spec.groups) + channel) * spec.runs * steps * tile.unit
     else:
-        block = group * spec.runs * run_weights + channel * tile.adjacent
+        block = origins[1] + group * spec.runs * run_weights + channel * tile.adjacent
     apart = str(x.dtype) == "float16" and str(acc.dtype) == "float32"
     sums = registers(int(acc.shape[0]), "float16") if apart else acc
+    between = spec.stride[1] * spec.channels
+    # Steps are taken as many at a time as are loaded together, and behind these one by one.
+    size = tile.loaded * tile.unit
+    whole = steps if tile.loaded == 1 else spec.run_length // size
     # Of whole rows of the kernel, or of steps of a run where one row is too long for a sum.
     rows = LONGEST_SUM // (columns * spec.run_length) if apart else spec.kernel[0]
-    most = steps if rows else max(LONGEST_SUM // tile.unit, 1)
+    whole //= tile.times
+    most = whole if rows else max(LONGEST_SUM // (tile.times * size), 1)
     with (
         parts(spec.kernel[0], rows or 1) as (top, n_rows),
         added_apart(sums, acc, tile.lanes, apart=apart and rows > 0),
         loop(n_rows) as line,
         loop(columns) as kx,
-        parts(steps, most) as (first, n_steps),
-        added_apart(sums, acc, tile.lanes, apart=apart and rows == 0),
-        loop(n_steps) as place_in_part,
     ):
-        ky, number = top + line, first + place_in_part
-        start = number * tile.unit
-        if steps > 1 and spec.run_length % tile.unit:
-            start = minimum(start, spec.run_length - tile.unit)
+        ky = top + line
         pixel = (row * spec.stride[0] + ky) * spec.width + column * spec.stride[1] + kx
-        source = origin + pixel * spec.channels + group * (spec.channels // spec.groups) + start
-        weights = block + (ky * columns + kx) * run_weights + number * tile.unit * tile.packed
-        between = spec.stride[1] * spec.channels
-        multiply(tile, (x, source), between, (weight, weights), sums)
+        source = origins[0] + pixel * spec.channels + group * (spec.channels // spec.groups)
+        weights = block + (ky * columns + kx) * run_weights
+        with (
+            parts(whole, most) as (first, n_steps),
+            added_apart(sums, acc, tile.lanes, apart=apart and rows == 0),
+            loop(n_steps) as place_in_part,
+        ):
+            for time in range(tile.times):
+                start = ((first + place_in_part) * tile.times + time) * size
+                where = weight, weights + start * tile.packed
+                if tile.loaded == 1 and steps > 1 and spec.run_length % size:
+                    start = minimum(start, spec.run_length - size)
+                multiply(tile, (x, source + start), between, where, sums, range(tile.loaded))
+        if whole * tile.times * tile.loaded < steps:
+            with added_apart(sums, acc, tile.lanes, apart=apart and rows == 0):
+                _rest(spec, tile, (x, source), (weight, weights), sums)
 
 
-def _begin(tile: Tile, sums: Buffer, place: int, values: list[Expr]) -> None:
-    """Store what one vector of channels starts at, given for each pixel of an operation."""
-    if tile.rows == 1:
-        store(sums, place, tile.lanes, values[0])
+def _rest(spec: Conv2d, tile: Tile, x: Place, weight: Place, sums: Buffer) -> None:
+    """Write the steps of a run behind the last whole vector of inputs, by lanes of the vector that ends at its end."""
+    size, between = tile.loaded * tile.unit, spec.stride[1] * spec.channels
+    first = spec.run_length // size * tile.loaded
+    weights = weight[1] + first * tile.unit * tile.packed
+    if spec.run_length % tile.unit == 0:
+        end, lanes = spec.run_length - size, range(first - tile.steps(spec) + tile.loaded, tile.loaded)
+        multiply(tile, (x[0], x[1] + end), between, (weight[0], weights), sums, lanes)
         return
-    for number, picked in enumerate(_BLOCKS):
-        store(sums, place + number * tile.lanes, tile.lanes, shuffle(values, picked))
-
-
-def _part_pixels(tile: Tile, sums: Buffer, acc: Buffer) -> None:
-    """Store the accumulators of 2 × 2 blocks in the order (pixel, channel)."""
-    for pixel in range(0, tile.pixels, 2):
-        for at in range(0, tile.channels, 4):
-            blocks = [load(sums, pixel * tile.channels + 2 * at + i, 4) for i in (0, 4)]
-            for row, picked in enumerate(_BLOCKS):
-                store(acc, (pixel + row) * tile.channels + at, 4, shuffle(blocks, picked))
+    for step in range(first, tile.steps(spec)):
+        start = min(step * tile.unit, spec.run_length - tile.unit)
+        place = weights + (step - first) * tile.unit * tile.packed
+        multiply(replace(tile, loaded=1), (x[0], x[1] + start), between, (weight[0], place), sums, range(1))

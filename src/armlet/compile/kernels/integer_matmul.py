@@ -88,7 +88,7 @@ def build(spec: MatMul, vector: Vector) -> tvm.tirx.PrimFunc:
                 )
 
             result = batch * spec.rows * spec.columns
-            conv2d.compute(convolution, tile, (a, weight, acc, y), begin, finished, (rows, result))
+            conv2d.compute(convolution, tile, (a, weight, acc, y), begin, finished, (rows, 0, result))
 
     sizes = (spec.rows * spec.inner, spec.inner * spec.columns, spec.rows * spec.columns)
     names = zip("aby", sizes, strict=True)

@@ -1,13 +1,13 @@
 """One reduction step of a convolution's tile: the products of a few inputs, added to accumulators in registers.
 
-The step of real numbers is one product, or `lanes`: four, or eight of float16, whose inputs are loaded as one vector,
-where the core multiplies by one lane of it. The step of int8 is
+The step of real numbers is one product: `singles`, or `lanes` where the inputs of some steps are loaded as one vector
+and the core multiplies by one lane of it. The step of int8 is
 
 - `pairs`: two products in int16, added there, then added to int32. Two products fit because |w0| + |w1| ≤ 254 and
   |x| ≤ 128 give at most 32,512; `singles` where a weight is -128;
 - `sadalp`: four products, in int16 two of them for each of two lanes, which are added to one lane of int32 (smull,
   smlal, sadalp on Armv8.0);
-- `sdot`: four products at once, where the core has it;
+- `sdot`: four products at once, where the core has it; inputs of four steps are loaded as one vector, too;
 - `smmla`: eight products at once for each of two pixels and two channels, where the core has it;
 - `pmaddwd`: two int16 products at once, on x86;
 - `vpdpbusd`: four products of an unsigned and a signed number at once, with AVX-512 VNNI. The input gets 128 added,
@@ -17,7 +17,7 @@ where the core multiplies by one lane of it. The step of int8 is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 Step = Literal["singles", "lanes", "pairs", "sadalp", "sdot", "smmla", "pmaddwd", "vpdpbusd"]
 UNITS: Mapping[Step, int] = MappingProxyType(
-    {"singles": 1, "lanes": 4, "pairs": 2, "sadalp": 4, "sdot": 4, "smmla": 8, "pmaddwd": 2, "vpdpbusd": 4}
+    {"singles": 1, "lanes": 1, "pairs": 2, "sadalp": 4, "sdot": 4, "smmla": 8, "pmaddwd": 2, "vpdpbusd": 4}
 )
-"""Input elements of each reduction step; `lanes` of float16 may have twice as many."""
+"""Input elements of each reduction step."""
 HORIZONTAL = ("sdot", "smmla", "pmaddwd", "vpdpbusd")
 """Steps of one instruction that adds up several products in each lane."""
 INSTRUCTIONS: Mapping[str, tuple[Step, ...]] = MappingProxyType(
@@ -47,6 +47,9 @@ INSTRUCTIONS: Mapping[str, tuple[Step, ...]] = MappingProxyType(
 """Those steps that each vector unit has, the best first."""
 SIGNS = -0x7F7F7F80
 """0x80808080: turning four signs around adds 128 to four signed numbers, as unsigned ones."""
+_BLOCKS = ((0, 1, 4, 5), (2, 3, 6, 7))
+"""What of two vectors makes two others, between two pixels' four channels each and 2 × 2 blocks of them: both ways."""
+_SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 Place: TypeAlias = tuple[Buffer, Expr]
 """A buffer and where in it."""
 
@@ -63,6 +66,8 @@ class Tile:
         lanes: accumulators of one vector operation.
         step: what one reduction step is.
         unit: input elements of one reduction step.
+        loaded: steps whose inputs are loaded as one vector, to multiply by its lanes; 1 where each step loads its own.
+        times: how often that is written in one turn of the loop, where registers hold as many vectors of inputs.
     """
 
     channels: int
@@ -71,6 +76,8 @@ class Tile:
     lanes: int
     step: Step
     unit: int
+    loaded: int = 1
+    times: int = 1
 
     @property
     def adjacent(self) -> int:
@@ -99,10 +106,19 @@ def pixels_of(step: Step) -> int:
     return 2 if step == "smmla" else 1
 
 
-def multiply(tile: Tile, x: Place, between: int, weight: Place, acc: Buffer) -> None:
-    """Write one step of a whole tile, whose pixels' inputs are so far apart."""
-    if tile.step == "lanes":
-        _multiply_by_lanes(tile, x, between, weight, acc)
+def multiply(tile: Tile, x: Place, between: int, weight: Place, acc: Buffer, lanes: Sequence[int]) -> None:
+    """Write the steps of a whole tile that some lanes of the inputs loaded together are for.
+
+    Args:
+        tile: which of them it is.
+        x: the first pixel's inputs.
+        between: how far apart the pixels' inputs are.
+        weight: those of the first of these steps.
+        acc: accumulators of the tile.
+        lanes: 0 alone where each step loads its own inputs.
+    """
+    if tile.loaded > 1:
+        _multiply_by_lanes(tile, x, between, weight, acc, lanes)
         return
     (inputs, source), (weights, start) = x, weight
     for at in range(0, tile.channels, tile.lanes // tile.rows):
@@ -116,19 +132,32 @@ def multiply(tile: Tile, x: Place, between: int, weight: Place, acc: Buffer) -> 
             store(acc, where, tile.lanes, value)
 
 
-def _multiply_by_lanes(tile: Tile, x: Place, between: int, weight: Place, acc: Buffer) -> None:
-    """Add to a tile's accumulators the products of some inputs of each of its pixels, which are so far apart."""
+def _multiply_by_lanes(
+    tile: Tile, x: Place, between: int, weight: Place, acc: Buffer, lanes: Sequence[int]
+) -> None:
     (inputs, source), (weights, start) = x, weight
-    wide = None if weights.dtype == inputs.dtype else "float32"
-    for k in range(tile.unit):
+    for number, k in enumerate(lanes):
         for at in range(0, tile.channels, tile.lanes):
-            factors = load(weights, start + k * tile.packed + at, tile.lanes, wide)
+            place = start + (number * tile.packed + at) * tile.unit
             for p in range(tile.pixels):
-                read = load(inputs, source + p * between, tile.unit)
-                # As many lanes to pick from as are picked, which a shuffle asks for.
-                one = shuffle([read] * ceil_div(tile.lanes, tile.unit), [k] * tile.lanes)
+                read = load(inputs, source + p * between, tile.loaded * tile.unit)
                 where = p * tile.channels + at
-                store(acc, where, tile.lanes, load(acc, where, tile.lanes) + factors * one)
+                value = _by_lane(tile, load(acc, where, tile.lanes), read, k, (weights, place))
+                store(acc, where, tile.lanes, value)
+
+
+def _by_lane(tile: Tile, acc: Expr, read: Expr, k: int, weight: Place) -> Expr:
+    """Return the accumulators after the step of one lane of the inputs read."""
+    from tvm.script.ir_builder import tirx as t
+
+    # As many lanes to pick from as are picked, which a shuffle asks for.
+    if tile.step == "sdot":
+        one = shuffle([t.reinterpret(f"int32x{tile.loaded}", read)], [k] * tile.lanes)
+        many = t.reinterpret("int8x16", one)
+        return t.call_llvm_pure_intrin("int32x4", _SDOT, acc, load(*weight, 16), many)
+    one = shuffle([read] * ceil_div(tile.lanes, tile.loaded), [k] * tile.lanes)
+    wide = None if weight[0].dtype == str(read.ty.dtype).partition("x")[0] else "float32"
+    return acc + load(*weight, tile.lanes, wide) * one
 
 
 def _step(tile: Tile, acc: Expr, x: Place, weight: Place, at: int) -> Expr:
@@ -184,9 +213,7 @@ def _horizontal(tile: Tile, acc: Expr, x: Place, weight: Place) -> Expr:
     if tile.step == "sdot":
         one = t.reinterpret("int32", load(*x, 4))
         many = t.reinterpret(f"int8x{operands}", splat(one, lanes))
-        return t.call_llvm_pure_intrin(
-            "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, load(*weight, operands), many
-        )
+        return t.call_llvm_pure_intrin("int32x4", _SDOT, acc, load(*weight, operands), many)
     if tile.step == "vpdpbusd":
         one = t.reinterpret("int32", load(*x, 4))
         if str(x[0].dtype) == "int8":
@@ -198,3 +225,21 @@ def _horizontal(tile: Tile, acc: Expr, x: Place, weight: Place) -> Expr:
     many = t.reinterpret(f"int16x{operands}", splat(one, lanes))
     name = "llvm.x86.sse2.pmadd.wd" if lanes == 4 else "llvm.x86.avx2.pmadd.wd"
     return acc + t.call_llvm_pure_intrin(f"int32x{lanes}", name, load(*weight, operands, "int16"), many)
+
+
+def begin_sums(tile: Tile, sums: Buffer, place: int, values: list[Expr]) -> None:
+    """Store what one vector of channels starts at, given for each pixel of an operation."""
+    if tile.rows == 1:
+        store(sums, place, tile.lanes, values[0])
+        return
+    for number, picked in enumerate(_BLOCKS):
+        store(sums, place + number * tile.lanes, tile.lanes, shuffle(values, picked))
+
+
+def part_pixels(tile: Tile, sums: Buffer, acc: Buffer) -> None:
+    """Store the accumulators of 2 × 2 blocks in the order (pixel, channel)."""
+    for pixel in range(0, tile.pixels, 2):
+        for at in range(0, tile.channels, 4):
+            blocks = [load(sums, pixel * tile.channels + 2 * at + i, 4) for i in (0, 4)]
+            for row, picked in enumerate(_BLOCKS):
+                store(acc, (pixel + row) * tile.channels + at, 4, shuffle(blocks, picked))

@@ -53,8 +53,12 @@ PAIRS = {2: (1.0,), 4: (sqrt(2), sqrt(0.5))}
 """Points ±p of evaluation beside 0 and ∞, by m."""
 WORKING_BYTES = 1 << 16
 """About the most bytes of transformed inputs and sums at a time, as caches are small."""
-LEAST_TILES = 8
-"""Of a block, where there are as many: weights are read once for each block."""
+MOST_TILES = 18
+"""Of a block that needs more than that."""
+READING = 1
+"""Tiles' products in the time that reading the weights takes, once for each block."""
+PIXELS = (4, 5, 6)
+"""How many tiles' products are computed together, about, where there are as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +108,21 @@ class Winograd:
 
     @property
     def block(self) -> int:
-        """Tiles that are computed together."""
-        most = max(WORKING_BYTES // (4 * self.alpha**2 * (self.channels + self.outputs)), LEAST_TILES)
-        return ceil_div(self.n_tiles, ceil_div(self.n_tiles, most))
+        """Tiles that are computed together: those of which the fewest are computed twice, with the weights' reading."""
+        most = max(WORKING_BYTES // (4 * self.alpha**2 * (self.channels + self.outputs)), MOST_TILES)
+        blocks = {ceil_div(self.n_tiles, ceil_div(self.n_tiles, n)) for n in range(1, most + 1)}
+
+        def cost(block: int) -> int:
+            rows = min(ceil_div(block, n) * n for n in PIXELS) if block >= PIXELS[0] else block
+            return ceil_div(self.n_tiles, block) * (rows + READING)
+
+        return min(blocks, key=lambda block: (cost(block), block))
 
     @property
     def products(self) -> conv2d.Conv2d:
-        """The α² matrix products of a block: a 1 × 1 convolution in as many groups."""
-        groups = self.alpha**2
-        channels, outputs = groups * self.channels, groups * self.outputs
-        return conv2d.Conv2d(
-            1, self.block, channels, outputs, (1, 1), (1, 1), groups, ep.FloatClamp(None, None)
-        )
+        """One of the α² matrix products of a block, as a 1 × 1 convolution."""
+        sizes = 1, self.block, self.channels, self.outputs
+        return conv2d.Conv2d(*sizes, (1, 1), (1, 1), 1, ep.FloatClamp(None, None))
 
     @property
     def out_size(self) -> int:
@@ -130,26 +137,28 @@ class Winograd:
 
 
 def transformed(weight: Array, tile: int) -> Array:
-    """Return weights [outputs, channels, 3, 3] as those of the products: [α² × outputs, channels, 1, 1], float32."""
+    """Return weights [outputs, channels, 3, 3] as those of the products: [α², outputs, channels, 1, 1], float32."""
     points = [0.0, *(sign * p for p in PAIRS[tile] for sign in (1, -1))]
     rows = [np.array([1, a, a * a]) / prod(a - b for b in points if b != a) for a in points]
     matrix = np.array([*rows, [0, 0, 1]])
     found = np.einsum("ai,bj,ocij->aboc", matrix, matrix, weight.astype(np.float64))
-    flat: Array = found.reshape(-1, weight.shape[1], 1, 1).astype(np.float32)
-    return flat
+    each: Array = found.reshape(-1, *weight.shape[:2], 1, 1).astype(np.float32)
+    return each
 
 
 def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
-    """Return the kernel (x, weight, bias, y): x channels last with its border, weight packed for `spec.products`."""
+    """Return the kernel (x, weight, bias, y): x channels last with its border, weight packed for each product."""
     from tvm.script.ir_builder import tirx as t
 
     products, real = spec.products, vector.real
     tile = conv2d.tile_of(products, vector)
     acc_type = ep.accumulator(products.epilogue, vector, spec.channels)
+    n_weights = conv2d.n_packed(products, tile)
 
     def body(x: Buffer, weight: Buffer, bias: Buffer, y: Buffer) -> None:
-        values = t.alloc_buffer((spec.block * products.channels,), real)
-        sums = t.alloc_buffer((spec.block * products.outputs,), real)
+        n_positions = spec.alpha**2
+        values = t.alloc_buffer((n_positions * spec.block * spec.channels,), real)
+        sums = t.alloc_buffer((n_positions * spec.block * spec.outputs,), real)
         acc = registers(tile.pixels * tile.channels, acc_type)
         lanes = lanes_for(max(spec.channels, spec.outputs), vector.lanes(real))
         work = registers(spec.alpha**2 * lanes, real), registers(spec.alpha * lanes, real)
@@ -158,20 +167,23 @@ def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
         with tiles(spec.n_tiles, spec.block) as (_, first):
             with loop(spec.block) as number:
                 _transform_inputs(spec, vector, (x, values), work, (first, number))
-            conv2d.compute(
-                products,
-                tile,
-                (values, weight, acc, sums),
-                lambda _channel, _window: constant(0.0, acc_type, tile.lanes),
-                lambda place, _: cast(load(acc, place, tile.lanes), real, tile.lanes),
-            )
+            with loop(n_positions) as position:
+                each = spec.block * spec.channels, n_weights, spec.block * spec.outputs
+                conv2d.compute(
+                    products,
+                    tile,
+                    (values, weight, acc, sums),
+                    lambda _channel, _window: constant(0.0, acc_type, tile.lanes),
+                    lambda place, _: cast(load(acc, place, tile.lanes), real, tile.lanes),
+                    tuple(position * size for size in each),
+                )
             with loop(spec.block) as number:
                 _transform_sums(spec, vector, (sums, bias, y), work, (first, number))
 
     return prim_func(
         [
             Parameter("x", spec.height * spec.width * spec.channels, real),
-            Parameter("weight", conv2d.n_packed(products, tile), real),
+            Parameter("weight", spec.alpha**2 * n_weights, real),
             Parameter("bias", spec.outputs, real),
             Parameter("y", spec.out_size, real),
         ],
@@ -194,7 +206,7 @@ def _transform_inputs(
     work: tuple[Buffer, Buffer],
     place: tuple[Expr, Expr],
 ) -> None:
-    """Write the transform of a tile's inputs: x[row, column, channel] -> values[number, position, channel]."""
+    """Write the transform of a tile's inputs: x[row, column, channel] -> values[position, number, channel]."""
     (x, values), (half, line), (first, number) = buffers, work, place
     row, column = _corner(spec, first + number)
     alpha, lanes = spec.alpha, lanes_for(spec.channels, vector.lanes(vector.real))
@@ -209,7 +221,7 @@ def _transform_inputs(
             for j in range(alpha):
                 store(line, j * lanes, lanes, load(half, (i * alpha + j) * lanes, lanes))
             for j, value in enumerate(_to_points(spec.tile, line, lanes)):
-                at = (number * alpha * alpha + i * alpha + j) * spec.channels + channel
+                at = ((i * alpha + j) * spec.block + number) * spec.channels + channel
                 store(values, at, lanes, value)
 
 
@@ -220,7 +232,7 @@ def _transform_sums(
     work: tuple[Buffer, Buffer],
     place: tuple[Expr, Expr],
 ) -> None:
-    """Write the transform of a tile's sums: sums[number, position, channel] -> y[row, column, channel]."""
+    """Write the transform of a tile's sums: sums[position, number, channel] -> y[row, column, channel]."""
     (sums, bias, y), (half, line), (first, number) = buffers, work, place
     row, column = _corner(spec, first + number)
     alpha, lanes = spec.alpha, lanes_for(spec.outputs, vector.lanes(vector.real))
@@ -229,7 +241,7 @@ def _transform_sums(
         width = spec.out_width if spec.border is None else spec.border.width
         for j in range(alpha):
             for i in range(alpha):
-                at = (number * alpha * alpha + i * alpha + j) * spec.outputs + channel
+                at = ((i * alpha + j) * spec.block + number) * spec.outputs + channel
                 store(line, i * lanes, lanes, load(sums, at, lanes))
             for i, value in enumerate(_from_points(spec.tile, line, lanes)):
                 store(half, (i * alpha + j) * lanes, lanes, value)
