@@ -27,7 +27,7 @@ from armlet.progress import Progress, Silent
 from armlet.regression import regressions
 from armlet.spec.budget import Budgets
 from armlet.spec.load import load_recipe, load_target, override_budgets, with_processes
-from armlet.spec.recipe import Optimize, Precision, Recipe
+from armlet.spec.recipe import Optimize, Precision, Recipe, Threads
 from armlet.spec.target import Target
 from armlet.store import Store
 from armlet.units import parse_fraction
@@ -105,6 +105,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
     dump: str | Path | None = None,
     optimize: Optimize = "latency",
     precision: Precision = "float32",
+    threads: Threads = 1,
     progress: Progress | None = None,
 ) -> Bundle:
     """Compile an ONNX file as it stands, run the program, compare it with ONNX Runtime, and write a bundle.
@@ -123,6 +124,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
             times as large.
         precision: what real numbers are within; inputs and outputs are float32 in any case. float16 needs a target with
             the feature fp16, and a file that is not quantised.
+        threads: that may compute one call of the program; an app starts and stops them.
         progress: as for `run`.
 
     Returns:
@@ -145,6 +147,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
         dump=dump,
         optimize=optimize,
         precision=precision,
+        threads=threads,
     )
     return compile_file(asked, progress=progress or Silent())
 
@@ -270,7 +273,7 @@ def bench(  # noqa: PLR0913 - the keywords are what can be told
     samples: int = 1024,
     seconds: float = 60.0,
     processes: int = 10,
-    cpu: int | None = None,
+    cpus: Sequence[int] = (),
     latency: str | float | None = None,
     timeout: float = 600.0,
     progress: Progress | None = None,
@@ -283,7 +286,7 @@ def bench(  # noqa: PLR0913 - the keywords are what can be told
         samples: readings of the clock, unless `seconds` are over before.
         seconds: about how long the readings take together, at most.
         processes: fresh ones that share the readings, an even number.
-        cpu: to pin to; the last of the device's fastest ones by default.
+        cpus: to pin to; the last of the device's fastest ones by default, as many as a program has threads.
         latency: budget instead of the bundles' own, as it is written in a recipe ("5 ms").
         timeout: longest wait for one command on the device, in seconds.
         progress: told what is happening; silent by default.
@@ -298,7 +301,7 @@ def bench(  # noqa: PLR0913 - the keywords are what can be told
     return bench_bundles(
         [bundles] if isinstance(bundles, str | Path) else bundles,
         device,
-        Protocol(samples, seconds, processes, cpu),
+        Protocol(samples, seconds, processes, tuple(cpus)),
         latency_ms=None if latency is None else override_budgets(Budgets(), {"latency": latency}).latency,
         timeout_s=timeout,
         progress=progress or Silent(),

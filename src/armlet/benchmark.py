@@ -126,23 +126,24 @@ def _time(
         progress.start(f"connect to {board.name}")
         places = [stack.enter_context(board.open()) for _ in bundles]
         device = probe(places[0])
-        cpu = _pinned(protocol, device)
+        threads = max(bundle.manifest.compiled.threads for bundle in bundles)
+        cpus = _pinned(protocol, device, threads)
         answers = []
         for bundle, place in zip(bundles, places, strict=True):
             _check_fits(bundle, device, board.name)
             progress.start(f"carry {bundle.manifest.name} to {board.name}, and compare its answers")
             answers.append(_carry_and_compare(bundle, place))
         runners = [
-            Runner(place, cpu, f"{bundle.manifest.name} on {board.name}")
+            Runner(place, cpus, f"{bundle.manifest.name} on {board.name}")
             for bundle, place in zip(bundles, places, strict=True)
         ]
-        progress.start(f"time on CPU {cpu} of {board.name}", protocol.processes * len(bundles))
+        progress.start(f"time on {board.name}", protocol.processes * len(bundles))
         before = state(places[0])
         readings = time_in_turns(runners, protocol, progress)
         after = state(places[0])
-    timings = summarize(readings, protocol, cpu)
+    timings = summarize(readings, protocol, cpus, threads)
     is_host = board.name == HOST
-    what = cpu_name() if is_host else _describe(device, cpu)
+    what = cpu_name() if is_host else _describe(device, cpus)
     found = [
         Benchmark(
             str(bundle.folder), bundle.manifest.name, bundle.manifest.target.name, board.name,
@@ -217,17 +218,17 @@ def _carry_and_compare(bundle: Bundle, place: Workplace) -> tuple[Match | None, 
     return compare(answers[0], expected[0], compiled, compiled), ()
 
 
-def _pinned(protocol: Protocol, device: DeviceFacts) -> int:
-    """Return the CPU to pin to: the one that was asked for, or the last of the fastest."""
+def _pinned(protocol: Protocol, device: DeviceFacts, threads: int) -> tuple[int, ...]:
+    """Return the CPUs to pin to: those that were asked for, or the last of the fastest, one for each thread."""
     numbers = [core.number for core in device.cores]
-    if protocol.cpu is not None:
-        if protocol.cpu not in numbers:
-            raise UsageError(f"--cpu {protocol.cpu}: the device has {', '.join(map(str, numbers))}")
-        return protocol.cpu
-    fastest = max((core.max_mhz or 0.0 for core in device.cores), default=0.0)
-    return max((core.number for core in device.cores if (core.max_mhz or 0.0) == fastest), default=0)
+    if unknown := [cpu for cpu in protocol.cpus if cpu not in numbers]:
+        raise UsageError(f"--cpus {unknown[0]}: the device has {', '.join(map(str, numbers))}")
+    if protocol.cpus:
+        return protocol.cpus
+    fastest_last = sorted(device.cores, key=lambda core: (core.max_mhz or 0.0, core.number))
+    return tuple(sorted(core.number for core in fastest_last[-threads:])) or (0,)
 
 
-def _describe(device: DeviceFacts, cpu: int) -> str:
-    core = next((core.name for core in device.cores if core.number == cpu), "an unknown core")
-    return f"{device.model}, {core}" if device.model else core
+def _describe(device: DeviceFacts, cpus: tuple[int, ...]) -> str:
+    names = sorted({core.name for core in device.cores if core.number in cpus}) or ["an unknown core"]
+    return ", ".join([*([device.model] if device.model else []), *names])

@@ -15,7 +15,7 @@ from armlet import artifact_json, preflight
 from armlet.bundle import SAMPLES_FOLDER, Bundle, Provenance, Sources, versions, write_bundle
 from armlet.check import check_budgets
 from armlet.compile.emit.entry import check_symbol
-from armlet.compile.pipeline import check_precision
+from armlet.compile.pipeline import check_precision, check_threads
 from armlet.errors import UsageError
 from armlet.flow import StepListener, StepResult, place_bundle, require_bundle_place
 from armlet.plan import REFERENCE_TARGET, STAGES, StageName, Step
@@ -23,7 +23,7 @@ from armlet.progress import Progress
 from armlet.report import ReportInput
 from armlet.spec.budget import Budgets
 from armlet.spec.load import load_target, override_budgets
-from armlet.spec.recipe import LONGEST_NAME, NAME_PATTERN, Optimize, Precision, symbol_of
+from armlet.spec.recipe import LONGEST_NAME, NAME_PATTERN, Optimize, Precision, Threads, symbol_of
 from armlet.spec.target import Target
 from armlet.store import require_folder
 
@@ -53,6 +53,7 @@ class Request:
         dump: folder for what each of the compiler's stages makes, None for none.
         optimize: what float32 kernels are chosen for, as in a recipe.
         precision: what real numbers are within, as in a recipe.
+        threads: that may compute one call.
     """
 
     file: Path
@@ -65,6 +66,7 @@ class Request:
     dump: Path | None
     optimize: Optimize
     precision: Precision
+    threads: Threads
 
 
 def request(  # noqa: PLR0913 - the keywords are what can be told
@@ -79,18 +81,20 @@ def request(  # noqa: PLR0913 - the keywords are what can be told
     dump: str | Path | None,
     optimize: Optimize,
     precision: Precision,
+    threads: Threads,
 ) -> Request:
     """Check what `armlet.compile_onnx` is told, as far as that goes without the file.
 
     The arguments are those of `armlet.compile_onnx`.
 
     Raises:
-        UsageError: what is wrong with the target, its precision, the name or the budgets.
+        UsageError: what is wrong with the target, its precision, the threads, the name or the budgets.
     """
     found = target if isinstance(target, Target) else load_target(target)
     chosen = _name_of(Path(file)) if name is None else name
     _check_name(chosen)
     check_precision(precision, found)
+    check_threads(threads)
     return Request(
         file=Path(file),
         target=found,
@@ -102,6 +106,7 @@ def request(  # noqa: PLR0913 - the keywords are what can be told
         dump=Path(dump) if dump is not None else None,
         optimize=optimize,
         precision=precision,
+        threads=threads,
     )
 
 
@@ -245,7 +250,8 @@ def _compile(
                 precision=request.precision if step.target is target else "float32",
                 dump=shown,
             )
-            compiled = emit_program(programs, step.target, symbol, folder, dump=shown)
+            threads = request.threads if step.target is target else 1
+            compiled = emit_program(programs, step.target, symbol, folder, threads=threads, dump=shown)
             artifact_json.save(compiled, folder)
             if step.target is target:
                 program = compiled

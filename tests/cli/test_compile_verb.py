@@ -291,6 +291,7 @@ def test_what_is_wrong_ends_with_one_error_and_the_documented_exit_code(armlet, 
         ([files["plain"], "--name", "My Net"], 2, ["'My Net' can't be a program's name"]),
         ([files["plain"], "--latency", "5"], 2, ["--latency"]),
         ([files["plain"], "--precision", "float16"], 2, ["target host has no arithmetic on float16"]),
+        ([files["plain"], "--threads", "3"], 2, ["'3' is not one of '1', '2', '4'"]),
         (
             [files["plain"], "-t", BOARD, "--precision", "float16"],
             2,
@@ -415,6 +416,30 @@ def test_a_file_in_float16_takes_half_the_constants_and_answers_nearly_as_onnx_r
     assert half["outputs"] == whole["outputs"]
     inspected = armlet("inspect", tmp_path / "float16.armlet").stdout
     assert "float16 within" in inspected
+
+
+def test_a_file_for_several_threads_gives_the_answers_of_one_and_says_how_many(armlet, files, tmp_path):
+    found = {}
+    for threads in ("1", "2"):
+        place = tmp_path / f"{threads}.armlet"
+        done = armlet("compile", files["plain"], "-t", BOARD, "--threads", threads, "-o", place, "--json")
+        assert done.returncode == 0, done.stderr
+        found[threads] = json.loads((place / "manifest.json").read_bytes())
+    answers = [(tmp_path / f"{n}.armlet" / "samples" / "outputs.bin").read_bytes() for n in found]
+    assert answers[0] == answers[1]
+    one, two = found["1"], found["2"]
+    assert (one["compiled"]["threads"], two["compiled"]["threads"]) == (1, 2)
+    assert "one thread;" in one["measured"]["latency"]["how"]
+    assert "one thread of the 2 that the program may use" in two["measured"]["latency"]["how"]
+    shared = sum(kernel["parallel"] for kernel in two["compiled"]["kernels"])
+    assert (
+        f"2, for {shared} of {len(two['compiled']['kernels'])} calls"
+        in armlet("inspect", tmp_path / "2.armlet").stdout
+    )
+    assert "Threads: up to 2 share" in (tmp_path / "2.armlet" / "report.html").read_text()
+    assert "Threads:" not in (tmp_path / "1.armlet" / "report.html").read_text()
+    with pytest.raises(library.UsageError, match="3 threads can't compute one call: use 1, 2 or 4"):
+        library.compile_onnx(files["plain"], threads=3)
 
 
 def test_weights_stay_as_they_are_where_the_program_is_optimized_for_size(armlet, files, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_a_known_time_is_measured_and_labelled(tmp_path: Path) -> None:
     found = re.search(r": (\d+) runs in 4 fresh processes after warm-up;", latency.how)
     assert found is not None
     assert 4 * 20 <= int(found.group(1)) <= 4 * 75  # 15 ms hold at most 75 of them; 20 are the fewest
+
+
+def test_a_program_for_several_threads_gets_as_many_cpus(tmp_path: Path) -> None:
+    log = tmp_path / "asked"
+    program = build(tmp_path, SHORT.replace("LOG", f'"{log}"').replace('"%d\\n", calls', '"%s\\n", argv[7]'))
+
+    latency = measure_host(program, SAMPLE, threads=2, protocol=Protocol(10_000, 0.002, 2))
+
+    cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))[-2:]]
+    assert set(log.read_text().split()) == {",".join(cpus)}
+    assert "2 threads pinned to CPU" in latency.how
 
 
 # Answers as an inference of 80 ns would where reading the clock takes 40 ns, and writes down how it is asked.
@@ -133,10 +145,10 @@ PROTOCOL = Protocol(processes=6)
 
 
 def test_a_quiet_run_is_stable() -> None:
-    (timing,) = summarize([readings(*[5.0] * 6)], PROTOCOL, 3)
+    (timing,) = summarize([readings(*[5.0] * 6)], PROTOCOL, (3,))
 
     assert timing.unstable == ()
-    assert timing.cpu == 3
+    assert timing.cpus == (3,)
     assert timing.n == 300
     assert timing.minimum < timing.p5 < timing.p50 < timing.p90 < timing.p95 < timing.p99
     assert timing.median_low <= timing.p50 <= timing.median_high
@@ -154,14 +166,14 @@ def test_a_quiet_run_is_stable() -> None:
     ],
 )
 def test_a_device_that_changes_is_not_trusted(medians: tuple[float, ...], reason: str) -> None:
-    (timing,) = summarize([readings(*medians)], PROTOCOL, 0)
+    (timing,) = summarize([readings(*medians)], PROTOCOL, (0,))
 
     assert any(re.search(reason, said) for said in timing.unstable), timing.unstable
 
 
 def test_times_that_never_settled_are_not_trusted() -> None:
     unsettled = Readings(1, readings(*[5.0] * 6).processes, settled=False)
-    (timing,) = summarize([unsettled], PROTOCOL, 0)
+    (timing,) = summarize([unsettled], PROTOCOL, (0,))
     assert timing.unstable == ("the times were not steady after the warm-up",)
 
 

@@ -135,7 +135,7 @@ def test_a_program_is_carried_compared_and_timed(board: FakeBoard, bundles: dict
     assert found.answers.n_identical == found.answers.n_samples == 4
     assert found.timing is not None
     assert found.timing.n >= 40
-    assert found.timing.cpu == 1  # the last of two alike
+    assert found.timing.cpus == (1,)  # the last of two alike
     assert found.latency is not None
     assert found.latency.label == "measured (device)"
     assert found.latency.typical_ms == found.timing.p50
@@ -267,7 +267,7 @@ def test_a_changed_bundle_is_refused(bundles: dict[str, Path], tmp_path: Path) -
         ("host", {"processes": 3}, "an even number"),
         ("host", {"samples": 0}, "above zero"),
         ("host", {"latency": "1 h"}, "latency: '1 h' is not a number with one of the units"),
-        ("host", {"cpu": 4096}, "--cpu 4096: the device has 0"),
+        ("host", {"cpus": (4096,)}, "--cpus 4096: the device has 0"),
     ],
 )
 def test_bad_usage_is_refused(
@@ -293,7 +293,7 @@ def test_the_command_line(armlet, board: FakeBoard, bundles: dict[str, Path], tm
     assert "answers as the same program does here: bit for bit" in done.stdout
     data = json.loads(kept.read_text())
     assert data["passes"] is True
-    assert data["benchmarks"][0]["protocol"] == {"samples": 40, "seconds": 1.0, "processes": 2, "cpu": None}
+    assert data["benchmarks"][0]["protocol"] == {"samples": 40, "seconds": 1.0, "processes": 2, "cpus": []}
     assert data["benchmarks"][0]["timing"]["n"] >= 40
 
     failing = armlet("bench", bundles["host"], *short, "--latency", "1 ns", "--json")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -65,6 +66,17 @@ def test_an_estimate_says_how_it_came_about(board: Target) -> None:
         f" {board.calibration.source.rstrip('.')}; one thread;"
         " never compared with the board running this program"
     )
+
+
+def test_an_estimate_of_a_program_for_several_threads_is_that_of_one_and_says_so(board: Target) -> None:
+    one, several = estimate_latency(counts(), board), estimate_latency(counts(), board, threads=4)
+
+    assert one is not None
+    assert several is not None
+    assert (
+        "one thread of the 4 that the program may use: what the others save is not modelled;" in several.how
+    )
+    assert replace(several, how=one.how) == one
 
 
 @pytest.mark.parametrize(("misses", "high"), [(50_000, 1.08), (50_001, 1.62), (-1, 1.62)])

@@ -104,6 +104,13 @@ def test_the_precision_changes_the_programs_of_boards_and_not_the_one_that_is_sc
     assert changed_steps == board | {"program_cost/raspberry-pi-5/train"}
 
 
+def test_the_threads_change_every_program_and_no_network():
+    before, after = (keys(given, "raspberry-pi-4") for given in (BASE, BASE | {"threads": 2}))
+    same = {name for name in before if before[name] == after[name]}
+    networks = {"data", "train", "export", *(name for name in before if name.startswith("pass "))}
+    assert same == networks
+
+
 @pytest.mark.parametrize("target", ["host", "raspberry-pi-4", "android-armv7"])
 def test_a_target_that_does_not_compute_in_the_precision_is_refused_before_any_work(target):
     with pytest.raises(UsageError, match=f"precision: target {target} has no arithmetic on float16"):

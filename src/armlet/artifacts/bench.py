@@ -58,13 +58,13 @@ class Protocol:
         samples: readings of the clock, unless `seconds` are over before.
         seconds: about how long the readings take together, at most.
         processes: fresh ones that the readings are shared among, an even number; each has addresses of its own.
-        cpu: the CPU that it is pinned to; None, the last of the device's fastest ones.
+        cpus: those that it is pinned to; none: as many of the device's fastest ones, the last first, as it has threads.
     """
 
     samples: int = 1024
     seconds: float = 60.0
     processes: int = 10
-    cpu: int | None = None
+    cpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ class Timing:
         n: readings.
         calls: inferences in a row that each reading is the mean of.
         processes: that they were shared among.
-        cpu: where it was pinned.
+        cpus: where it was pinned.
+        threads: that computed each inference.
         mad: median absolute deviation from the median.
         median_low, median_high: 95 % interval of the median, by a bootstrap over processes and readings.
         noise: how far the medians of every other process and of the rest are apart, relative to the smaller: what this
@@ -86,7 +87,8 @@ class Timing:
     n: int
     calls: int
     processes: int
-    cpu: int
+    cpus: tuple[int, ...]
+    threads: int
     minimum: float
     mean: float
     p5: float

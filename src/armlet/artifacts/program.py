@@ -117,6 +117,7 @@ class Kernel:
         layout: order of its elements in memory: "row-major", "channels-last", or "flat" for a part of a layer.
         code_bytes: of the kernel, which every call of the same symbol shares; None where not known.
         constant_bytes: of the constants that this call reads and no earlier one; None where not known.
+        parallel: whether the program's threads share its work.
     """
 
     symbol: str
@@ -131,6 +132,7 @@ class Kernel:
     layout: str = ""
     code_bytes: int | None = None
     constant_bytes: int | None = None
+    parallel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ class Compiled:
         precision: what real numbers are within: "float32" or "float16".
         variants: the other builds, each of which needs more extensions than the one before.
         packed: the same program with packed constants, where the recipe asks for it.
+        threads: that may compute one call.
     """
 
     target: str
@@ -216,6 +219,7 @@ class Compiled:
     packed: PackedProgram | None = None
     variants: tuple[KernelVariant, ...] = ()
     precision: str = "float32"
+    threads: int = 1
 
     def kernels_of(self, variant: str | None) -> tuple[Kernel, ...]:
         """Return the kernels of a variant; of any other name those of the first build."""

@@ -80,8 +80,11 @@ def count_cycles(blocks: BlockCounts, program: Path, target: Target) -> Counts:
     )
 
 
-def estimate_latency(counts: Counts, target: Target) -> Latency | None:
+def estimate_latency(counts: Counts, target: Target, threads: int = 1) -> Latency | None:
     """Turn modelled cycles into time: typical = constant × cycles / clock.
+
+    What is counted is a call that one thread computes. What others save depends on the board's memory and on what else
+    runs there: it is not modelled, and the estimate of a program for several `threads` says so.
 
     The interval holds every time t from which the estimate is off by at most the calibration's spread s,
     relative to t: from typical / (1 + s) to typical / (1 - s). Its upper end is at least twice the typical
@@ -95,7 +98,10 @@ def estimate_latency(counts: Counts, target: Target) -> Latency | None:
         return None
     typical = calibration.constant * counts.cycles / (clock_mhz * 1e3)
     high = typical / (1 - calibration.spread)
-    notes = ["one thread", "never compared with the board running this program"]
+    one = "one thread"
+    if threads > 1:
+        one = f"one thread of the {threads} that the program may use: what the others save is not modelled"
+    notes = [one, "never compared with the board running this program"]
     version = counts.core_model.partition("llvm-mca ")[2].rstrip(")")
     if version.split(".")[0] != str(FITTED_WITH):
         notes.append(f"the constant was fitted with llvm-mca {FITTED_WITH}")

@@ -45,13 +45,14 @@ _NS_PER_MS = 1e6
 
 
 def measure_host(
-    program: Path, *sample: np.ndarray, protocol: Protocol = QUICK, timeout_s: float = 600.0
+    program: Path, *sample: np.ndarray, threads: int = 1, protocol: Protocol = QUICK, timeout_s: float = 600.0
 ) -> Latency:
-    """Measure one inference on this machine: one thread, pinned to one CPU, input and weights in the cache.
+    """Measure one inference on this machine: threads pinned to as many CPUs, input and weights in the cache.
 
     Args:
         program: the runner linked for this machine.
         sample: one array for each input, with a batch of one.
+        threads: that the program computes a call with; where there are fewer CPUs, they share all of these.
         protocol: how.
         timeout_s: longest run of one process.
 
@@ -64,8 +65,9 @@ def measure_host(
     with LocalBoard(timeout_s).open() as place:
         place.put(PROGRAM, program.read_bytes(), executable=True)
         place.put(INPUTS, pack(sample))
-        cpu = max(os.sched_getaffinity(0))  # interrupts tend to go to the first ones
-        (timing,) = summarize(time_in_turns([Runner(place, cpu, str(program))], protocol), protocol, cpu)
+        cpus = tuple(sorted(os.sched_getaffinity(0))[-threads:])  # interrupts tend to go to the first ones
+        readings = time_in_turns([Runner(place, cpus, str(program))], protocol)
+        (timing,) = summarize(readings, protocol, cpus, threads)
     return latency_of(timing, cpu_name(), is_host=True)
 
 
@@ -75,8 +77,10 @@ def latency_of(timing: Timing, device: str, *, is_host: bool) -> Latency:
         f"{timing.n} runs" if timing.calls == 1
         else f"{timing.n} readings, each the mean of {timing.calls} runs in a row,"
     )  # fmt: skip
+    threads = "one thread" if timing.threads == 1 else f"{timing.threads} threads"
+    pinned = f"CPU{'s' * (len(timing.cpus) > 1)} {', '.join(map(str, timing.cpus))}"
     how = (
-        f"measured on {device}, one thread pinned to CPU {timing.cpu}: {what} in {timing.processes} fresh"
+        f"measured on {device}, {threads} pinned to {pinned}: {what} in {timing.processes} fresh"
         f" processes after warm-up; 95 % confidence of the median {timing.median_low:.4g} to"
         f" {timing.median_high:.4g} ms; every other process against the rest: {100 * timing.noise:.1f} %"
     )
@@ -117,16 +121,17 @@ class Runner:
     """A runner program in a workplace, with its samples, that times itself on the first of them.
 
     Attributes:
-        cpu: that it pins itself to.
+        cpus: that it pins itself to.
         name: for messages.
     """
 
     place: Workplace
-    cpu: int
+    cpus: tuple[int, ...]
     name: str
 
     def read(self, readings: int, calls: int) -> list[float]:
         """Return the nanoseconds of one call, `readings` times, from one fresh process."""
+        cpus = ",".join(map(str, self.cpus))
         command = [
             f"./{PROGRAM}",
             INPUTS,
@@ -135,7 +140,7 @@ class Runner:
             "--time",
             str(readings),
             str(calls),
-            str(self.cpu),
+            cpus,
         ]
         done = self.place.execute(command)
         if done.is_illegal_instruction:
@@ -180,13 +185,15 @@ def time_in_turns(
     ]
 
 
-def summarize(found: Sequence[Readings], protocol: Protocol, cpu: int) -> list[Timing]:
-    """Return what the readings of each program say.
+def summarize(
+    found: Sequence[Readings], protocol: Protocol, cpus: tuple[int, ...], threads: int = 1
+) -> list[Timing]:
+    """Return what the readings of each program say, which computed a call with so many threads on these CPUs.
 
     Raises:
         ProgramFailed: a program says that it takes no time.
     """
-    return [_timing(readings, protocol, cpu) for readings in found]
+    return [_timing(readings, protocol, cpus, threads) for readings in found]
 
 
 def compare_turns(names: Sequence[str], found: Sequence[Readings]) -> tuple[Comparison, ...]:
@@ -236,7 +243,7 @@ def _calls_per_reading(runner: Runner) -> tuple[int, float]:
         calls = min(math.ceil(1.25 * calls * _SHORTEST_READING_NS / max(reading_ns, 1.0)), _MOST_CALLS)
 
 
-def _timing(readings: Readings, protocol: Protocol, cpu: int) -> Timing:
+def _timing(readings: Readings, protocol: Protocol, cpus: tuple[int, ...], threads: int) -> Timing:
     processes = [[t / _NS_PER_MS for t in process] for process in readings.processes]
     pooled = sorted(t for process in processes for t in process)
     p5, p50, p90, p95, p99 = (percentile(pooled, share) for share in (0.05, 0.5, 0.9, 0.95, 0.99))
@@ -244,7 +251,7 @@ def _timing(readings: Readings, protocol: Protocol, cpu: int) -> Timing:
         raise ProgramFailed("the program says that it takes no time at all")
     low, high = interval(bootstrap_medians([processes])[0])
     return Timing(
-        n=len(pooled), calls=readings.calls, processes=protocol.processes, cpu=cpu,
+        n=len(pooled), calls=readings.calls, processes=protocol.processes, cpus=cpus, threads=threads,
         minimum=pooled[0], mean=sum(pooled) / len(pooled), p5=p5, p50=p50, p90=p90, p95=p95, p99=p99,
         mad=percentile([abs(t - p50) for t in pooled], 0.5),
         median_low=low, median_high=high, noise=_noise(readings),

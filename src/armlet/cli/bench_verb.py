@@ -23,8 +23,11 @@ def bench(  # noqa: PLR0913 - one parameter for each flag
     processes: Annotated[
         int, typer.Option("--processes", help="Fresh processes that share the readings.")
     ] = 10,
-    cpu: Annotated[
-        int | None, typer.Option("--cpu", help="CPU to pin to; the last of the fastest ones by default.")
+    cpus: Annotated[
+        str | None,
+        typer.Option(
+            "--cpus", metavar="N,N", help="CPUs to pin to; the last of the fastest ones by default."
+        ),
     ] = None,
     timeout: Annotated[
         float, typer.Option("--timeout", help="Longest wait for the device, in seconds.")
@@ -53,7 +56,7 @@ def bench(  # noqa: PLR0913 - one parameter for each flag
             samples=samples,
             seconds=seconds,
             processes=processes,
-            cpu=cpu,
+            cpus=_numbers(cpus) if cpus else (),
             latency=latency,
             timeout=timeout,
             progress=display,
@@ -68,3 +71,12 @@ def bench(  # noqa: PLR0913 - one parameter for each flag
     else:
         stdout().print(benchmark_table(found))
     return 0 if found.passes else 1
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    from armlet.errors import UsageError
+
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--cpus {text}: write the numbers of CPUs, such as 2,3")
+    return tuple(int(part) for part in parts)

@@ -137,6 +137,11 @@ def _print(opened: Bundle) -> None:
     if compiled.precision != "float32":
         scored = "; scores are those of the float32 program" if manifest.evaluated else ""
         facts.add_row("real numbers", f"{compiled.precision} within{scored}")
+    if compiled.threads > 1:
+        shared = sum(kernel.parallel for kernel in compiled.kernels)
+        facts.add_row(
+            "threads", f"{compiled.threads}, for {shared} of {len(compiled.kernels)} calls of kernels"
+        )
     if compiled.variants:
         names = ", ".join(variant.name for variant in compiled.variants)
         facts.add_row("variants", f"{names}: taken where the CPU has them; {manifest.measured.variant} ran")

@@ -11,6 +11,7 @@ from armlet.cli import options
 
 if TYPE_CHECKING:
     from armlet.bundle import Bundle
+    from armlet.spec.recipe import Threads
 
 ShapeOptions = Annotated[
     list[str],
@@ -20,6 +21,9 @@ ShapeOptions = Annotated[
         help="Shape of an input that the file leaves open, with the batch of one; may be repeated.",
     ),
 ]
+
+
+_THREADS: dict[str, Threads] = {"1": 1, "2": 2, "4": 4}
 
 
 def compile_(  # noqa: PLR0913 - one parameter for each flag
@@ -54,6 +58,10 @@ def compile_(  # noqa: PLR0913 - one parameter for each flag
         Literal["float32", "float16"],
         typer.Option("--precision", help="What real numbers are within; float16 needs a target with fp16."),
     ] = "float32",
+    threads: Annotated[
+        Literal["1", "2", "4"],
+        typer.Option("--threads", help="How many threads may compute one call of the program."),
+    ] = "1",
     latency: options.Latency = None,
     size: options.Size = None,
     memory: options.Memory = None,
@@ -82,6 +90,7 @@ def compile_(  # noqa: PLR0913 - one parameter for each flag
         dump=dump,
         optimize=optimize,
         precision=precision,
+        threads=_THREADS[threads],
     )
     with run_display(quiet or json) as display, watch_interruptions() as interrupted:
         bundle = compile_file(

@@ -46,6 +46,11 @@ _DEBIAN_PACKAGES = {
 }
 
 LIBC_SYMBOLS = frozenset({"memcpy", "memmove", "memset"})
+THREADS_SYMBOLS = frozenset({
+    "pthread_cond_broadcast", "pthread_cond_wait", "pthread_create", "pthread_join", "pthread_mutex_lock",
+    "pthread_mutex_unlock", "pthread_sigmask", "sched_yield", "sigfillset",
+})  # fmt: skip
+"""What a program for several threads needs of POSIX."""
 EXTENSIONS_SYMBOL = "getauxval"
 """The function of Linux's and Android's C libraries that tells which extensions the CPU has."""
 LIBM_SYMBOLS = frozenset(
@@ -171,11 +176,25 @@ def c_flags(target: Target) -> tuple[str, ...]:
     return (*C_FLAGS, "-g0", "-fno-unwind-tables", *further)
 
 
-def compile_object(target: Target, source: Path, output: Path, *include: Path) -> None:
+def thread_flags(target: Target) -> tuple[str, ...]:
+    """Return what is added to those for C that has atomic operations: GCC would call its library for them."""
+    return ("-mno-outline-atomics",) if target.resolved_triple.startswith("aarch64") else ()
+
+
+def compile_threads(target: Target, source: Path, output: Path, *include: Path) -> None:
+    """Compile the C file that has a program's threads share work."""
+    compile_object(target, source, output, *include, flags=thread_flags(target))
+
+
+def compile_object(
+    target: Target, source: Path, output: Path, *include: Path, flags: Sequence[str] = ()
+) -> None:
     """Compile one C or assembler file; warnings are errors."""
     # Run in the source's folder with bare names: the object then holds no path, and .incbin finds its file.
     folders = [f"-I{folder}" for folder in include]
-    command = [*compiler(target), *c_flags(target), *folders, "-c", source.name, "-o", str(output)]
+    command = [
+        *compiler(target), *c_flags(target), *flags, *folders, "-c", source.name, "-o", str(output)
+    ]  # fmt: skip
     run_tool(command, source.parent, "compiling C for the target")
 
 
@@ -232,12 +251,17 @@ def shared_flags(target: Target) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def link_shared(target: Target, member: Path, output: Path) -> None:
-    """Link a shared library that leaves no symbol undefined but libc's and libm's."""
+def libraries(threads: int) -> tuple[str, ...]:
+    """Return the linker's names of the libraries that a program needs."""
+    return ("-lm", "-lpthread") if threads > 1 else ("-lm",)
+
+
+def link_shared(target: Target, member: Path, output: Path, libraries: Sequence[str] = ("-lm",)) -> None:
+    """Link a shared library that leaves no symbol undefined but libc's and those of libraries."""
     with TemporaryDirectory(prefix="armlet-stubs-") as scratch:
-        libraries = _stubs(target, Path(scratch)) if needs_stubs(target) else ["-lm"]
+        named = _stubs(target, Path(scratch)) if needs_stubs(target) else libraries
         command = [
-            *compiler(target), *shared_flags(target), f"-Wl,-soname,{output.name}", member.name, *libraries,
+            *compiler(target), *shared_flags(target), f"-Wl,-soname,{output.name}", member.name, *named,
             "-s", "-o", str(output),
         ]  # fmt: skip
         run_tool(command, member.parent, "linking")
@@ -273,10 +297,17 @@ def program_flags(target: Target) -> tuple[str, ...]:
     )
 
 
-def link_program(target: Target, source: Path, library: Path, include: Path, output: Path) -> None:
-    """Compile one C file and link it with a static library to a program."""
+def link_program(
+    target: Target,
+    source: Path,
+    library: Path,
+    include: Path,
+    output: Path,
+    libraries: Sequence[str] = ("-lm",),
+) -> None:
+    """Compile one C file and link it with a static library, and with others, to a program."""
     command = [
-        *compiler(target), *program_flags(target), "-I", str(include), source.name, str(library), "-lm",
+        *compiler(target), *program_flags(target), "-I", str(include), source.name, str(library), *libraries,
         "-o", str(output),
     ]  # fmt: skip
     run_tool(command, source.parent, "linking")
@@ -347,10 +378,10 @@ def _symbols(file: Path) -> list[tuple[str, bool]]:
         return [(s.name, s["st_shndx"] != "SHN_UNDEF") for s in symbols if s.name]
 
 
-def check_undefined(target: Target, *files: Path, extensions: bool = False) -> None:
+def check_undefined(target: Target, *files: Path, extensions: bool = False, threads: bool = False) -> None:
     """Refuse objects that need more than memcpy, memset, libm and, in 32-bit code, the compiler's own division.
 
-    With `extensions` they may ask which extensions the CPU has.
+    With `extensions` they may ask which extensions the CPU has, with `threads` start some.
 
     Raises:
         ArmletError: they do; names the symbols.
@@ -359,6 +390,7 @@ def check_undefined(target: Target, *files: Path, extensions: bool = False) -> N
     if target.is_apple:
         known = (known - APPLE_LACKS) | APPLE_SYMBOLS
     known |= {EXTENSIONS_SYMBOL} if extensions else set()
+    known |= THREADS_SYMBOLS if threads else set()
     if target.is_arm32:
         known |= ARM32_SYMBOLS
     unknown = sorted(set(undefined_symbols(*files)) - known)

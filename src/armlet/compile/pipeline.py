@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from armlet.artifacts import Compiled
 from armlet.compile.dump import Dump, of_builds
 from armlet.compile.lowered import LoweredProgram
 from armlet.errors import Problem, UsageError
-from armlet.spec.recipe import Precision
+from armlet.spec.recipe import Precision, Threads
 from armlet.spec.target import Target
 
 
@@ -28,6 +29,16 @@ def check_precision(precision: Precision, target: Target) -> None:
                 hint="use float32, or a target whose core has it, such as raspberry-pi-5",
             )
         )
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that programs are not made for.
+
+    Raises:
+        UsageError: it is not 1, 2 or 4.
+    """
+    if threads not in get_args(Threads):
+        raise UsageError(Problem(f"{threads} threads can't compute one call: use 1, 2 or 4", key="threads"))
 
 
 def lower(
@@ -102,8 +113,11 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what kernels are chosen by
     packed: bool = False,
     small: bool = False,
     precision: Precision = "float32",
+    threads: Threads = 1,
 ) -> Compiled:
     """Compile an ONNX file into libraries and a runner below `folder`; `symbol` begins every C name.
+
+    One call may be computed by `threads`.
 
     With `packed` there is a second library with packed constants, in `packed/`; with it, or with `small`, constants do
     not grow for the sake of speed: transformed weights would pack badly.
@@ -116,4 +130,4 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what kernels are chosen by
     from armlet.compile.emit import emit_program
 
     programs = lower_builds(onnx_file, target.builds, small=small or packed, precision=precision)
-    return emit_program(programs, target, symbol, folder, packed=packed)
+    return emit_program(programs, target, symbol, folder, packed=packed, threads=threads)

@@ -6,6 +6,7 @@ import ctypes
 import re
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,11 +31,14 @@ _REFUSALS = {1: "a pointer is NULL", 2: "the arena is not aligned"}
 class HostProgram:
     """A compiled program as a callable. Any number of threads may call it at the same time.
 
+    Threads of its own that share the work of one call live as long as this does.
+
     Args:
         library: the program's `lib<symbol>.so`, compiled for this machine.
         symbol: its C prefix.
         inputs, outputs: as in its `Compiled`.
         arena_bytes: working memory that it needs.
+        threads: that may compute one call.
 
     Raises:
         ArmletError: the library can't be loaded here, or has no such entry.
@@ -47,6 +51,7 @@ class HostProgram:
         inputs: Sequence[TensorInfo],
         outputs: Sequence[TensorInfo],
         arena_bytes: int,
+        threads: int = 1,
     ) -> None:
         try:
             self._library = _open_library(library.resolve())
@@ -58,12 +63,16 @@ class HostProgram:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self._arena_bytes = arena_bytes
         self._local = threading.local()
+        if threads > 1:
+            getattr(self._library, f"{symbol}_start")()
+            weakref.finalize(self, getattr(self._library, f"{symbol}_stop"))
 
     @classmethod
     def load(cls, folder: Path, compiled: Compiled) -> HostProgram:
         """Open the program that lies in `folder`, a bundle or the folder of a `Compiled`."""
         library = folder / "lib" / f"lib{compiled.symbol}.so"
-        return cls(library, compiled.symbol, compiled.inputs, compiled.outputs, compiled.arena_bytes)
+        tensors = compiled.inputs, compiled.outputs
+        return cls(library, compiled.symbol, *tensors, compiled.arena_bytes, compiled.threads)
 
     def run(self, *arrays: Array) -> tuple[Array, ...]:
         """Run one sample.

@@ -32,6 +32,9 @@ Optimize = Literal["latency", "size"]
 Precision = Literal["float32", "float16"]
 """What real numbers are in a program."""
 
+Threads = Literal[1, 2, 4]
+"""How many threads may compute one call of a program."""
+
 
 class Judge(Spec):
     """A classifier, trained on the same pictures, in whose features generated ones are compared with real ones."""
@@ -95,6 +98,13 @@ class Recipe(Spec):
             " fp16; not for quantised networks."
         ),
     )
+    threads: Threads = Field(
+        1,
+        description=(
+            "How many threads may compute one call of a program: 1, 2 or 4. They share large kernels, with the same"
+            " answers. The app starts and stops them; the arena may grow."
+        ),
+    )
     passes: ListOf[PassSpec] = Field((), description="What makes it smaller, in this order.")
     budgets: Budgets = Field(Budgets(), description="What must hold for a build to pass.")
     profiles: dict[str, dict[str, Any]] = Field(
@@ -116,9 +126,9 @@ class Recipe(Spec):
         """Return what real numbers are on a target: the program that is scored on this machine may be in float32."""
         return self.precision if target.computes_float16 else "float32"
 
-    def kernels_on(self, target: Target) -> tuple[bool, Precision]:
-        """Return what of the recipe kernels are chosen by: `small`, and `precision_on` the target."""
-        return self.small, self.precision_on(target)
+    def kernels_on(self, target: Target) -> tuple[bool, Precision, Threads]:
+        """Return what of the recipe kernels are chosen by: `small`, `precision_on` the target, and `threads`."""
+        return self.small, self.precision_on(target), self.threads
 
     @property
     def stream_symbol(self) -> str:

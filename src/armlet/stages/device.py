@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from armlet.artifacts import Counts, Latency, ProgramCost
 from armlet.progress import Progress
-from armlet.spec.recipe import Precision
+from armlet.spec.recipe import Precision, Threads
 from armlet.spec.target import Target
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def cost_of_a_call(
     target: Target,
     emulator: Emulator | None,
     progress: Progress,
+    threads: int = 1,
 ) -> tuple[Counts | None, Latency | None]:
     """Return counts and latency of one call: timed on this machine, or counted and estimated on the emulated board.
 
@@ -45,20 +46,21 @@ def cost_of_a_call(
         target: what it is compiled for.
         emulator: `emulator_of` the target.
         progress: told what is counted.
+        threads: that may compute the call.
     """
     if target.compiled_only:
         return None, None
     if emulator is None:
         from armlet.bench.protocol import measure_host
 
-        return None, measure_host(runner, *sample)
+        return None, measure_host(runner, *sample, threads=threads)
     if target.core.cost_model is None:  # then a latency budget is "not measured"
         return None, None
     from armlet.bench.cycles import count_cycles, estimate_latency
 
     progress.start("count instructions under emulation")
     counts = count_cycles(emulator.count(runner, *sample), runner, target)
-    return counts, estimate_latency(counts, target)
+    return counts, estimate_latency(counts, target, threads)
 
 
 def variant_of(runner: Path, target: Target, emulator: Emulator | None) -> str | None:
@@ -78,11 +80,11 @@ def program_cost(
     target: Target,
     symbol: str,
     progress: Progress,
-    kernels: tuple[bool, Precision] = (False, "float32"),
+    kernels: tuple[bool, Precision, Threads] = (False, "float32", 1),
 ) -> ProgramCost:
     """Compile a network for a target and count what one inference costs; the program is not kept.
 
-    Kernels are chosen by whether constants must not grow for the sake of speed, and by the precision.
+    Kernels are chosen by whether constants must not grow for the sake of speed, the precision, and the threads.
 
     Raises:
         UnsupportedOperator: it can't be compiled.
@@ -101,7 +103,9 @@ def program_cost(
             folder,
             small=kernels[0],
             precision=kernels[1],
+            threads=kernels[2],
         )
         sample = splits.test.take(slice(1)).inputs
-        _, latency = cost_of_a_call(folder / "bin" / "run", sample, target, emulator_of(target), progress)
+        runner, emulator = folder / "bin" / "run", emulator_of(target)
+        _, latency = cost_of_a_call(runner, sample, target, emulator, progress, kernels[2])
     return ProgramCost(target.name, compiled.size_bytes, compiled.arena_bytes, latency)

@@ -175,7 +175,7 @@ def measure_imported(
     answers = zip(found, _onnx_runtime(model, samples), imported.outputs, strict=True)
     reference = _worst([_compared(f, e, info, board) for f, e, info in answers])
     runner, one = board_folder / "bin" / "run", tuple(x[:1] for x in samples)
-    counts, latency = cost_of_a_call(runner, one, target, emulator, progress)
+    counts, latency = cost_of_a_call(runner, one, target, emulator, progress, board.threads)
     variant = variant_of(runner, target, emulator)
     device = target.device if emulator is None else emulator.description
     ran = not target.compiled_only

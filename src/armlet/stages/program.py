@@ -53,6 +53,7 @@ def compile_program(context: StageContext) -> Compiled:
         packed=packed,
         small=recipe.small,
         precision=recipe.precision_on(context.target),
+        threads=recipe.threads,
     )
 
 
@@ -89,7 +90,8 @@ def measure(context: StageContext) -> Measured:
         context.progress.start(f"run {len(samples)} samples under emulation")
         (found,) = emulator.run_all(runner, samples.inputs, board.outputs)
         match = compare(found, run_on_host(context.inputs[1], samples, context.progress), host, board)
-    cost = cost_of_a_call(runner, samples.take(slice(1)).inputs, target, emulator, context.progress)
+    sample, threads = samples.take(slice(1)).inputs, context.plan.recipe.threads
+    cost = cost_of_a_call(runner, sample, target, emulator, context.progress, threads)
     device = "this machine" if emulator is None else emulator.description
     return Measured(target.name, device, match, *cost, variant_of(runner, target, emulator))
 

@@ -39,6 +39,7 @@ def compile_stream(context: StageContext) -> Compiled:
         context.folder,
         small=recipe.small,
         precision=recipe.precision_on(context.target),
+        threads=recipe.threads,
     )
 
 
@@ -67,7 +68,8 @@ def measure_stream(context: StageContext) -> StreamMeasured:
         same_answers = compare(answers, some.answers, host, board)
         same_states = compare(after, some.after, host, board)
     first = steps.take(1)
-    cost = cost_of_a_call(runner, (first.frames, first.before), context.target, emulator, context.progress)
+    sample, threads = (first.frames, first.before), context.plan.recipe.threads
+    cost = cost_of_a_call(runner, sample, context.target, emulator, context.progress, threads)
     matched = compare(steps.answers[steps.last], expected, whole_program, host)
     return StreamMeasured(context.target.name, len(samples), matched, same_answers, same_states, *cost)
 

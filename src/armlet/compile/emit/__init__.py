@@ -3,7 +3,8 @@
 Files below the output folder:
 
 - `lib/`: `lib<symbol>.a`, `lib<symbol>.so`, `<symbol>.h`: what an app links.
-- `src/`: `<symbol>.c` (the entry), `<symbol>_params.S` and `.bin`, `<symbol>_kernels.o`, `runner.c`, `Makefile`.
+- `src/`: `<symbol>.c` (the entry), `<symbol>_params.S` and `.bin`, `<symbol>_kernels.o`, `runner.c`, `Makefile`; of a
+  program for several threads `<symbol>_threads.c` and `.h`.
 - `bin/run`: the runner, linked for the target.
 - `packed/`: the library with packed constants, where it is asked for.
 
@@ -30,18 +31,21 @@ from armlet.compile.emit.calls import Listing, read_calls
 from armlet.compile.emit.entry import check_symbol, entries, render_header, render_source, write_parameters
 from armlet.compile.emit.kernels import build_variants
 from armlet.compile.emit.templates import render
+from armlet.compile.emit.threads import part_work
 from armlet.compile.lowered import LoweredProgram
 from armlet.errors import UsageError
+from armlet.spec.recipe import Threads
 from armlet.spec.target import Target
 
 
-def emit_program(
+def emit_program(  # noqa: PLR0913 - the keywords are what is made beside the plain program
     programs: Sequence[LoweredProgram],
     target: Target,
     symbol: str,
     folder: Path,
     *,
     packed: bool = False,
+    threads: Threads = 1,
     dump: Dump | None = None,
 ) -> Compiled:
     """Turn a lowered program into libraries that an app links, and a runner; equal input gives equal bytes.
@@ -52,6 +56,7 @@ def emit_program(
         symbol: C prefix of everything that the program defines.
         folder: where `lib/`, `src/` and `bin/` go.
         packed: whether the library with packed constants is written, too, in `packed/`.
+        threads: that may compute one call.
         dump: where what each stage makes is written.
 
     Raises:
@@ -61,6 +66,7 @@ def emit_program(
         ArmletError: the program is not in the promised form, or a tool fails.
     """
     check_symbol(symbol)
+    programs = [part_work(program, threads) for program in programs]
     folder = folder.resolve()
     lib, src = folder / "lib", folder / "src"
     for place in (lib, src):
@@ -70,7 +76,7 @@ def emit_program(
         modules = [p.module for p in programs]
         kernels_folder = src if target.is_apple else work  # there they ship as they are
         compiled, kernels = build_variants(modules, target, symbol, kernels_folder, dump)
-        listing = read_calls(programs, kernels, target.variants)
+        listing = read_calls(programs, kernels, target.variants, threads)
         if not compiled:
             raise UsageError("the network computes nothing: its answers are inputs and constants")
         _write_sources(symbol, listing, target, lib, src)
@@ -79,19 +85,23 @@ def emit_program(
         kernels_objects = link.link_relocatable(target, compiled, src / f"{symbol}_kernels.o", roots)
         objects = [work / f"{symbol}_entry.o", *kernels_objects]
         link.compile_object(target, src / f"{symbol}.c", objects[0], lib)
+        if threads > 1:
+            objects.append(work / f"{symbol}_threads.o")
+            link.compile_threads(target, src / f"{symbol}_threads.c", objects[-1], lib)
         if listing.constants:
             objects.append(work / f"{symbol}_params.o")
             link.compile_object(target, src / f"{symbol}_params.S", objects[-1], lib)
         members = link.link_relocatable(target, objects, work / f"{symbol}.o", entries(symbol, listing))
-        link.check_undefined(target, *members, extensions=bool(listing.variants))
+        link.check_undefined(target, *members, extensions=bool(listing.variants), threads=threads > 1)
         link.archive(target, members, lib / f"lib{symbol}.a")
+        libraries = link.libraries(threads)
         if not target.is_apple:
-            link.link_shared(target, members[0], lib / f"lib{symbol}.so")
+            link.link_shared(target, members[0], lib / f"lib{symbol}.so", libraries)
         loaded, sizes = link.loaded_bytes(*members), link.symbol_bytes(*members)
     if not target.is_apple:
         runner = folder / "bin" / "run"
         runner.parent.mkdir(exist_ok=True)
-        link.link_program(target, src / "runner.c", lib / f"lib{symbol}.a", lib, runner)
+        link.link_program(target, src / "runner.c", lib / f"lib{symbol}.a", lib, runner, libraries)
     result = _compiled(programs, target, symbol, listing, loaded, sizes)
     if dump:
         _dump_builds(dump, result, listing, (src / f"{symbol}.c").read_text(encoding="utf-8"))
@@ -111,23 +121,47 @@ def _write_sources(symbol: str, listing: Listing, target: Target, lib: Path, src
     if listing.constants:
         write_parameters(symbol, listing.constants, src, target)
         objects.append(f"{symbol}_params.o")
+    parallel = listing.threads > 1
+    if parallel:
+        objects.append(f"{symbol}_threads.o")
+        _write_threads(symbol, src)
     if target.is_apple:
         render(link.RUNTIME / "module.modulemap.in", lib, {"symbol": symbol})
         return
-    render(link.RUNTIME / "runner.c.in", src, {"symbol": symbol, "SYMBOL": symbol.upper()})
-    _write_makefile(symbol, target, objects, entries(symbol, listing), src)
+    names = {"symbol": symbol, "SYMBOL": symbol.upper()}
+    starts = {"start": f"    if (!counted)\n        {symbol}_start();\n", "stop": f"    {symbol}_stop();\n"}
+    render(link.RUNTIME / "runner.c.in", src, names | (starts if parallel else dict.fromkeys(starts, "")))
+    _write_makefile(symbol, target, objects, listing, src)
 
 
-def _write_makefile(symbol: str, target: Target, objects: list[str], roots: Sequence[str], src: Path) -> None:
+def _write_threads(symbol: str, src: Path) -> None:
+    """Write what a program for several threads has them share work with: `<symbol>_threads.c` and `.h`."""
+    for source in sorted(link.RUNTIME.glob("threads.*.in")):
+        made = render(source, src, {"symbol": symbol, "SYMBOL": symbol.upper()})
+        made.rename(made.with_name(f"{symbol}_{made.name}"))
+
+
+def _write_makefile(symbol: str, target: Target, objects: list[str], listing: Listing, src: Path) -> None:
     """Write the Makefile, and what the linker is given beside the program's own parts."""
+    libraries = " ".join(link.libraries(listing.threads))
+    threads = f"{symbol}_threads.o"
+    compiles = (
+        f"{threads}: {symbol}_threads.c {symbol}_threads.h ../lib/{symbol}.h\n"
+        f"\t$(CC) {' '.join(('$(C_FLAGS)', *link.thread_flags(target)))} -I ../lib -c {symbol}_threads.c -o $@\n\n"
+    )
     values = {
         "symbol": symbol,
         "cc": _portable(link.compiler(target)),
         "ar": _portable(link.archiver(target)),
         "c_flags": " ".join(link.c_flags(target)),
-        "relocatable_flags": " ".join(link.relocatable_flags(target, roots, "discard_debug.ld")),
+        "relocatable_flags": " ".join(
+            link.relocatable_flags(target, entries(symbol, listing), "discard_debug.ld")
+        ),
         "shared_flags": " ".join(link.shared_flags(target)),
-        "libraries": "-lm",
+        "libraries": libraries,
+        "runner_libraries": libraries,
+        "threads_rule": compiles if threads in objects else "",
+        "threads_object": f"{threads} " if threads in objects else "",
         "stubs": "",
         "stub_rule": "",
         "runner_flags": " ".join(link.program_flags(target)),
@@ -173,6 +207,7 @@ def _kernels(
                 symbol=call.kernel.symbol,
                 code_bytes=code_bytes[call.kernel.symbol],
                 constant_bytes=sum(tensors[at] for at in constants),
+                parallel=call.kernel.turns > 0,
                 **asdict(info),
             )
             found.append(kernel)
@@ -209,6 +244,7 @@ def _compiled(
         tool_versions=_tool_versions(target),
         precision="float16" if any(i.precision == "float16" for i in program.calls) else "float32",
         variants=tuple(KernelVariant(name, build.features, kernels) for name, build, kernels in names),
+        threads=listing.threads,
     )
 
 

@@ -7,7 +7,8 @@ knows no TVM types. Rules:
 2. A variable that the program returns lives in the caller's outputs from the call that writes it.
 3. A reshape shares its argument's place.
 4. A result that is an input, a constant, or already another result is copied to its output at the end.
-5. Every other variable, and every working buffer of a kernel, gets a place in the arena while it is alive.
+5. Every other variable, and every working buffer of a kernel, gets a place in the arena while it is alive; a kernel
+   whose work is parted has such buffers for each thread.
 6. There, a result takes the buffer of an input that is read for the last time, where the kernel works in place.
 7. Constants of all builds go into one read-only block; equal bytes are stored once.
 """
@@ -52,7 +53,7 @@ class Call:
 
     Attributes:
         inputs: what the kernel reads.
-        outputs: what it writes: its result, then its working buffers.
+        outputs: what it writes: its result, then its working buffers, those of the first thread.
     """
 
     kernel: PlainKernel
@@ -101,6 +102,7 @@ class Listing:
         builds: the one without any of them, then one for each.
         constants: the block of constants, with gaps that align them.
         tensors: the constants in it, in their order.
+        threads: that may compute one call.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -109,6 +111,7 @@ class Listing:
     builds: tuple[CallList, ...]
     constants: bytes
     tensors: tuple[ConstantTensor, ...]
+    threads: int = 1
 
     @property
     def arena_bytes(self) -> int:
@@ -156,8 +159,16 @@ class _Constants:
         return Place("constant", self.known[data])
 
 
+def thread_stride(n_bytes: int) -> int:
+    """Return how far apart two threads' working buffers of so many bytes begin."""
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
 def read_calls(
-    programs: Sequence[LoweredProgram], kernels: Sequence[Sequence[PlainKernel]], variants: Sequence[Variant]
+    programs: Sequence[LoweredProgram],
+    kernels: Sequence[Sequence[PlainKernel]],
+    variants: Sequence[Variant],
+    threads: int = 1,
 ) -> Listing:
     """Read the calls of each build's `main`, plan its arena, and give every argument its place.
 
@@ -165,12 +176,13 @@ def read_calls(
         programs: of one network, one for each build.
         kernels: of each of them.
         variants: extensions that the builds behind the first need.
+        threads: that kernels' work is parted among.
 
     Raises:
         ArmletError: a `main` is not in the form that `LoweredProgram` promises.
     """
     constants = _Constants()
-    builds = [_Reader(*build, constants).read() for build in zip(programs, kernels, strict=True)]
+    builds = [_Reader(*build, constants, threads).read() for build in zip(programs, kernels, strict=True)]
     first = programs[0]
     return Listing(
         first.inputs,
@@ -179,6 +191,7 @@ def read_calls(
         tuple(builds),
         bytes(constants.block),
         tuple(constants.tensors),
+        threads,
     )
 
 
@@ -186,9 +199,13 @@ class _Reader:
     """Walks the bindings of `main` once; see the rules at the top."""
 
     def __init__(
-        self, program: LoweredProgram, kernels: Sequence[PlainKernel], constants: _Constants
+        self,
+        program: LoweredProgram,
+        kernels: Sequence[PlainKernel],
+        constants: _Constants,
+        threads: int,
     ) -> None:
-        self._program = program
+        self._program, self._threads = program, threads
         self._kernels = {kernel.name: kernel for kernel in kernels}
         self._values: dict[tvm.ir.Expr, _Value] = {}
         self._tuples: dict[tvm.ir.Expr, relax.Tuple] = {}
@@ -241,7 +258,10 @@ class _Reader:
         inputs = [self._value(argument) for argument in arguments]
         for value in inputs:
             value.last = at
-        result, *scratch = (_Value(n, at, at, None) for n in (_n_bytes(type_), *kernel.scratch_bytes))
+        working = kernel.scratch_bytes
+        if kernel.turns:
+            working = tuple(self._threads * thread_stride(n) for n in working)
+        result, *scratch = (_Value(n, at, at, None) for n in (_n_bytes(type_), *working))
         self._calls.append((kernel, inputs, [result, *scratch]))
         return result
 

@@ -1,7 +1,8 @@
 """Writes the C entry of a program: header, source, parameters.
 
 The entry is a straight list of calls over the caller's inputs, outputs and arena. It has no state, takes nothing from
-the heap, and is C11 that compiles without warnings under `-Wall -Wextra -pedantic`.
+the heap, and is C11 that compiles without warnings under `-Wall -Wextra -pedantic`. A call whose work is parted among
+threads goes by way of a function that computes one part, which `runtime/threads.c.in` calls.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from types import MappingProxyType
 import armlet
 from armlet import digest
 from armlet.artifacts import TensorInfo
-from armlet.compile.emit.calls import CallList, Listing, Place
+from armlet.compile.emit.calls import CallList, Listing
+from armlet.compile.emit.parts import expression, parts, share, take, threads_header
+from armlet.compile.link import libraries
 from armlet.compile.memory import ALIGNMENT
 from armlet.errors import UsageError
 from armlet.spec.target import Target, Variant
@@ -61,12 +64,14 @@ def check_symbol(symbol: str) -> None:
 
 def entries(symbol: str, listing: Listing, run: str = "run") -> list[str]:
     """Return the names of the C functions that an app calls."""
-    return [f"{symbol}_{run}", *([f"{symbol}_variant"] if listing.variants else [])]
+    threads = [f"{symbol}_start", f"{symbol}_stop"] if listing.threads > 1 else []
+    return [f"{symbol}_{run}", *([f"{symbol}_variant"] if listing.variants else []), *threads]
 
 
 def render_header(symbol: str, listing: Listing, *, shared: bool = True) -> str:
     """Return the header that an app includes; `shared` says whether there is a shared library, too."""
-    inputs, outputs = listing.inputs, listing.outputs
+    inputs, outputs, parallel = listing.inputs, listing.outputs, listing.threads > 1
+    needed = " ".join(libraries(listing.threads))
     builds = ", ".join(f'"{name}"' for name in (BASE, *listing.variants))
     variant = _VARIANT_HEADER.substitute(
         symbol=symbol, SYMBOL=symbol.upper(), n=len(listing.builds), builds=builds
@@ -75,12 +80,14 @@ def render_header(symbol: str, listing: Listing, *, shared: bool = True) -> str:
         symbol=symbol,
         SYMBOL=symbol.upper(),
         version=armlet.__version__,
-        libraries=f"lib{symbol}.a (and -lm) or lib{symbol}.so" if shared else f"lib{symbol}.a",
+        linked=f"lib{symbol}.a (and {needed}) or lib{symbol}.so" if shared else f"lib{symbol}.a",
         inputs=_describe("inputs", inputs),
         outputs=_describe("outputs", outputs),
         arena_bytes=listing.arena_bytes,
         alignment=ALIGNMENT,
         variant=variant if listing.variants else "",
+        threads=threads_header(symbol, listing.threads) if parallel else "",
+        state="" if parallel else " and has no state",
         tensors="\n".join(_defines(symbol, "INPUT", inputs) + _defines(symbol, "OUTPUT", outputs)),
     )
 
@@ -90,20 +97,26 @@ def render_source(symbol: str, listing: Listing, *, unpacked: bool = False) -> s
     prototypes = {}
     for call in (call for build in listing.builds for call in build.calls):
         arguments = ["const void *"] * len(call.inputs) + ["void *"] * len(call.outputs)
+        arguments += ["int32_t", "int32_t"] if call.kernel.turns else []
         prototypes[call.kernel.symbol] = f"HIDDEN void {call.kernel.symbol}({', '.join(arguments)});"
     parameters = f"HIDDEN extern const unsigned char {symbol}_params[];\n" if listing.constants else ""
     weights = _WEIGHTS.substitute(symbol=symbol, SYMBOL=symbol.upper())
     n_inputs, n_outputs = len(listing.inputs), len(listing.outputs)
+    parted = any(call.kernel.turns for build in listing.builds for call in build.calls)
     return _SOURCE.substitute(
         symbol=symbol,
         header=f"{symbol}_packed.h" if unpacked else f"{symbol}.h",
         function=f"{symbol}_run_unpacked" if unpacked else f"{symbol}_run",
         first="const void *weights, " if unpacked else "",
         weights=weights if unpacked else "",
+        share=f'#include "{symbol}_threads.h"\n' if parted else "",
         auxv="#include <sys/auxv.h>\n" if listing.variants else "",
         prototypes="\n".join(prototypes[name] for name in sorted(prototypes)),
         parameters="" if unpacked else parameters,
         variant=_variant(symbol, listing.variants) if listing.variants else "",
+        parts=parts(symbol, listing, unpacked=unpacked) if parted else "",
+        take=take(symbol, listing, unpacked=unpacked) if parted else "",
+        give_back=f"    {symbol}_give_back(threads);\n" if parted else "",
         arena=_ARENA.substitute(SYMBOL=symbol.upper()) if listing.arena_bytes else _NO_ARENA,
         null_checks=" || ".join(
             [f"inputs[{i}] == NULL" for i in range(n_inputs)]
@@ -117,24 +130,32 @@ def _body(symbol: str, listing: Listing) -> list[str]:
     """Return the lines that run the program, by the build that the CPU has the extensions for."""
     base, *others = listing.builds
     if not others:
-        return [f"    {line}" for line in _calls(symbol, base)]
+        return [f"    {line}" for line in _calls(symbol, base, 0, listing.threads)]
     lines = ["    switch (variant()) {"]
     for number, build in enumerate(others, 1):
         lines += [
             f"    case {number}:",
-            *(f"        {line}" for line in _calls(symbol, build)),
+            *(f"        {line}" for line in _calls(symbol, build, number, listing.threads)),
             "        break;",
         ]
-    return [*lines, "    default:", *(f"        {line}" for line in _calls(symbol, base)), "    }"]
+    return [
+        *lines,
+        "    default:",
+        *(f"        {line}" for line in _calls(symbol, base, 0, listing.threads)),
+        "    }",
+    ]
 
 
-def _calls(symbol: str, build: CallList) -> list[str]:
+def _calls(symbol: str, build: CallList, number: int, threads: int) -> list[str]:
     lines = []
-    for call in build.calls:
-        arguments = [_expression(symbol, place) for place in (*call.inputs, *call.outputs)]
+    for at, call in enumerate(build.calls):
+        if call.kernel.turns:
+            lines.append(share(symbol, f"part_{number}_{at}", call, threads))
+            continue
+        arguments = [expression(symbol, place) for place in (*call.inputs, *call.outputs)]
         lines.append(f"{call.kernel.symbol}({', '.join(arguments)});")
     for copy in build.copies:
-        places = [_expression(symbol, place) for place in (copy.output, copy.source)]
+        places = [expression(symbol, place) for place in (copy.output, copy.source)]
         lines.append(f"memcpy({', '.join(places)}, {copy.n_bytes}u);")
     return lines
 
@@ -158,18 +179,6 @@ def write_parameters(symbol: str, constants: bytes, folder: Path, target: Target
     )
     source.write_text(text, encoding="utf-8")
     return source
-
-
-def _expression(symbol: str, place: Place) -> str:
-    match place.kind:
-        case "input":
-            return f"inputs[{place.at}]"
-        case "output":
-            return f"outputs[{place.at}]"
-        case "constant":
-            return f"{symbol}_params + {place.at}"
-        case "arena":
-            return f"base + {place.at}"
 
 
 def _describe(what: str, tensors: Sequence[TensorInfo]) -> str:
@@ -208,7 +217,7 @@ def _defines(symbol: str, what: str, tensors: Sequence[TensorInfo]) -> list[str]
 _HEADER = Template("""\
 /* $symbol: a neural network compiled by armlet $version. Written by a program: do not edit.
  *
- * Link $libraries; nothing else is needed.
+ * Link $linked; nothing else is needed.
  *
 $inputs
 $outputs
@@ -245,11 +254,11 @@ extern "C" {
  *          before and after a call is of no meaning.
  *
  * Inputs and outputs need the alignment of their type only. Returns 0 if it ran, 1 if a pointer is NULL, 2 if the
- * arena is not aligned. Takes nothing from the heap and has no state: any number of threads may call it at the same
+ * arena is not aligned. Takes nothing from the heap$state: any number of threads may call it at the same
  * time, each with outputs and an arena of its own.
  */
 ${SYMBOL}_API int ${symbol}_run(const void *const inputs[], void *const outputs[], void *arena);
-$variant
+$variant$threads
 #ifdef __cplusplus
 }
 #endif
@@ -260,7 +269,7 @@ $variant
 _SOURCE = Template("""\
 /* Entry of $symbol. Written by a program: do not edit. */
 #include "$header"
-
+$share
 #include <stddef.h>
 #include <string.h>
 $auxv
@@ -271,7 +280,7 @@ $auxv
 #endif
 
 $prototypes
-$parameters$variant
+$parameters$variant$parts
 int ${function}(${first}const void *const inputs[], void *const outputs[], void *arena)
 {
 ${weights}    if (inputs == NULL || outputs == NULL)
@@ -279,8 +288,8 @@ ${weights}    if (inputs == NULL || outputs == NULL)
     if ($null_checks)
         return 1;
 $arena
-$body
-    return 0;
+$take$body
+$give_back    return 0;
 }
 """)
 

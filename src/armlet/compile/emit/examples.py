@@ -36,8 +36,12 @@ def _fits(source: Path, compiled: Compiled) -> bool:
 
 def _values(compiled: Compiled) -> dict[str, str]:
     """Return what the marks in the sources stand for."""
-    upper = compiled.symbol.upper()
+    upper, parallel = compiled.symbol.upper(), compiled.threads > 1
     return {
+        "start": f"    {compiled.symbol}_start();\n" if parallel else "",
+        "stop": f"    {compiled.symbol}_stop();\n" if parallel else "",
+        "python_start": f"library.{compiled.symbol}_start()\n" if parallel else "",
+        "libraries": " pthread" if parallel else "",
         "symbol": compiled.symbol,
         "SYMBOL": upper,
         "arena_bytes": str(compiled.arena_bytes),

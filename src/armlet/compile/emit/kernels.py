@@ -1,7 +1,8 @@
 """Builds the kernels of a program as plain C functions in one object file.
 
 Input: scheduled PrimFuncs. Output: `void <symbol>_<kernel>(void *...)`, one pointer for each parameter of the
-PrimFunc, then one for each working buffer of the kernel; no argument boxing, no runtime library, no heap.
+PrimFunc, then one for each working buffer of the kernel; no argument boxing, no runtime library, no heap. A kernel
+whose work is parted among threads (`emit.threads`) has `int32_t begin, int32_t end` behind them.
 
 TVM's own way ends in a packed calling convention with checks and workspace calls; here its passes stop before that:
 buffer parameters become pointers, and global-scope allocations become further pointers, which the caller plans into
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armlet.compile.dump import Dump, of_builds
+from armlet.compile.emit.threads import TURNS, serial
 from armlet.compile.kernels.loops import IN_PLACE
 from armlet.errors import ArmletError, Problem, UsageError, nearest
 from armlet.spec.target import Feature, Target
@@ -54,9 +56,10 @@ class PlainKernel:
     Attributes:
         name: name of the PrimFunc.
         symbol: name of the C function.
-        n_parameters: pointers for the PrimFunc's own parameters.
+        n_parameters: pointers for the PrimFunc's own buffers.
         scratch_bytes: size of each working buffer that follows them.
         in_place: numbers of the inputs whose memory the result may take.
+        turns: that threads may share, of which it computes those from `begin` to `end` - 1; 0 where it computes all.
     """
 
     name: str
@@ -64,6 +67,7 @@ class PlainKernel:
     n_parameters: int
     scratch_bytes: tuple[int, ...]
     in_place: tuple[int, ...] = ()
+    turns: int = 0
 
 
 def check_core(target: Target) -> None:
@@ -196,7 +200,7 @@ def build_kernels(
     # Where a result may lie over an input, LLVM must not take the two for different memory.
     apart = not any(in_place.values())
     named = {
-        name: f.with_attr("global_symbol", f"{symbol}_{name}").with_attr("tirx.noalias", apart)
+        name: serial(f).with_attr("global_symbol", f"{symbol}_{name}").with_attr("tirx.noalias", apart)
         for name, f in functions
     }
     lowered = _passes(llvm)(tvm.IRModule(named))
@@ -206,8 +210,9 @@ def build_kernels(
         if target.is_arm32 and "neon" in target.resolved_features:
             function = _with_vector_loads(function)
         plain[f"{symbol}_{name}"] = function
-        n_parameters = len(lowered[name].params)
-        kernels.append(PlainKernel(name, f"{symbol}_{name}", n_parameters, scratch, in_place[name]))
+        turns = int(lowered[name].attrs.get(TURNS, 0))
+        n_parameters = len(lowered[name].params) - (2 if turns else 0)
+        kernels.append(PlainKernel(name, f"{symbol}_{name}", n_parameters, scratch, in_place[name], turns))
     # LowerTVMBuiltin is left out: it would turn large stack buffers into calls of TVM's workspace allocator.
     ready = tirx.transform.LowerIntrin()(tvm.IRModule(plain))
     built = tvm_ffi.get_global_func("target.build.llvm")(ready, llvm)
@@ -255,10 +260,12 @@ def _with_pointers(function: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, t
     import tvm_ffi
     from tvm import tirx
 
-    for parameter in function.params:
+    n_buffers = len(function.params) - (2 if TURNS in (function.attrs or {}) else 0)
+    buffers, span = function.params[:n_buffers], function.params[n_buffers:]
+    for parameter in buffers:
         if not hasattr(parameter, "data"):
             raise ArmletError(f"kernel {name}: parameter {parameter.name} is not a buffer")
-    pointers = [tirx.Var(f"{p.name}_pointer", p.data.ty) for p in function.params]
+    pointers = [tirx.Var(f"{p.name}_pointer", p.data.ty) for p in buffers]
     scratch: list[tirx.Var] = []
     scratch_bytes: list[int] = []
     stack_bytes: list[int] = []
@@ -279,10 +286,9 @@ def _with_pointers(function: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, t
             f"kernel {name} takes {sum(stack_bytes)} bytes of stack, more than {STACK_LIMIT}: "
             "allocate the buffer in the global scope, which is planned into the arena"
         )
-    declared = [
-        tirx.DeclBuffer(p, data=pointer) for p, pointer in zip(function.params, pointers, strict=True)
-    ]
-    plain = tirx.PrimFunc([*pointers, *scratch], tirx.SeqStmt([*declared, body]), attrs=function.attrs)
+    declared = [tirx.DeclBuffer(p, data=pointer) for p, pointer in zip(buffers, pointers, strict=True)]
+    parameters = [*pointers, *scratch, *span]
+    plain = tirx.PrimFunc(parameters, tirx.SeqStmt([*declared, body]), attrs=function.attrs)
     return plain, tuple(scratch_bytes)
 
 

@@ -55,6 +55,7 @@ def emit_packed(target: Target, symbol: str, listing: Listing, folder: Path) -> 
         "weights_bytes": str(len(listing.constants)),
         "alignment": str(ALIGNMENT),
         "n_tensors": str(len(listing.tensors)),
+        "libraries": " ".join(link.libraries(listing.threads)),
     }
     header = render(link.RUNTIME / "packed.h.in", place, values)
     header = header.rename(header.with_name(f"{symbol}_packed.h"))
@@ -68,9 +69,12 @@ def emit_packed(target: Target, symbol: str, listing: Listing, folder: Path) -> 
         objects = sorted(plain.glob(f"{symbol}_*kernels.o"))
         for source in (entry, unpack, parameters):
             objects.append(work / f"{source.stem}.o")
-            link.compile_object(target, source, objects[-1], lib, place)
+            link.compile_object(target, source, objects[-1], lib, place, plain)
+        if listing.threads > 1:
+            objects.append(work / f"{symbol}_threads.o")
+            link.compile_threads(target, plain / f"{symbol}_threads.c", objects[-1], lib)
         members = link.link_relocatable(target, objects, work / f"{symbol}_packed.o", roots)
-        link.check_undefined(target, *members, extensions=bool(listing.variants))
+        link.check_undefined(target, *members, extensions=bool(listing.variants), threads=listing.threads > 1)
         link.archive(target, members, place / f"lib{symbol}_packed.a")
         loaded = link.loaded_bytes(*members)
     return PackedProgram(len(data), len(listing.constants), loaded.code, loaded.constants)

@@ -268,6 +268,7 @@ def build(spec: Conv2d, vector: Vector) -> tvm.tirx.PrimFunc:
             Parameter("y", spec.out_size, ep.result(spec.epilogue, vector)),
         ],
         body,
+        independent=True,
     )
 
 
@@ -311,10 +312,10 @@ def compute(
     x, weight, acc, y = buffers
     outputs = spec.outputs // spec.groups
     with (
-        loop(spec.groups) as group,
-        tiles(outputs, tile.channels) as (_, channel),
-        loop(spec.out_height) as row,
-        tiles(spec.out_width, tile.pixels) as (_, column),
+        loop(spec.groups, parallel=True) as group,
+        tiles(outputs, tile.channels, parallel=True) as (_, channel),
+        loop(spec.out_height, parallel=True) as row,
+        tiles(spec.out_width, tile.pixels, parallel=True) as (_, column),
     ):
         first = group * outputs + channel
         sums = acc if tile.rows == 1 else registers(tile.pixels * tile.channels, str(acc.dtype))

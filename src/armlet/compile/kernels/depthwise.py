@@ -105,9 +105,9 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
             return
         acc = registers(lanes, acc_type)
         with (
-            loop(spec.out_height) as row,
-            tiles(spec.out_width, pixels) as (_, column),
-            tiles(spec.channels, lanes) as (_, channel),
+            loop(spec.out_height, parallel=True) as row,
+            tiles(spec.out_width, pixels, parallel=True) as (_, column),
+            tiles(spec.channels, lanes, parallel=True) as (_, channel),
         ):
             for pixel in range(pixels):
                 total = load(bias, channel, lanes, acc_type)
@@ -137,6 +137,7 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
             Parameter("y", spec.out_size, ep.result(spec.epilogue, vector)),
         ],
         body,
+        independent=True,
     )
 
 

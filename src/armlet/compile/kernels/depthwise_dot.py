@@ -107,9 +107,9 @@ def write(
     acc = registers(pixels * size, "int32")
     pairs, parts = (registers(size * ROWS, "int8") for _ in range(2))
     with (
-        loop(spec.out_height) as row,
-        tiles(spec.out_width, pixels) as (_, column),
-        tiles(spec.channels, size) as (number, channel),
+        loop(spec.out_height, parallel=True) as row,
+        tiles(spec.out_width, pixels, parallel=True) as (_, column),
+        tiles(spec.channels, size, parallel=True) as (number, channel),
     ):
         for at in range(0, pixels * size, block.lanes):
             store(acc, at, block.lanes, load(bias, number * size + at % size, block.lanes))

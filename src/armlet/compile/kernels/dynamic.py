@@ -103,7 +103,7 @@ def build_quantize_by(spec: QuantizeBy, vector: Vector) -> tvm.tirx.PrimFunc:
             return splat(value, lanes)
 
         zero = found[1]
-        with tiles(spec.size, lanes) as (_, at):
+        with tiles(spec.size, lanes, parallel=True) as (_, at):
             scaled = tirx.nearbyint(load(x, at, lanes) / all_lanes(found[0]))
             limited = tirx.max(scaled, all_lanes(tirx.const(-128.0, "float32") - zero))
             limited = tirx.min(limited, all_lanes(tirx.const(127.0, "float32") - zero))

@@ -161,7 +161,7 @@ def build_table(spec: Table, vector: Vector) -> tvm.tirx.PrimFunc:
     del vector
 
     def body(x: Buffer, table: Buffer, y: Buffer) -> None:
-        with loop(spec.size) as at:
+        with loop(spec.size, parallel=True) as at:
             store(y, at, 1, table[cast(x[at], "int32", 1) + 128])
 
     parameters = [Parameter("x", spec.size, "int8"), Parameter("table", 256, "int8")]
@@ -248,7 +248,7 @@ def build_prelu(spec: PRelu, vector: Vector) -> tvm.tirx.PrimFunc:
             shifted = total >> constant(spec.shift, "int32", lanes)
             store(y, at, lanes, to_int8(shifted, spec.zero, (-128, 127), lanes))
 
-        with loop(spec.outer) as row:
+        with loop(spec.outer, parallel=True) as row:
             if by_channel:
                 with tiles(spec.channels, lanes) as (_, channel):
                     apply(row * spec.channels + channel, load(multipliers, channel, lanes))
@@ -274,7 +274,10 @@ def build_product(spec: Product, vector: Vector) -> tvm.tirx.PrimFunc:
         def shifted(buffer: Buffer, at: Expr, zero: int) -> Expr:
             return load(buffer, at, lanes, "int32") - constant(zero, "int32", lanes)
 
-        with loop(spec.repeats) as number, tiles(each, lanes) as (_, at):
+        with (
+            loop(spec.repeats, parallel=True) as number,
+            tiles(each, lanes, parallel=True) as (_, at),
+        ):
             place = number * each + at
             product = shifted(a, place, spec.zeros[0]) * shifted(b, at, spec.zeros[1])
             store(products, 0, lanes, product)
@@ -306,7 +309,7 @@ def _flat(
     lanes = lanes_for(size, width)
 
     def body(*buffers: Buffer) -> None:
-        with tiles(size, lanes) as (_, at):
+        with tiles(size, lanes, parallel=True) as (_, at):
             store(buffers[-1], at, lanes, value(lanes, *(load(b, at, lanes) for b in buffers[:-1])))
 
     inputs = [Parameter(f"x{i}", size, dtype) for i, dtype in enumerate(operands)]

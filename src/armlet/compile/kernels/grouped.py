@@ -78,7 +78,10 @@ def build(spec: Dense, vector: Vector) -> tvm.tirx.PrimFunc:
             place = row * tile.channels + at
             store(sums, place, lanes, load(sums, place, lanes) + value)
 
-        with tiles(spec.outputs, tile.channels) as (_, channel), tiles(spec.rows, tile.pixels) as (_, first):
+        with (
+            tiles(spec.outputs, tile.channels, parallel=True) as (_, channel),
+            tiles(spec.rows, tile.pixels, parallel=True) as (_, first),
+        ):
             for row, at in places:
                 store(total, row * tile.channels + at, lanes, load(bias, channel + at, lanes))
             with loop(spec.groups) as group:

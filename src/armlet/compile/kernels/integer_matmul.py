@@ -69,7 +69,7 @@ def build(spec: MatMul, vector: Vector) -> tvm.tirx.PrimFunc:
         weight = t.alloc_buffer((spec.columns * tile.steps(convolution) * tile.unit,), "int8")
         of_column = t.alloc_buffer((spec.columns,), "int32")
         of_row = t.alloc_buffer((spec.rows,), "int32") if zero_b else None
-        with loop(spec.batches) as batch:
+        with loop(spec.batches, parallel=True) as batch:
             rows, columns = batch * spec.rows * spec.inner, batch * spec.inner * spec.columns
             _order(spec, tile, (b, columns), weight)
             _column_terms(spec, (b, columns), of_column, zero_a + tile.offset)

@@ -76,7 +76,7 @@ def build(spec: LayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
 
     def body(x: Buffer, gain: Buffer, bias: Buffer, y: Buffer) -> None:
         mean, factor = registers(1, "float32"), registers(1, "float32")
-        with loop(spec.rows) as row:
+        with loop(spec.rows, parallel=True) as row:
             start = row * columns
 
             def centred(at: Expr, n: int) -> Expr:
@@ -110,7 +110,7 @@ def build_integer(spec: IntegerLayerNorm, vector: Vector) -> tvm.tirx.PrimFunc:
     def body(x: Buffer, gain: Buffer, bias: Buffer, y: Buffer) -> None:
         sums, squares = registers(1, "int32"), registers(1, "int32")
         root, reciprocal, done = registers(1, "int64"), registers(1, "int32"), registers(lanes, "int32")
-        with loop(spec.rows) as row:
+        with loop(spec.rows, parallel=True) as row:
             start = row * columns
             store(sums, 0, 1, constant(0, "int32", 1))
             store(squares, 0, 1, constant(0, "int32", 1))

@@ -82,7 +82,10 @@ def build_hide(spec: Hide, vector: Vector) -> tvm.tirx.PrimFunc:
 
     def body(x: Buffer, flags: Buffer, y: Buffer) -> None:
         zero = constant(spec.zero, "int8", lanes)
-        with loop(spec.rows) as row, tiles(spec.columns, lanes) as (_, column):
+        with (
+            loop(spec.rows, parallel=True) as row,
+            tiles(spec.columns, lanes, parallel=True) as (_, column),
+        ):
             at = row * spec.columns + column
             flag = splat(flags[row], lanes)
             store(y, at, lanes, load(x, at, lanes) * flag + zero * (constant(1, "int8", lanes) - flag))

@@ -33,6 +33,8 @@ LARGEST = (-65504.0, 65504.0)
 """The least and the largest number of float16."""
 Products = Literal["widening", "sadalp", "sdot", "smmla", "pmaddwd", "vpdpbusd"]
 """How a vector unit multiplies int8; see `Vector`."""
+INDEPENDENT = "armlet.independent"
+"""Attribute of a PrimFunc: of what stands beside its parallel loop nothing needs to be done before another."""
 IN_PLACE = "armlet.in_place"
 """Attribute of a PrimFunc: numbers of the parameters whose memory the last one may take."""
 
@@ -109,7 +111,11 @@ class Parameter:
 
 
 def prim_func(
-    parameters: Sequence[Parameter], body: Callable[..., None], in_place: Sequence[int] = ()
+    parameters: Sequence[Parameter],
+    body: Callable[..., None],
+    in_place: Sequence[int] = (),
+    *,
+    independent: bool = False,
 ) -> tvm.tirx.PrimFunc:
     """Return the PrimFunc whose loops `body` writes, given one buffer for each parameter.
 
@@ -118,6 +124,7 @@ def prim_func(
         body: given their buffers.
         in_place: numbers of the inputs whose memory the result may take: `body` reads each element of them for the
             last time before it writes the one in its place.
+        independent: whether of the loops that stand one after the other none needs to run before another.
     """
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as t
@@ -126,6 +133,8 @@ def prim_func(
         t.func_name("kernel")
         body(*(t.arg(p.name, t.buffer((p.size,), p.dtype)) for p in parameters))
         t.func_attr({"tirx.noalias": True, IN_PLACE: list(in_place)})
+        if independent:
+            t.func_attr({INDEPENDENT: True})
     return builder.get()
 
 
@@ -142,21 +151,25 @@ def meets_once(extent: int, lanes: int) -> bool:
 
 
 @contextmanager
-def loop(extent: Expr) -> Iterator[Expr]:
-    """Loop from 0 to `extent`; no loop is written when that is known to be one turn."""
+def loop(extent: Expr, *, parallel: bool = False) -> Iterator[Expr]:
+    """Loop from 0 to `extent`; no loop is written when that is known to be one turn.
+
+    Threads may share the turns of a `parallel` one: none reads what another writes but working buffers, which it has
+    written itself before. Two may write the same element, of the same bits.
+    """
     from tvm.script.ir_builder import tirx as t
 
     if isinstance(extent, int) and extent == 1:
         yield 0
     else:
-        with t.serial(0, extent) as index:
+        with (t.parallel if parallel else t.serial)(0, extent) as index:
             yield index
 
 
 @contextmanager
-def tiles(extent: int, size: int) -> Iterator[tuple[Expr, Expr]]:
+def tiles(extent: int, size: int, *, parallel: bool = False) -> Iterator[tuple[Expr, Expr]]:
     """Loop over tiles of `size` in `extent`, giving (number, start); the last one ends at the edge."""
-    with loop(ceil_div(extent, size)) as number:
+    with loop(ceil_div(extent, size), parallel=parallel) as number:
         yield number, minimum(number * size, extent - size) if extent % size else number * size
 
 

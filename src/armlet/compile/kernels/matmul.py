@@ -79,9 +79,9 @@ def build(spec: MatMul, vector: Vector) -> tvm.tirx.PrimFunc:
         acc = registers(height * lanes, acc_type)
         sums = registers(height * lanes, element) if apart else acc
         with (
-            loop(spec.batches) as batch,
-            tiles(spec.rows, height) as (_, row),
-            tiles(spec.columns, lanes) as (_, column),
+            loop(spec.batches, parallel=True) as batch,
+            tiles(spec.rows, height, parallel=True) as (_, row),
+            tiles(spec.columns, lanes, parallel=True) as (_, column),
         ):
             first = batch * spec.rows + row
             for i in range(height):

@@ -158,7 +158,12 @@ def build_enlarge(spec: Enlarge, vector: Vector) -> tvm.tirx.PrimFunc:
     n, (down, across) = spec.channels, spec.factor
 
     def body(x: Buffer, y: Buffer) -> None:
-        with loop(spec.height) as row, loop(down) as i, loop(spec.width) as column, loop(across) as j:
+        with (
+            loop(spec.height, parallel=True) as row,
+            loop(down) as i,
+            loop(spec.width) as column,
+            loop(across) as j,
+        ):
             place = (row * down + i) * spec.width * across + column * across + j
             _copy(y, place * n, x, (row * spec.width + column) * n, n)
 
@@ -191,7 +196,7 @@ def build_lookup(spec: Lookup, vector: Vector) -> tvm.tirx.PrimFunc:
     lanes = lanes_for(spec.width, vector.lanes("float32" if spec.scaled else spec.dtype))
 
     def body(index: Buffer, table: Buffer, *rest: Buffer) -> None:
-        with loop(spec.size) as number:
+        with loop(spec.size, parallel=True) as number:
             known = tirx.all(index[number] >= 0, index[number] < spec.rows)
             row = tirx.Select(known, index[number], tirx.const(0, "int32"))
             with tiles(spec.width, lanes) as (_, at):
@@ -225,15 +230,14 @@ def build_pad(spec: Pad, vector: Vector) -> tvm.tirx.PrimFunc:
 
     def body(x: Buffer, y: Buffer) -> None:
         spec.border.fill(y, spec.channels, vector)
-        with loop(spec.height) as row:
+        with loop(spec.height, parallel=True) as row:
             start = spec.border.pixel(row, 0) * spec.channels
             with loop(run) as at:
                 value = load(x, row * run + at, 1)
                 store(y, start + at, 1, unsigned(value, 1) if spec.unsigned else value)
 
-    return prim_func(
-        [Parameter("x", spec.height * run, spec.dtype), Parameter("y", spec.out_size, spec.result)], body
-    )
+    parameters = [Parameter("x", spec.height * run, spec.dtype), Parameter("y", spec.out_size, spec.result)]
+    return prim_func(parameters, body, independent=True)
 
 
 def build_transpose(spec: Transpose, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -246,7 +250,7 @@ def build_transpose(spec: Transpose, vector: Vector) -> tvm.tirx.PrimFunc:
         if depth == len(extents):
             store(y, target, 1, load(x, source, 1))
             return
-        with loop(extents[depth]) as index:
+        with loop(extents[depth], parallel=True) as index:
             stride = strides[spec.order[depth]]
             nest(x, y, depth + 1, source + index * stride, target * extents[depth] + index)
 
@@ -261,7 +265,7 @@ def build_concat(spec: Concat, vector: Vector) -> tvm.tirx.PrimFunc:
     total = sum(spec.lengths)
 
     def body(*buffers: Buffer) -> None:
-        with loop(spec.rows) as row:
+        with loop(spec.rows, parallel=True) as row:
             start = row * total
             for x, length in zip(buffers[:-1], spec.lengths, strict=True):
                 _copy(buffers[-1], start, x, row * length, length)

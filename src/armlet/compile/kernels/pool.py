@@ -103,9 +103,9 @@ def build_max(spec: MaxPool, vector: Vector) -> tvm.tirx.PrimFunc:
             spec.border.fill(y, spec.channels, vector)
         best = registers(lanes, spec.dtype)
         with (
-            loop(rows) as row,
-            loop(columns) as column,
-            tiles(spec.channels, lanes) as (_, channel),
+            loop(rows, parallel=True) as row,
+            loop(columns, parallel=True) as column,
+            tiles(spec.channels, lanes, parallel=True) as (_, channel),
         ):
             store(best, 0, lanes, constant(smallest(spec.dtype), spec.dtype, lanes))
             with loop(spec.kernel[0]) as ky, loop(spec.kernel[1]) as kx:
@@ -118,7 +118,8 @@ def build_max(spec: MaxPool, vector: Vector) -> tvm.tirx.PrimFunc:
 
     size = spec.height * spec.width * spec.channels
     result = "uint8" if spec.unsigned else spec.dtype
-    return prim_func([Parameter("x", size, spec.dtype), Parameter("y", spec.out_size, result)], body)
+    parameters = [Parameter("x", size, spec.dtype), Parameter("y", spec.out_size, result)]
+    return prim_func(parameters, body, independent=True)
 
 
 def build_mean(spec: Mean, vector: Vector) -> tvm.tirx.PrimFunc:
@@ -133,9 +134,9 @@ def build_mean(spec: Mean, vector: Vector) -> tvm.tirx.PrimFunc:
             spec.border.fill(y, spec.channels, vector)
         total = registers(lanes, acc_type)
         with (
-            loop(rows) as row,
-            loop(columns) as column,
-            tiles(spec.channels, lanes) as (_, channel),
+            loop(rows, parallel=True) as row,
+            loop(columns, parallel=True) as column,
+            tiles(spec.channels, lanes, parallel=True) as (_, channel),
         ):
             store(total, 0, lanes, constant(spec.bias, acc_type, lanes))
             with loop(spec.kernel[0]) as ky, loop(spec.kernel[1]) as kx:
@@ -153,4 +154,5 @@ def build_mean(spec: Mean, vector: Vector) -> tvm.tirx.PrimFunc:
 
     size = spec.height * spec.width * spec.channels
     result = ep.result(spec.epilogue, vector)
-    return prim_func([Parameter("x", size, element), Parameter("y", spec.out_size, result)], body)
+    parameters = [Parameter("x", size, element), Parameter("y", spec.out_size, result)]
+    return prim_func(parameters, body, independent=True)

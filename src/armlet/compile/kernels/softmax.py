@@ -77,7 +77,10 @@ def build(spec: Softmax, vector: Vector) -> tvm.tirx.PrimFunc:
         y = rest[-1]
         masked = t.alloc_buffer((spec.columns,), "float32") if spec.mask_rows else None
         best, most, sums = registers(lanes, "float32"), registers(1, "float32"), registers(1, "float32")
-        with loop(spec.rows // mask_rows) as block, loop(mask_rows) as mask_row:
+        with (
+            loop(spec.rows // mask_rows, parallel=True) as block,
+            loop(mask_rows, parallel=True) as mask_row,
+        ):
             start = (block * mask_rows + mask_row) * spec.columns
             if masked is not None:
                 with tiles(spec.columns, lanes) as (_, at):
@@ -128,7 +131,10 @@ def build_integer(spec: IntegerSoftmax, vector: Vector) -> tvm.tirx.PrimFunc:
         terms = t.alloc_buffer((spec.columns,), "int32")
         most, sums, reciprocal = registers(1, "int32"), registers(1, "int64"), registers(1, "int32")
         shares = registers(lanes, "int32")
-        with loop(spec.rows // mask_rows) as block, loop(mask_rows) as mask_row:
+        with (
+            loop(spec.rows // mask_rows, parallel=True) as block,
+            loop(mask_rows, parallel=True) as mask_row,
+        ):
             start = (block * mask_rows + mask_row) * spec.columns
 
             def score(at: Expr) -> Expr:

@@ -125,6 +125,11 @@ class Winograd:
         return conv2d.Conv2d(*sizes, (1, 1), (1, 1), 1, ep.FloatClamp(None, None))
 
     @property
+    def meets_once(self) -> bool:
+        """Whether each output is in one tile only: another tile's would differ in its last bits."""
+        return self.out_height % self.tile == 0 and self.out_width % self.tile == 0
+
+    @property
     def out_size(self) -> int:
         """Elements of the output and its border."""
         n_pixels = self.out_height * self.out_width if self.border is None else self.border.n_pixels
@@ -164,7 +169,7 @@ def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
         work = registers(spec.alpha**2 * lanes, real), registers(spec.alpha * lanes, real)
         if spec.border is not None:
             spec.border.fill(y, spec.outputs, vector)
-        with tiles(spec.n_tiles, spec.block) as (_, first):
+        with tiles(spec.n_tiles, spec.block, parallel=spec.meets_once) as (_, first):
             with loop(spec.block) as number:
                 _transform_inputs(spec, vector, (x, values), work, (first, number))
             with loop(n_positions) as position:
@@ -188,6 +193,7 @@ def build(spec: Winograd, vector: Vector) -> tvm.tirx.PrimFunc:
             Parameter("y", spec.out_size, real),
         ],
         body,
+        independent=True,
     )
 
 
