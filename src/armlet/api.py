@@ -135,6 +135,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
         UnsupportedOperator: names every node that can't be compiled, with the reason.
         MissingDependency: something is missing on this machine.
         VerificationFailed: the board's program differs from this machine's.
+        StepFailed: something else went wrong; as with the two before it, a reproducer was written.
     """
     asked = request(
         file,

@@ -227,11 +227,15 @@ def reproduce(folder: Path, progress: Progress) -> Path:
         The folder with the step's result, when it works after all.
 
     Raises:
-        UsageError: the folder is not a reproducer.
+        UsageError: the folder is not a reproducer, or one of `armlet compile`, whose command is named.
         Exception: whatever the step raises, with its full traceback.
     """
     try:
         description = json.loads((folder / "step.json").read_bytes())
+        if description["step"] == "compile":  # of an ONNX file, which no recipe leads to
+            raise UsageError(
+                f"{folder} is of a file that was compiled; repeat it with: {description['command']}"
+            )
         recipe = Recipe.model_validate(description["recipe"])
         targets = [Target.model_validate(target) for target in description["targets"]]
         plan = make_plan(recipe, targets, description["profile"])

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from armlet import artifact_json, preflight
+from armlet import artifact_json, digest, preflight
 from armlet.bundle import SAMPLES_FOLDER, Bundle, Provenance, Sources, versions, write_bundle
 from armlet.check import check_budgets
 from armlet.compile.emit.entry import check_symbol
 from armlet.compile.pipeline import check_precision, check_threads
-from armlet.errors import UsageError
+from armlet.errors import ArmletError, MissingDependency, StepFailed, UsageError
 from armlet.flow import StepListener, StepResult, place_bundle, require_bundle_place
 from armlet.plan import REFERENCE_TARGET, STAGES, StageName, Step
 from armlet.progress import Progress
@@ -25,7 +29,7 @@ from armlet.spec.budget import Budgets
 from armlet.spec.load import load_target, override_budgets
 from armlet.spec.recipe import LONGEST_NAME, NAME_PATTERN, Optimize, Precision, Threads, symbol_of
 from armlet.spec.target import Target
-from armlet.store import require_folder
+from armlet.store import Store, require_folder
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -160,6 +164,7 @@ def compile_file(
         UnsupportedOperator: names every node that can't be compiled, with the reason.
         MissingDependency: something is missing on this machine.
         VerificationFailed: the board's program differs from the host's.
+        StepFailed: something else went wrong. Where an error is not the user's, a reproducer was written.
     """
     target, run = request.target, _Run(begin, finish, interrupted)
     require_bundle_place(request.output)
@@ -168,8 +173,17 @@ def compile_file(
     measure, bundle = _step("measure", target), _step("bundle", target)
     preflight.require([*compiles, measure, bundle], _READING)
     _refuse_lacking(target)
-    with tempfile.TemporaryDirectory(prefix="armlet-compile-") as scratch:
-        return _compile(request, compiles, (measure, bundle), Path(scratch), run, progress)
+    try:
+        with tempfile.TemporaryDirectory(prefix="armlet-compile-") as scratch:
+            return _compile(request, compiles, (measure, bundle), Path(scratch), run, progress)
+    except (UsageError, MissingDependency, OSError):
+        raise  # the user can act on these as they are
+    except ArmletError as error:
+        error.add_note(f"reproducer: {_write_reproducer(request, traceback.format_exc())}")
+        raise
+    except Exception as error:  # as of a step of a run: any failure gets its reproducer and exit code
+        folder = _write_reproducer(request, traceback.format_exc())
+        raise StepFailed("compile", f"{type(error).__name__}: {error}", folder) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +298,41 @@ def _compile(
         made = write_bundle(facts, provenance, Sources(folders[0], exported), work)
         place_bundle(made.folder, request.output)
     return replace(made, folder=request.output)
+
+
+def _write_reproducer(request: Request, trace: str) -> Path:
+    """Keep the file, the samples and the target, with the one command that compiles them again."""
+    import numpy as np
+    import onnx
+
+    folder = Store().root / "failed" / f"compile-{request.name}-{digest.of_file(request.file)[:12]}"
+    new = folder.with_name(
+        f".{folder.name}.new"
+    )  # the file may lie in `folder`, as where its command is repeated
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    onnx.save(onnx.load(request.file), new / request.file.name)  # with the weights that lie beside it
+    (new / "target.yaml").write_text(request.target.model_dump_json(indent=2), encoding="utf-8")
+    words = [
+        "armlet", "compile", str(folder / request.file.name), "--target", str(folder / "target.yaml"),
+        "--name", request.name, "--optimize", request.optimize, "--precision", request.precision,
+        "--output", str(folder / "result.armlet"),
+    ]  # fmt: skip
+    for name, shape in request.shapes.items():
+        words += ["--shape", f"{name}={','.join(map(str, shape))}"]
+    if isinstance(request.inputs, Mapping):
+        arrays: dict[str, Any] = {name: np.asarray(x) for name, x in request.inputs.items()}
+        np.savez(new / "inputs.npz", **arrays)
+    elif request.inputs is not None:
+        shutil.copyfile(request.inputs, new / "inputs.npz")
+    if request.inputs is not None:
+        words += ["--inputs", str(folder / "inputs.npz")]
+    description = {"step": "compile", "command": shlex.join(words)}
+    (new / "step.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+    (new / "traceback.txt").write_text(trace, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+    return folder
 
 
 def _dump(folder: Path | None) -> Dump | None:

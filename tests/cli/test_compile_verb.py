@@ -1,6 +1,7 @@
 """`armlet compile`: files of somebody else's, float and quantised, to programs that answer as ONNX Runtime does."""
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.compile.front.test_qoperator import Operator
 
 import armlet as library
+from armlet.errors import UnsupportedOperator
 from armlet.spec.load import load_target
 
 BOARD = "raspberry-pi-4"
@@ -450,3 +452,33 @@ def test_weights_stay_as_they_are_where_the_program_is_optimized_for_size(armlet
         rows = [row for row in json.loads(done.stdout)["layers"] if row["op"] == "conv2d"]
         sizes.append((rows[1]["schedule"], rows[1]["constant_bytes"]))
     assert sizes == [("winograd 4", 4 * (8 * 8 * 36 + 8)), ("lanes", 4 * (8 * 8 * 9 + 8))]
+
+
+def test_a_failure_leaves_the_file_its_samples_and_the_command_that_repeats_it(armlet, tmp_path):
+    unknown = network("batch")
+    unknown.graph.node[1].op_type = "Selu"
+    onnx.save(unknown, tmp_path / "net.onnx")
+    np.savez(tmp_path / "some.npz", image=np.ones((2, *SHAPE[1:]), np.float32))
+    done = armlet(
+        "compile", tmp_path / "net.onnx", "-t", BOARD, "--shape", "image=1,3,12,12", "--inputs", tmp_path / "some.npz",
+        "-o", tmp_path / "net.armlet",
+    )  # fmt: skip
+    assert done.returncode == 4
+    refusal, _, place = done.stderr.partition("\nreproducer: ")
+    assert "relu0 (Selu): no such operator is known" in refusal
+    folder = Path(place.strip())
+    assert {p.name for p in folder.iterdir()} == {
+        "net.onnx", "inputs.npz", "target.yaml", "step.json", "traceback.txt",
+    }  # fmt: skip
+    command = json.loads((folder / "step.json").read_bytes())["command"]
+    told = armlet("reproduce", folder)
+    assert (told.returncode, command in told.stderr) == (2, True)
+
+    program, *words = shlex.split(command)
+    again = armlet(*words)
+    assert (program, again.returncode) == ("armlet", 4)
+    assert again.stderr.partition("\nreproducer: ")[0] == refusal
+    with pytest.raises(UnsupportedOperator, match="no such operator is known"):
+        library.compile_onnx(
+            tmp_path / "net.onnx", BOARD, shapes={"image": SHAPE}, output=tmp_path / "net.armlet"
+        )

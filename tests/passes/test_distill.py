@@ -129,8 +129,8 @@ def test_several_teachers_come_from_the_context_or_are_refused(tiny_network, con
     both, _ = run_pass(distill(teachers=2), network, replace(given, other_teachers=(second,)))
     single, _ = run_pass(distill(), network, replace(context(network), other_teachers=(second,)))
     assert fingerprint(both) != fingerprint(single)
-    with pytest.raises(PreconditionFailed, match="teacher is current, of which there is one"):
-        run_pass(distill(teachers=2, teacher="current"), network, given)
+    with pytest.raises(ValueError, match="teachers does nothing without teacher: trained"):
+        distill(teachers=2, teacher="current")
 
 
 def test_a_term_that_does_not_fit_is_refused_with_the_reason(tiny_network, context) -> None:

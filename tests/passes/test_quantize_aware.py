@@ -226,8 +226,11 @@ def test_samples_without_labels_are_learned_from_and_counted(tiny_network, conte
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"teachers": 2}, "teachers need alpha above 0 %"),
-        ({"unlabeled": True, "terms": [{"kind": "logits"}]}, "unlabeled and terms need alpha above 0 %"),
+        ({"teachers": 2}, "teachers does nothing without alpha above 0 %"),
+        (
+            {"unlabeled": True, "terms": [{"kind": "logits"}]},
+            "unlabeled and terms do nothing without alpha above 0 %",
+        ),
         ({"alpha": 0.5, "terms": [{"kind": "features"}]}, "features look at layers, and what is trained"),
         ({"alpha": 0.5, "terms": [{"kind": "own_depth"}]}, "a graph without them: use logits, decoupled or"),
     ],

@@ -194,8 +194,8 @@ FINETUNE = "passes: [{kind: prune_channels, ratio: 50 %%, finetune: {%s}}]"
             "activations does nothing without integer",
         ),
         (
-            "passes: [{kind: quantize_aware, train: {epochs: 2}, freeze_after: 2}]",
-            "freeze_after: 2 does nothing in 2 epochs",
+            "passes: [{kind: quantize_aware, train: {epochs: 2}, freeze_after: 3}]",
+            "freeze_after: 3 does nothing in 2 epochs",
         ),
         ("passes: [{kind: quantize_aware, teachers: 2}]", "teachers does nothing without alpha above 0 %"),
     ],

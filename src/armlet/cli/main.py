@@ -76,7 +76,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except ArmletError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

@@ -46,8 +46,6 @@ class Distillation:
             build_network(network.architecture, 0).module
         ):
             return ("start is fresh, and an earlier pass changed the structure that new weights would have",)
-        if self.teacher == "current" and self.training.taught and self.training.taught.n_teachers > 1:
-            return ("teacher is current, of which there is one: leave teachers out",)
         return teaching_problems(self.training, network, self._beside(network, context))
 
     def run(self, network: Network, context: PassContext) -> PassResult:

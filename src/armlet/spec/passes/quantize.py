@@ -271,7 +271,7 @@ class QuantizeAware(Teaching, PassOptions):
 
     @model_validator(mode="after")
     def _teaches_answers(self) -> Self:
-        if self.freeze_after is not None and self.freeze_after >= self.train.epochs:
+        if self.freeze_after is not None and self.freeze_after > self.train.epochs:
             raise ValueError(
                 f"freeze_after: {self.freeze_after} does nothing in {self.train.epochs} epochs: leave it out"
             )
