@@ -295,6 +295,19 @@ def test_a_failed_step_ends_with_4_and_its_reproducer_repeats_it(smoke, armlet, 
     shutil.rmtree(folder)
 
 
+def test_a_name_that_fits_no_module_ends_with_2_before_anything_is_trained(armlet, tmp_path):
+    recipe = tmp_path / "slip.yaml"
+    passes = "[{kind: distill}, {kind: quantize_static, exclude: [clasifier]}]"
+    recipe.write_text(f"{INTERRUPTED}passes: {passes}\n")
+    done = armlet("run", recipe, "-o", tmp_path / "build")
+    assert done.returncode == 2
+    assert (
+        "passes.1.exclude: exclude has 'clasifier', which fits none of the network's modules" in done.stderr
+    )
+    assert "✓ data" in done.stderr
+    assert "✓ train" not in done.stderr
+
+
 def test_a_corrupted_store_entry_is_named_and_ends_with_2(cache, tmp_path, armlet):
     recipe = tmp_path / "small.yaml"
     recipe.write_text(INTERRUPTED.replace("epochs: 40", "epochs: 1").replace("interrupted", "small"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.boards import requires_zig
 from tests.compile.test_emit_parts import MODELS
 
-import armlet
+import armlet as library
 from armlet.artifacts import Compiled
 from armlet.compile import link
 from armlet.compile.emit import emit_program
@@ -157,9 +158,9 @@ def test_a_function_that_ios_lacks_is_refused(tmp_path: Path):
 
 
 @requires_zig
-def test_a_bundle_says_that_nothing_ran(tmp_path: Path):
+def test_a_bundle_says_that_nothing_ran(armlet, tmp_path: Path):
     onnx.save(MODELS["lstm"](), tmp_path / "net.onnx")
-    bundle = armlet.compile_onnx(
+    bundle = library.compile_onnx(
         tmp_path / "net.onnx", "iphone-15", output=tmp_path / "net.armlet", budgets={"size": "1 B"}
     )
     measured, checks = bundle.manifest.measured, {c.what: c for c in bundle.manifest.verdict.checks}
@@ -173,6 +174,8 @@ def test_a_bundle_says_that_nothing_ran(tmp_path: Path):
     page = (bundle.folder / "report.html").read_text()
     assert "there is no device that runs the program" in " ".join(page.split())
     assert {path.name for path in (bundle.folder / "examples").iterdir()} == {"main.c"}
+    told = armlet("inspect", bundle.folder).stdout
+    assert re.search(r"ran on +no device", told)
     with pytest.raises(UsageError, match="iphone-15 has no emulator: its programs are compiled only"):
         load(bundle.folder)
 

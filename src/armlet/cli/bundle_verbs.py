@@ -119,7 +119,7 @@ def _print(opened: Bundle) -> None:
 
     from armlet.cli.console import stdout
     from armlet.report.tables import score_rows
-    from armlet.report.words import arena_excess
+    from armlet.report.words import arena_excess, headline
     from armlet.units import format_bytes
 
     console, manifest = stdout(), opened.manifest
@@ -145,6 +145,9 @@ def _print(opened: Bundle) -> None:
     if compiled.variants:
         names = ", ".join(variant.name for variant in compiled.variants)
         facts.add_row("variants", f"{names}: taken where the CPU has them; {manifest.measured.variant} ran")
+    if not manifest.measured.ran:
+        scores = "; scores are those of the program for this machine" if manifest.evaluated else ""
+        facts.add_row("ran on", f"{manifest.measured.device}{scores}")
     if manifest.evaluated:
         for label, text in score_rows(manifest.evaluated.score):
             facts.add_row(label, text)
@@ -170,7 +173,7 @@ def _print(opened: Bundle) -> None:
             f"{stream.compiled.symbol}_run: {stream.exported.frames} at a time, {state} of state,"
             f" {format_bytes(stream.compiled.size_bytes)} code and constants, in stream/",
         )
-    facts.add_row("verdict", "pass" if manifest.verdict.passes else "fail")
+    facts.add_row("verdict", "pass" if manifest.verdict.passes else headline(manifest.verdict))
     facts.add_row("files", f"{len(manifest.files)}, all verified")
     facts.add_row("versions", ", ".join(manifest.provenance.versions))
     console.print(f"{manifest.name} for {manifest.target.name}", style="bold")
