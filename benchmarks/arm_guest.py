@@ -8,6 +8,7 @@ python arm_guest.py RUNTIME MODEL FOLDER      # reads FOLDER/in.npy, writes FOLD
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ def onnxruntime(model: str, sample: np.ndarray) -> Runtime:
     binding.bind_cpu_input(session.get_inputs()[0].name, sample)
     for output in session.get_outputs():
         binding.bind_output(output.name)
-    return lambda: session.run_with_iobinding(binding), lambda: binding.copy_outputs_to_cpu()[0]
+    return functools.partial(session.run_with_iobinding, binding), lambda: binding.copy_outputs_to_cpu()[0]
 
 
 def litert(model: str, sample: np.ndarray) -> Runtime:
