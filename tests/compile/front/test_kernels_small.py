@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,7 +57,13 @@ def test_add_equals_the_reference_for_every_pair_of_operands(scales, vector: Vec
     spec = elementwise.Sum(a.size, multipliers, offset, factor.shift, zero, *limits)
     result = run_kernel(elementwise.build_sum(spec, vector), a, b, size=a.size, dtype=np.int8)
     operands = [a.astype(np.int32) - zeros[0], b.astype(np.int32) - zeros[1]]
-    np.testing.assert_array_equal(result, reference.add(operands, factor, zero, limits))
+    expected = reference.add(operands, factor, zero, limits)
+    np.testing.assert_array_equal(result, expected)
+    # The first one, and the result, as 128 more.
+    moved = replace(spec, offset=offset - 128 * multipliers[0], operands=("uint8", "int8"), unsigned=True)
+    shifted = (a.astype(np.int16) + 128).astype(np.uint8)
+    result = run_kernel(elementwise.build_sum(moved, vector), shifted, b, size=a.size, dtype=np.uint8)
+    np.testing.assert_array_equal(result, expected.astype(np.int16) + 128)
 
 
 def test_float_add_clamps(vector: Vector, run_kernel):

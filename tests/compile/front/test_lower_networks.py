@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.boards import BOARDS, requires_board
 
 from armlet.compile.pipeline import compile_onnx
+from armlet.devices.host import HostProgram, this_machine_has
 from armlet.devices.samples import unpack
 from armlet.spec.load import load_target
 
@@ -277,6 +278,29 @@ def test_only_what_several_layers_read_or_no_kernel_makes_is_copied_into_a_borde
     assert pads == ["layer.conv0", "layer.conv3", "layer.conv6"]
     x = np.random.default_rng(0).normal(size=net.shape).astype(np.float32)
     np.testing.assert_allclose(run(x)[0], reference(net.model())(x)[0], atol=1e-5)
+
+
+def shortcuts() -> Net:
+    """Values that convolutions and sums read."""
+    net = Net((1, 3, 9, 8))
+    x = net.node("Relu", net.conv("x", 3, 16, 3, pad=1))
+    y = net.node("Relu", net.node("Add", net.conv(x, 16, 16, 3, pad=1), x))
+    net.conv(net.node("Add", net.conv(net.conv(y, 16, 24, 1), 24, 16, 1), y), 16, 5, 3, stride=2)
+    return net
+
+
+@pytest.mark.skipif(not this_machine_has(("avx512vnni",)), reason="this CPU has no AVX-512 VNNI")
+@pytest.mark.parametrize("make", [plain, residual, separable, branches, shortcuts])
+def test_numbers_are_stored_without_a_sign_for_avx512_and_the_answers_stay(make, tmp_path):
+    net = make()
+    onnx.save(_quantized(net, tmp_path), tmp_path / "model.onnx")
+    answers = []
+    for name in ("host", "x86-64-vnni"):
+        compiled = compile_onnx(tmp_path / "model.onnx", load_target(name), "net", tmp_path / name)
+        assert ("uint8" in {kernel.dtype for kernel in compiled.kernels}) == (name != "host")
+        program = HostProgram.load(tmp_path / name, compiled)
+        answers.append([program.run(x)[0] for x in _samples(net)])
+    np.testing.assert_array_equal(*answers)
 
 
 def test_what_stays_float_in_a_quantized_network_is_listed_with_the_reason(lowered, reference, tmp_path):

@@ -82,4 +82,6 @@ def pixel_of(border: Border | None, row: Expr, column: Expr, width: int) -> Expr
         return row * width + column
     if width == border.columns:
         return border.pixel(row, column)
-    return border.pixel(column // border.columns, column % border.columns)
+    # Rows before it add their borders, so that no remainder is needed.
+    between = border.width - border.columns
+    return border.pixel(0, column) + column // border.columns * between

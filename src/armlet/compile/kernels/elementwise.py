@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from armlet.compile.kernels.epilogue import FloatClamp, Requantize, finished, in_steps, to_int8
+from armlet.compile.kernels.epilogue import FloatClamp, Requantize, finished, in_steps, to_int8, unsigned
 from armlet.compile.kernels.loops import (
     Buffer,
     Expr,
@@ -56,7 +56,9 @@ class Sum:
     One operand changes the scale, two add.
 
     Attributes:
-        offset: 2^(shift - 1) less the multipliers times the operands' zero points.
+        offset: 2^(shift - 1) less the multipliers times the operands' zero points, which are 128 more of uint8.
+        operands: their types, int8 or uint8, 128 more; int8 where none are given.
+        unsigned: whether the result is uint8, 128 more than its int8.
     """
 
     size: int
@@ -66,6 +68,8 @@ class Sum:
     zero: int
     low: int
     high: int
+    operands: tuple[str, ...] = ()
+    unsigned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +216,11 @@ def build_sum(spec: Sum, vector: Vector) -> tvm.tirx.PrimFunc:
         for operand, multiplier in zip(operands, spec.multipliers, strict=True):
             total = total + cast(operand, "int32", lanes) * constant(multiplier, "int32", lanes)
         scaled = total >> constant(spec.shift, "int32", lanes)
-        return to_int8(scaled, spec.zero, (spec.low, spec.high), lanes)
+        result = to_int8(scaled, spec.zero, (spec.low, spec.high), lanes)
+        return unsigned(result, lanes) if spec.unsigned else result
 
-    operands = ("int8",) * len(spec.multipliers)
-    return _flat(spec.size, operands, "int8", vector.lanes("int16"), value)
+    operands = spec.operands or ("int8",) * len(spec.multipliers)
+    return _flat(spec.size, operands, "uint8" if spec.unsigned else "int8", vector.lanes("int16"), value)
 
 
 def build_sum_constant(spec: SumConstant, vector: Vector) -> tvm.tirx.PrimFunc:

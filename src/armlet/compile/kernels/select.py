@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
+from operator import mul
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +22,7 @@ from armlet.compile.kernels.select_lengths import EMITTERS as LENGTHS
 from armlet.compile.kernels.select_moves import EMITTERS as MOVES
 from armlet.compile.kernels.select_recurrent import emit_recurrent
 from armlet.compile.kernels.select_windows import EMITTERS as WINDOWS
-from armlet.compile.kernels.select_windows import scales_by_channel
+from armlet.compile.kernels.select_windows import form_for, scales_by_channel
 from armlet.compile.layout.order import channels_last
 from armlet.compile.layout.program import Kernel, ProgramBuilder
 from armlet.compile.lowered import CallInfo, LoweredProgram
@@ -62,7 +63,7 @@ def _sum(layer: g.Layer, op: g.Add | g.Limit, builder: ProgramBuilder) -> None:
     if len({v.order for v in values}) > 1:
         spatial = all(len(v.tensor.shape) == 4 for v in values)
         values = [builder.channels_last(n) if spatial else builder.row_major(n) for n in layer.inputs]
-    size = values[0].tensor.size
+    size, unsigned = values[0].tensor.size, form_for(layer, builder).unsigned
     name = "add" if len(values) > 1 else "rescale" if layer.integer else "clamp"
     if layer.integer is None:
         spec = elementwise.FloatSum(size, len(values), FloatClamp(clamp.low, clamp.high))
@@ -71,11 +72,17 @@ def _sum(layer: g.Layer, op: g.Add | g.Limit, builder: ProgramBuilder) -> None:
         output = layer.integer.output
         fixed = addition(np.array([i.scale / output.scale for i in layer.integer.inputs]))
         multipliers = tuple(int(m) for m in fixed.multipliers)
-        zeros = sum(m * i.zero for m, i in zip(multipliers, layer.integer.inputs, strict=True))
-        offset = (1 << (fixed.shift - 1)) - zeros
-        total = elementwise.Sum(size, multipliers, offset, fixed.shift, output.zero, *limits(clamp, output))
+        operands = tuple(str(v.var.ty.dtype) for v in values)
+        zeros = [
+            i.zero + 128 * (operand == "uint8")
+            for i, operand in zip(layer.integer.inputs, operands, strict=True)
+        ]
+        offset = (1 << (fixed.shift - 1)) - sum(map(mul, multipliers, zeros))
+        scale = size, multipliers, offset, fixed.shift, output.zero, *limits(clamp, output)
+        total = elementwise.Sum(*scale, operands, unsigned)
         kernel = Kernel(name, "vector", total, elementwise.build_sum)
-    var = builder.call(layer.name, kernel, [v.var for v in values], size, builder.element(layer))
+    dtype = "uint8" if unsigned else builder.element(layer)
+    var = builder.call(layer.name, kernel, [v.var for v in values], size, dtype)
     builder.define(layer.output, var, values[0].order)
 
 

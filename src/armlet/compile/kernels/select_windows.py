@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from operator import or_
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
-    """How a layer stores its result, as the one that reads it asks for.
+class Form:
+    """How a layer stores its result, as those who read it ask for.
 
     Attributes:
         unsigned: whether int8 numbers are stored as uint8, 128 more.
@@ -68,20 +69,26 @@ class _Convolution:
     pad: move.Pad
 
 
-def _form_for(layer: g.Layer, builder: ProgramBuilder) -> _Form:
-    """Return the form that the only layer which reads a layer's result asks for."""
-    reader = builder.only_reader(layer.output)
-    if reader is None:
-        return _Form()
-    if isinstance(reader.op, g.Conv2d) and not reader.op.dynamic:
-        pad = _convolution(reader, reader.op, builder).pad
-    elif isinstance(reader.op, g.Pool):
-        pad = _pool_pad(reader, reader.op, builder)
-    else:
-        return _Form()
-    if pad.slack:
-        return _Form()
-    return _Form(pad.border if any(pad.padding) else None, pad.unsigned)
+def form_for(layer: g.Layer, builder: ProgramBuilder) -> Form:
+    """Return the form that those who read a layer's result ask for.
+
+    It has no sign if a reader multiplies it so and all of them take it so, and a border if there is one reader.
+    """
+    readers = builder.readers(layer.output) or ()
+    pads = [_pad_of(reader, builder) for reader in readers]
+    sums = [isinstance(reader.op, g.Add | g.Limit) for reader in readers]
+    wanted = [pad is not None and pad.unsigned for pad in pads]
+    unsigned = any(wanted) and all(map(or_, wanted, sums))
+    if len(pads) != 1 or pads[0] is None or pads[0].slack or not any(pads[0].padding):
+        return Form(None, unsigned)
+    return Form(pads[0].border, unsigned)
+
+
+def _pad_of(layer: g.Layer, builder: ProgramBuilder) -> move.Pad | None:
+    """Return what would copy a layer's input into its border; None of one that asks for no form."""
+    if isinstance(layer.op, g.Conv2d) and not layer.op.dynamic:
+        return _convolution(layer, layer.op, builder).pad
+    return _pool_pad(layer, layer.op, builder) if isinstance(layer.op, g.Pool) else None
 
 
 def _padded(layer: g.Layer, pad: move.Pad, builder: ProgramBuilder) -> relax.Var:
@@ -89,6 +96,8 @@ def _padded(layer: g.Layer, pad: move.Pad, builder: ProgramBuilder) -> relax.Var
     source = builder.channels_last(layer.inputs[0])
     if source.border is not None or not (any(pad.padding) or pad.slack):
         return source.var
+    if str(source.var.ty.dtype) == "uint8":  # already, for several readers
+        pad = replace(pad, dtype="uint8", value=pad.value + 128, unsigned=False)
     kernel = Kernel("pad", "copy", pad, move.build_pad)
     return builder.call(layer.name, kernel, [source.var], pad.out_size, pad.result)
 
@@ -121,7 +130,7 @@ def _conv2d(layer: g.Layer, op: g.Conv2d, builder: ProgramBuilder) -> None:
     if op.dynamic:
         emit_conv2d(layer, op, builder)
         return
-    found, form = _convolution(layer, op, builder), _form_for(layer, builder)
+    found, form = _convolution(layer, op, builder), form_for(layer, builder)
     x = _padded(layer, found.pad, builder)
     epilogue, unsigned = form.of(found.spec.epilogue), str(x.ty.dtype) == "uint8"
     spec = replace(found.spec, epilogue=epilogue, unsigned=unsigned, border=form.border)
@@ -191,7 +200,7 @@ def _pool_pad(layer: g.Layer, op: g.Pool, builder: ProgramBuilder) -> move.Pad:
 
 def _pool(layer: g.Layer, op: g.Pool, builder: ProgramBuilder) -> None:
     shape, pad = builder.graph.tensors[layer.output].shape, _pool_pad(layer, op, builder)
-    x, form = _padded(layer, pad, builder), _form_for(layer, builder)
+    x, form = _padded(layer, pad, builder), form_for(layer, builder)
     top, left, bottom, right = op.padding
     extents = pad.height + top + bottom, pad.width + left + right, pad.channels, op.kernel, op.stride
     spec: pool.MaxPool | pool.Mean

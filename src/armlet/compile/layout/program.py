@@ -126,14 +126,19 @@ class ProgramBuilder:
         value = self._values[name] = Value(var, self.graph.tensors[name], order, border)
         self._defined.setdefault(self._roots.get(var, var), (value, self._joined.get(name, ())))
 
-    def only_reader(self, name: str) -> Layer | None:
-        """Return the layer that reads a value, once, under this name or another; None where more do, or the caller."""
-        readers = [layer for layer in self.graph.layers for read in layer.inputs if read == name]
-        if len(readers) != 1 or name in self.graph.outputs:
+    def readers(self, name: str) -> tuple[Layer, ...] | None:
+        """Return the layers that read a value, under this name or others; None where the program's caller does."""
+        if name in self.graph.outputs:
             return None
-        (reader,), tensors = readers, self.graph.tensors
-        renamed = isinstance(reader.op, Reshape) and tensors[reader.output].shape == tensors[name].shape
-        return self.only_reader(reader.output) if renamed else reader
+        found: list[Layer] = []
+        for reader in [layer for layer in self.graph.layers for read in layer.inputs if read == name]:
+            shapes = {self.graph.tensors[n].shape for n in (name, reader.output)}
+            renames = isinstance(reader.op, Reshape) and len(shapes) == 1
+            more = self.readers(reader.output) if renames else (reader,)
+            if more is None:
+                return None
+            found.extend(more)
+        return tuple(found)
 
     def value(self, name: str) -> Value:
         """Return a value in the order that it has."""
