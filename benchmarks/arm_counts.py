@@ -2,6 +2,7 @@
 
     python benchmarks/arm_counts.py run                       # every network and board; two hours, needs armlet[peers]
     python benchmarks/arm_counts.py run mobilenet-v1 --board raspberry-pi-5 --precision int8
+    python benchmarks/arm_counts.py run --own                 # armlet alone, with what is kept of the others
     python benchmarks/arm_counts.py table                     # docs/performance.md's table, from kept results
 
 Each network of benchmarks/latency.py runs on the emulated core, one thread, once to warm up and once counted:
@@ -41,8 +42,8 @@ NETWORKS = ("cnn-fashion-mnist", "mobilenet-v1", "mobilenet-v2", "resnet-18")
 PEERS = ("litert", "ncnn", "onnxruntime")
 
 
-def measure(name: str, board: str, precision: str) -> dict[str, object]:
-    """Count one inference of a network in every runtime that has a form for it."""
+def measure(name: str, board: str, precision: str, peers: tuple[str, ...] = PEERS) -> dict[str, object]:
+    """Count one inference of a network in armlet and in every one of `peers` that has a form for it."""
     network, some = latency.network_of(name)
     macs, target = cost_of(network).macs, load_target(board)
     network = latency.quantized(network, some) if precision == "int8" else network
@@ -56,7 +57,7 @@ def measure(name: str, board: str, precision: str) -> dict[str, object]:
         (expected,) = emulator.run_all(runner, (some[:1],), compiled.outputs)
         blocks = emulator.count(runner, some[:1], simulate_caches=False)
         counted["armlet"], model = _costed(blocks, runner, target)
-        for peer in PEERS:
+        for peer in peers:
             try:
                 blocks, answer = arm_peers.count(peer, _form(peer, folder, precision), some[:1], target)
                 runtimes.check_answer(answer, expected)
@@ -67,6 +68,15 @@ def measure(name: str, board: str, precision: str) -> dict[str, object]:
         "recipe": f"{name}-{board}-{precision}", "network": name, "board": board, "precision": precision,
         "macs": macs, "model": model, "emulator": blocks.emulator, "counted": counted, "missing": missing,
     }  # fmt: skip
+
+
+def measure_own(name: str, board: str, precision: str) -> dict[str, object]:
+    """Count one inference of a network in armlet, beside what is kept of the others."""
+    result = measure(name, board, precision, ())
+    kept = next((r for r in keeping.kept(RESULTS) if r["recipe"] == result["recipe"]), None)
+    if kept is None:
+        return {**result, "missing": dict.fromkeys(PEERS, "not counted")}
+    return {**result, "counted": kept["counted"] | result["counted"], "missing": kept["missing"]}
 
 
 def _costed(blocks: BlockCounts, program: Path, target: Target) -> tuple[dict[str, int], str]:
@@ -97,9 +107,13 @@ def table(results: list[dict]) -> str:
     """Return the page's table in Markdown."""
     columns = ("armlet", *PEERS)
     lines = [
-        f"| network | board | precision | {' | '.join(columns)} | armlet over the best: instructions | cycles |",
-        "|---" * (5 + len(columns)) + "|",
+        f"| network | board | precision | {' | '.join(columns)} | armlet over the best: instructions | cycles"
+        " | float32 over INT8: cycles |",
+        "|---" * (6 + len(columns)) + "|",
     ]
+    whole = {
+        (r["network"], r["board"]): r["counted"]["armlet"] for r in results if r["precision"] == "float32"
+    }
     for result in results:
         counted = result["counted"]
         cells = [
@@ -109,6 +123,11 @@ def table(results: list[dict]) -> str:
             for c in columns
         ]
         over = [_over_best(counted, what) for what in ("instructions", "cycles")]
+        beside = whole.get((result["network"], result["board"]))
+        if result["precision"] == "float32" or beside is None:
+            over.append("–")
+        else:
+            over.append(f"{beside['cycles'] / counted['armlet']['cycles']:.2f}")
         lines.append(
             f"| {result['network']} | {result['board']} | {result['precision']} | {' | '.join((*cells, *over))} |"
         )
@@ -138,13 +157,14 @@ def main() -> None:
     runner.add_argument("networks", nargs="*", help=f"all by default: {', '.join(NETWORKS)}")
     runner.add_argument("--board", choices=BOARDS, help="both by default")
     runner.add_argument("--precision", choices=latency.PRECISIONS, help="both by default")
+    runner.add_argument("--own", action="store_true", help="count armlet's programs only")
     verbs.add_parser("table", help="write the page's table")
     given = parser.parse_args()
     if given.verb == "run":
         for name in given.networks or NETWORKS:
             for board in [given.board] if given.board else BOARDS:
                 for precision in [given.precision] if given.precision else latency.PRECISIONS:
-                    result = measure(name, board, precision)
+                    result = (measure_own if given.own else measure)(name, board, precision)
                     keeping.keep(RESULTS, result)
                     print(table([result]), *result["missing"].items(), sep="\n", file=sys.stderr, flush=True)
     page = latency.PAGE

@@ -58,8 +58,7 @@ def count_cycles(blocks: BlockCounts, program: Path, target: Target) -> Counts:
     check_core(llvm, target)
     merged = glue(blocks.blocks)
     hot = hottest(merged, _COVERAGE)
-    attributes = [_ATTRIBUTES[f] for f in (*target.features, *target.variants) if f in _ATTRIBUTES]
-    costs = cost_blocks(llvm, [b.code for b in hot], target.core.cost_model, attributes)
+    costs = cost_blocks(llvm, [b.code for b in hot], target.core.cost_model, attributes_of(target))
     cycles = {b: cost.cycles * b.executions for b, cost in zip(hot, costs, strict=True)}
     hot_instructions = sum(b.n_instructions * b.executions for b in hot)
     mean = sum(cycles.values()) / max(hot_instructions, 1)
@@ -78,6 +77,11 @@ def count_cycles(blocks: BlockCounts, program: Path, target: Target) -> Counts:
         coverage=costed / max(blocks.instructions, 1),
         emulator=blocks.emulator,
     )
+
+
+def attributes_of(target: Target) -> list[str]:
+    """Return LLVM's names of the instruction set extensions that a target names."""
+    return [_ATTRIBUTES[f] for f in (*target.features, *target.variants) if f in _ATTRIBUTES]
 
 
 def estimate_latency(counts: Counts, target: Target, threads: int = 1) -> Latency | None:

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from armlet.errors import ArmletError, MissingDependency, Problem, UsageError, nearest
@@ -47,10 +47,12 @@ class BlockCost:
     Attributes:
         cycles: steady state, the block repeated.
         n_costed: instructions of it that the core's model knows.
+        limit: cycles that it can't go below, those of the core's busiest resource.
     """
 
     cycles: float
     n_costed: int
+    limit: float
 
 
 def find_llvm() -> Llvm:
@@ -123,8 +125,8 @@ def cost_blocks(
     """
     if not blocks:
         return ()
-    options = ["-mcpu=" + core, *(["-mattr=" + ",".join("+" + a for a in attributes)] if attributes else [])]
-    assembly = _disassemble(llvm, blocks, options)
+    options = _options(core, attributes)
+    assembly = disassembled(llvm, blocks, core, attributes)
     source = "".join(
         f"{_MARKER}BEGIN b{i}\n" + "\n".join(lines) + f"\n{_MARKER}END\n" for i, lines in enumerate(assembly)
     )
@@ -135,20 +137,29 @@ def cost_blocks(
     for region in json.loads(_run(command, source))["CodeRegions"]:
         summary = region["SummaryView"]
         costs[region["Name"]] = BlockCost(
-            summary["TotalCycles"] / _ITERATIONS, summary["Instructions"] // _ITERATIONS
+            summary["TotalCycles"] / _ITERATIONS,
+            summary["Instructions"] // _ITERATIONS,
+            summary["BlockRThroughput"],
         )
     return tuple(
-        _complete(costs.get(f"b{i}", BlockCost(0.0, 0)), len(lines)) for i, lines in enumerate(assembly)
+        _complete(costs.get(f"b{i}", BlockCost(0.0, 0, 0.0)), len(lines)) for i, lines in enumerate(assembly)
     )
 
 
 def _complete(cost: BlockCost, n_instructions: int) -> BlockCost:
     """Charge one cycle for each instruction that the model doesn't know."""
-    return BlockCost(cost.cycles + n_instructions - cost.n_costed, cost.n_costed)
+    return replace(cost, cycles=cost.cycles + n_instructions - cost.n_costed)
 
 
-def _disassemble(llvm: Llvm, blocks: Sequence[bytes], options: list[str]) -> list[list[str]]:
-    """Return the assembly lines of each block."""
+def _options(core: str, attributes: Sequence[str]) -> list[str]:
+    return ["-mcpu=" + core, *(["-mattr=" + ",".join("+" + a for a in attributes)] if attributes else [])]
+
+
+def disassembled(
+    llvm: Llvm, blocks: Sequence[bytes], core: str, attributes: Sequence[str] = ()
+) -> list[list[str]]:
+    """Return the assembly lines of each block, one for an instruction; arguments and errors as of `cost_blocks`."""
+    options = _options(core, attributes)
     words = [block[i : i + 4] for block in blocks for i in range(0, len(block), 4)]
     text = "\n".join(" ".join(f"0x{byte:02x}" for byte in word) for word in words)
     command = [str(llvm.mc), "--disassemble", "-triple=aarch64", *options]

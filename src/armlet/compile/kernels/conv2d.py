@@ -137,14 +137,14 @@ def _sides(spec: Conv2d, step: Step, lanes: int, vector: Vector) -> tuple[int, i
     """Return channels and pixels of a tile whose steps load their own inputs: about half the registers accumulate."""
     outputs = spec.outputs // spec.groups
     adds = "int32" if ep.multiplies_integers(spec.epilogue) else vector.real
-    # Products in int16 take registers, too.
-    share = 3 / 8 if step == "sadalp" else 1 / 2
-    budget = int(vector.n_registers * share) * vector.lanes(adds)
+    budget = vector.n_registers // 2 * vector.lanes(adds)
     most_pixels = spec.out_width
     widths = [w for w in (lanes, 2 * lanes, 4 * lanes, 8 * lanes) if w <= min(outputs, budget)]
     if most_pixels > 1:  # two channels' worth of accumulators for each pixel still leave room for pixels
         widths = [w for w in widths if w <= max(lanes, budget // min(most_pixels, 4))]
-    channels = min(widths, key=lambda w: (ceil_div(outputs, w) * w, -w))
+    # One pixel's input is read for one vector of channels' products, or for all of the tile's.
+    reading = lanes if most_pixels == 1 else 0
+    channels = min(widths, key=lambda w: (ceil_div(outputs, w) * (w + reading), -w))
     together = pixels_of(step)
     pixels = min(
         range(together, min(most_pixels, max(budget // channels, 1)) + 1, together),
