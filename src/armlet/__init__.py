@@ -2,9 +2,8 @@
 
 The public API: `load` opens a bundle as a callable program; `run` carries a recipe the whole way; `plan` says what
 would run; `compile_onnx` compiles an ONNX file of somebody else's; `ablate` says what each pass contributes; `analyze`
-which parts of a network matter; `bench` times a
-bundle's program on a device; `export` hands a network out as files; `check` repeats a bundle's verdict; `Bundle`
-reads its manifest.
+which parts of a network matter; `tune` which tiles its kernels are fastest with; `bench` times a bundle's program on a
+device; `export` hands a network out as files; `check` repeats a bundle's verdict; `Bundle` reads its manifest.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from armlet.api import ablate, analyze, bench, check, compile_onnx, export, plan, run
+    from armlet.api import ablate, analyze, bench, check, compile_onnx, export, plan, run, tune
     from armlet.bundle import Bundle
     from armlet.errors import ArmletError, MissingDependency, StepFailed, UsageError
     from armlet.program import Program, Stream, load
@@ -39,6 +38,7 @@ __all__ = [
     "load",
     "plan",
     "run",
+    "tune",
 ]
 
 _HOMES = {
@@ -58,6 +58,7 @@ _HOMES = {
     "load": "armlet.program",
     "plan": "armlet.api",
     "run": "armlet.api",
+    "tune": "armlet.api",
 }
 
 

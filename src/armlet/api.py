@@ -8,7 +8,7 @@ from pathlib import Path
 
 from armlet.ablate import ablate_plan
 from armlet.analyze import analyze_plan
-from armlet.artifacts import Ablation, Analysis, BenchmarkRun, Protocol, Verdict
+from armlet.artifacts import Ablation, Analysis, BenchmarkRun, Protocol, TileTable, Verdict
 from armlet.benchmark import bench_bundles
 from armlet.bundle import Bundle
 from armlet.errors import UsageError
@@ -29,7 +29,10 @@ from armlet.spec.budget import Budgets
 from armlet.spec.load import load_recipe, load_target, override_budgets, with_processes
 from armlet.spec.recipe import Optimize, Precision, Recipe, Threads
 from armlet.spec.target import Target
+from armlet.spec.tiles import with_tiles
 from armlet.store import Store
+from armlet.tune import default_file as default_table
+from armlet.tune import source_of, tune_kernels
 from armlet.units import parse_fraction
 
 
@@ -40,6 +43,7 @@ def plan(
     profile: str = "full",
     budgets: Mapping[str, object] | None = None,
     processes: int | None = None,
+    tiles: Sequence[str | Path] = (),
 ) -> Plan:
     """Say what a run would do, without importing torch or tvm.
 
@@ -49,16 +53,17 @@ def plan(
         profile: profile of the recipe file; ignored for a `Recipe`.
         budgets: budgets that replace the recipe's, by key, as they are written in a recipe ("5 ms").
         processes: training processes, instead of the recipe's own numbers.
+        tiles: tables that `tune` made, for the targets whose core they are for.
 
     Raises:
-        UsageError: everything that is wrong with the recipe or the targets.
+        UsageError: everything that is wrong with the recipe, the targets or the tables.
     """
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe), profile, budgets)
     if processes is not None:
         checked = with_processes(checked, processes)
     asked = (targets,) if isinstance(targets, str | Target) else targets
     found = [target if isinstance(target, Target) else load_target(target) for target in asked]
-    return make_plan(checked, found, profile)
+    return make_plan(checked, with_tiles(found, [Path(file) for file in tiles]), profile)
 
 
 def run(  # noqa: PLR0913 - the keywords are what a run can be told
@@ -68,6 +73,7 @@ def run(  # noqa: PLR0913 - the keywords are what a run can be told
     profile: str = "full",
     budgets: Mapping[str, object] | None = None,
     processes: int | None = None,
+    tiles: Sequence[str | Path] = (),
     output: str | Path = "build",
     store: Store | None = None,
     progress: Progress | None = None,
@@ -80,6 +86,7 @@ def run(  # noqa: PLR0913 - the keywords are what a run can be told
         profile: as for `plan`.
         budgets: as for `plan`.
         processes: as for `plan`.
+        tiles: as for `plan`.
         output: folder for the bundles.
         store: where finished steps are kept; the user's cache by default.
         progress: told what is happening; silent by default.
@@ -89,7 +96,7 @@ def run(  # noqa: PLR0913 - the keywords are what a run can be told
         MissingDependency: something is missing on this machine.
         StepFailed: a step failed; a reproducer was written.
     """
-    steps = plan(recipe, targets, profile=profile, budgets=budgets, processes=processes)
+    steps = plan(recipe, targets, profile=profile, budgets=budgets, processes=processes, tiles=tiles)
     return run_plan(steps, store=store or Store(), output=Path(output), progress=progress or Silent())
 
 
@@ -106,6 +113,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
     optimize: Optimize = "latency",
     precision: Precision = "float32",
     threads: Threads = 1,
+    tiles: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> Bundle:
     """Compile an ONNX file as it stands, run the program, compare it with ONNX Runtime, and write a bundle.
@@ -125,6 +133,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
         precision: what real numbers are within; inputs and outputs are float32 in any case. float16 needs a target with
             the feature fp16, and a file that is not quantised.
         threads: that may compute one call of the program; an app starts and stops them.
+        tiles: as for `plan`.
         progress: as for `run`.
 
     Returns:
@@ -149,6 +158,7 @@ def compile_onnx(  # noqa: PLR0913 - the keywords are what can be told
         optimize=optimize,
         precision=precision,
         threads=threads,
+        tiles=tiles,
     )
     return compile_file(asked, progress=progress or Silent())
 
@@ -237,6 +247,45 @@ def analyze(
     return analyze_plan(made, store=store or Store(), progress=progress or Silent())
 
 
+def tune(  # noqa: PLR0913 - the keywords are what can be told
+    source: str | Path,
+    target: str | Target = "host",
+    *,
+    output: str | Path | None = None,
+    profile: str = "full",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    precision: Precision = "float32",
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> TileTable:
+    """Try the tiles of each kernel of a network, and write a table of the best: `tiles` of `run` and `compile_onnx`.
+
+    Args:
+        source: an ONNX file, a recipe's YAML file, or a bundle's folder.
+        target: as one of the targets for `plan`; costs are timed on this machine, or cycles modelled under emulation.
+        output: the table; `build/tiles-<core>.json` by default. Kernels of one that is there are kept.
+        profile: as for `plan`, of a recipe.
+        shapes: as for `compile_onnx`, of an ONNX file.
+        precision: as for `compile_onnx`; recipes and bundles say it themselves.
+        store: as for `run`, for a recipe.
+        progress: as for `run`.
+
+    Returns:
+        The network's part of the table.
+
+    Raises:
+        UsageError: bad input, a table of another core, or a target whose kernels can be neither timed nor modelled.
+        MissingDependency: something is missing on this machine.
+    """
+    board = target if isinstance(target, Target) else load_target(target)
+    fixed = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    shown = progress or Silent()
+    with source_of(
+        Path(source), board, shown, profile=profile, shapes=fixed, precision=precision, store=store
+    ) as network:
+        return tune_kernels(network, board, Path(output or default_table(board)), shown)
+
+
 def check(
     bundle: str | Path,
     budgets: Budgets | None = None,
@@ -252,6 +301,7 @@ def check(
         baseline: folder of an older bundle for the same target, which this one must not be worse than.
         tolerance: share by which latency, size, memory and scores may be worse than the baseline's, "2 %" or 0.02;
             accuracies are compared sample by sample, and may differ by chance.
+
 
     Raises:
         UsageError: not a bundle, a file of it is corrupted, or the baseline can't be compared with it.

@@ -29,6 +29,7 @@ from armlet.spec.budget import Budgets
 from armlet.spec.load import load_target, override_budgets
 from armlet.spec.recipe import LONGEST_NAME, NAME_PATTERN, Optimize, Precision, Threads, symbol_of
 from armlet.spec.target import Target
+from armlet.spec.tiles import with_tiles
 from armlet.store import Store, require_folder
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def request(  # noqa: PLR0913 - the keywords are what can be told
     optimize: Optimize,
     precision: Precision,
     threads: Threads,
+    tiles: Sequence[str | Path],
 ) -> Request:
     """Check what `armlet.compile_onnx` is told, as far as that goes without the file.
 
@@ -94,7 +96,8 @@ def request(  # noqa: PLR0913 - the keywords are what can be told
     Raises:
         UsageError: what is wrong with the target, its precision, the threads, the name or the budgets.
     """
-    found = target if isinstance(target, Target) else load_target(target)
+    board = target if isinstance(target, Target) else load_target(target)
+    (found,) = with_tiles((board,), [Path(file) for file in tiles])
     chosen = _name_of(Path(file)) if name is None else name
     _check_name(chosen)
     check_precision(precision, found)

@@ -36,7 +36,11 @@ def in_form(case: Case, samples: Samples, form: str) -> Network:
     network = case.build()
     if form == "int8":
         return quantized(network, samples)
-    return quantized(network, samples, {"kind": "quantize_static", "mode": "dynamic"}) if form == "dynamic" else network
+    return (
+        quantized(network, samples, {"kind": "quantize_static", "mode": "dynamic"})
+        if form == "dynamic"
+        else network
+    )
 
 
 def compiled_for(n: Threads, folder: Path, target: str) -> Compiled:

@@ -43,6 +43,7 @@ from armlet.artifacts.program import (
     StreamExported,
 )
 from armlet.artifacts.sensitivity import Analysis, GroupCurve, LayerError
+from armlet.artifacts.tiles import TileTable, TunedKernel
 from armlet.artifacts.verdict import (
     ChangedClass,
     ChangedInput,
@@ -107,8 +108,10 @@ __all__ = [
     "Task",
     "TaskKind",
     "TensorInfo",
+    "TileTable",
     "Timing",
     "Trained",
+    "TunedKernel",
     "Variant",
     "Verdict",
 ]

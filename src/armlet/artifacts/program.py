@@ -115,6 +115,8 @@ class Kernel:
         joined: names of further ONNX nodes that it does, too; nodes that only say scales are not named.
         dtype, shape: of the result; the shape as ONNX has it, flat where the result is a part of a layer.
         layout: order of its elements in memory: "row-major", "channels-last", or "flat" for a part of a layer.
+        tile: pixels × channels, or rows × columns, that are computed together; empty where a kernel is not cut up so.
+        tuned: whether a table of tiles says so, not the formula.
         code_bytes: of the kernel, which every call of the same symbol shares; None where not known.
         constant_bytes: of the constants that this call reads and no earlier one; None where not known.
         parallel: whether the program's threads share its work.
@@ -130,6 +132,8 @@ class Kernel:
     dtype: str = ""
     shape: tuple[int, ...] = ()
     layout: str = ""
+    tile: str = ""
+    tuned: bool = False
     code_bytes: int | None = None
     constant_bytes: int | None = None
     parallel: bool = False

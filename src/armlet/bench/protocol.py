@@ -14,6 +14,7 @@ import platform
 import re
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +90,36 @@ def latency_of(timing: Timing, device: str, *, is_host: bool) -> Latency:
     return Latency(
         "measured (host)" if is_host else "measured (device)", timing.p5, timing.p50, timing.p95, how
     )
+
+
+def compare_host(
+    programs: Sequence[Path], *, rounds: int = 15, timeout_s: float = 600.0
+) -> tuple[float, ...]:
+    """Time programs against each other on this machine: they take turns, so that what disturbs it disturbs all.
+
+    Args:
+        programs: runners linked for this machine, of one input shape [1, 1], float32.
+        rounds: turns of each, at least 1; a turn is a fresh process of some readings.
+        timeout_s: longest run of one process.
+
+    Returns:
+        For each program the nanoseconds of one inference: the median over its turns of their medians.
+
+    Raises:
+        ProgramFailed: as `measure_host`.
+    """
+    cpus = (max(os.sched_getaffinity(0)),)
+    protocol = Protocol(_FEWEST_READINGS * rounds, seconds=rounds, processes=rounds)
+    with ExitStack() as stack:
+        runners = []
+        for program in programs:
+            place = stack.enter_context(LocalBoard(timeout_s).open())
+            place.put(PROGRAM, program.read_bytes(), executable=True)
+            place.put(INPUTS, bytes(4))
+            runners.append(Runner(place, cpus, str(program)))
+        found = time_in_turns(runners, protocol)
+    medians = [[percentile(turn, 0.5) for turn in readings.processes] for readings in found]
+    return tuple(percentile(of_one, 0.5) for of_one in medians)
 
 
 def cpu_name() -> str:

@@ -62,6 +62,7 @@ def compile_(  # noqa: PLR0913 - one parameter for each flag
         Literal["1", "2", "4"],
         typer.Option("--threads", help="How many threads may compute one call of the program."),
     ] = "1",
+    tiles: options.Tiles = [],  # noqa: B006 - typer reads it, nothing writes it
     latency: options.Latency = None,
     size: options.Size = None,
     memory: options.Memory = None,
@@ -78,19 +79,19 @@ def compile_(  # noqa: PLR0913 - one parameter for each flag
     from armlet.onnx_file import compile_file, request
 
     given = options.budgets([], latency=latency, size=size, memory=memory)
-    shapes = dict(_shape(text) for text in shape)
     asked = request(
         model,
         target,
         output=output,
         name=name,
-        shapes=shapes,
+        shapes=read_shapes(shape),
         inputs=inputs,
         budgets=given,
         dump=dump,
         optimize=optimize,
         precision=precision,
         threads=_THREADS[threads],
+        tiles=tiles,
     )
     with run_display(quiet or json) as display, watch_interruptions() as interrupted:
         bundle = compile_file(
@@ -98,6 +99,15 @@ def compile_(  # noqa: PLR0913 - one parameter for each flag
         )
     _print(bundle, json=json)
     return 0 if bundle.manifest.verdict.passes else 1
+
+
+def read_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Read NAME=1,3,224,224 of each input.
+
+    Raises:
+        UsageError: a text is something else.
+    """
+    return dict(_shape(text) for text in texts)
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -24,6 +24,7 @@ from armlet.cli import (
     reproduce_verb,
     run_verb,
     target_verbs,
+    tune_verb,
 )
 
 INTERRUPTED = 130
@@ -51,6 +52,7 @@ app.command("report")(report_verb.report)
 app.command("ablate")(ablate_verb.ablate)
 app.command("analyze")(analyze_verb.analyze)
 app.command("export")(export_verb.export)
+app.command("tune")(tune_verb.tune)
 app.command("doctor")(doctor_verb.doctor)
 app.command("reproduce")(reproduce_verb.reproduce)
 app.add_typer(data_verbs.app, name="data")

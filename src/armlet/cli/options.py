@@ -29,6 +29,12 @@ WorstDrop = Annotated[
     str | None,
     typer.Option("--worst-class-accuracy-drop", metavar="SHARE", help='Most lost by any class, "5 %".'),
 ]
+Tiles = Annotated[
+    list[Path],
+    typer.Option(
+        "--tiles", metavar="TILES.json", help="Table of tiles from armlet tune, by its core; may be repeated."
+    ),
+]
 Latency = Annotated[
     str | None, typer.Option("--latency", metavar="TIME", help='Most time for one inference, "5 ms".')
 ]

@@ -27,6 +27,7 @@ def run(  # noqa: PLR0913 - one parameter for each flag
     size: options.Size = None,
     memory: options.Memory = None,
     budget: options.Budget = [],  # noqa: B006 - typer reads it, nothing writes it
+    tiles: options.Tiles = [],  # noqa: B006 - typer reads it, nothing writes it
     distributed: Annotated[
         int | None,
         typer.Option(
@@ -55,7 +56,7 @@ def run(  # noqa: PLR0913 - one parameter for each flag
         size=size,
         memory=memory,
     )
-    plan = api.plan(recipe, target, profile=profile, budgets=given, processes=distributed)
+    plan = api.plan(recipe, target, profile=profile, budgets=given, processes=distributed, tiles=tiles)
     with run_display(quiet or json) as display, watch_interruptions() as interrupted:
         result = run_plan(
             plan,

@@ -10,6 +10,8 @@ from armlet.artifacts import Fallback, TensorInfo
 if TYPE_CHECKING:
     import tvm
 
+    from armlet.compile.kernels.choices import Tunable
+
 
 @dataclass(frozen=True, slots=True)
 class CallInfo:
@@ -24,6 +26,8 @@ class CallInfo:
         joined: names of further ONNX nodes that the call does, too.
         dtype, shape: of the result; the shape as ONNX has it, flat where the result is a part of a layer.
         layout: order of its elements in memory: "row-major", "channels-last", or "flat" for a part of a layer.
+        tile: pixels × channels, or rows × columns, that the kernel computes together, where it is cut up.
+        tuned: whether a table of tiles says so, not the formula.
     """
 
     layer: str
@@ -35,6 +39,8 @@ class CallInfo:
     dtype: str = ""
     shape: tuple[int, ...] = ()
     layout: str = "row-major"
+    tile: str = ""
+    tuned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ class LoweredProgram:
         calls: one for each `call_tir`, in order.
         fallbacks: what stayed float in a quantized network, and what has no schedule of its own.
         inputs, outputs: of `main`, in order, under their ONNX names.
+        tunables: kernels whose tile can be chosen, each once.
     """
 
     module: tvm.IRModule
@@ -55,3 +62,4 @@ class LoweredProgram:
     fallbacks: tuple[Fallback, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    tunables: tuple[Tunable, ...] = ()

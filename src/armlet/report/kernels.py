@@ -17,6 +17,7 @@ class KernelRow:
         symbol: C symbol; calls of one symbol share one kernel.
         layers: names of the ONNX nodes that the call does; empty outside any kernel.
         dtype, shape, layout: of the result; see `armlet.artifacts.Kernel`.
+        tile, tuned: how the kernel is cut up, and whether a table says so; see `armlet.artifacts.Kernel`.
         code_bytes: of the kernel; 0 for a call whose kernel an earlier row has counted; None where not known.
         constant_bytes: of the constants that this call reads and no earlier one; None where not known.
         n_calls: calls that share the kernel.
@@ -36,6 +37,8 @@ class KernelRow:
     macs: int
     code_bytes: int | None
     constant_bytes: int | None
+    tile: str = ""
+    tuned: bool = False
     n_calls: int = 1
     instructions: int | None = None
     cycles: float | None = None
@@ -64,6 +67,8 @@ def kernel_rows(compiled: Compiled, measured: Measured) -> tuple[KernelRow, ...]
                 kernel.macs,
                 0 if kernel.symbol in seen and kernel.code_bytes is not None else kernel.code_bytes,
                 kernel.constant_bytes,
+                kernel.tile,
+                kernel.tuned,
                 n,
                 round(cost.instructions / n) if cost else None,
                 cost.cycles / n if cost else None,
@@ -73,8 +78,8 @@ def kernel_rows(compiled: Compiled, measured: Measured) -> tuple[KernelRow, ...]
         seen.add(kernel.symbol)
     others = (cost for symbol, cost in counted.items() if symbol not in seen)
     rest = (
-        KernelRow(c.symbol, "–", (), "–", "–", "", (), "", 0, None, None, 1, c.instructions, c.cycles,
-                  c.cycles / total if total else None)
+        KernelRow(c.symbol, "–", (), "–", "–", "", (), "", 0, None, None, instructions=c.instructions,
+                  cycles=c.cycles, share=c.cycles / total if total else None)
         for c in others
     )  # fmt: skip
     return (*rows, *rest)

@@ -98,6 +98,15 @@ class Toolchain(Spec):
         return self
 
 
+class TileChoice(Spec):
+    """How one kernel is cut up."""
+
+    kernel: str = Field(description="Names operator, type, vector unit and shape, as a table does.")
+    tile: ListOf[PositiveInt] = Field(
+        min_length=2, max_length=2, description="Pixels and channels, or rows and columns, computed together."
+    )
+
+
 class Target(Spec):
     """A board or machine that programs are compiled for."""
 
@@ -125,6 +134,12 @@ class Target(Spec):
         " memory are known; what a run would tell is not measured.",
     )
     calibration: Calibration | None = Field(None, description="Left out: no latency can be estimated.")
+
+    tiles: ListOf[TileChoice] | None = Field(
+        None,
+        description="How kernels are cut up where the formulas do not say it; `--tiles` takes them from a table of"
+        " `armlet tune`. Left out: those of the table that comes with armlet for the core, if there is one.",
+    )
 
     @field_validator("features")
     @classmethod

@@ -14,6 +14,7 @@ from armlet.compile.frontend.values import Array
 from armlet.compile.kernels import depthwise_dot
 from armlet.compile.kernels import epilogue as ep
 from armlet.compile.kernels.border import Border, pixel_of
+from armlet.compile.kernels.choices import Choice, Tunable, shape_of
 from armlet.compile.kernels.conv2d import multipliers
 from armlet.compile.kernels.loops import (
     Buffer,
@@ -88,20 +89,50 @@ def largest_weight(weight: Array) -> int:
     return 128 if weight.dtype == np.int8 and weight.min() == -128 else 127
 
 
+def key_of(spec: Depthwise, how: str, vector: Vector) -> str:
+    """Return the key of a kernel that multiplies in some way."""
+    return (
+        f"depthwise_conv2d {ep.weight_element(spec.epilogue, vector)} {how}, {vector.unit}:"
+        f" {shape_of(spec.height, spec.width, spec.channels)}, kernel {shape_of(*spec.kernel)},"
+        f" stride {shape_of(*spec.stride)}"
+    )
+
+
+def _tile_of(spec: Depthwise, vector: Vector) -> Choice:
+    """Choose the pixels and channels that are computed together without dot products."""
+    lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
+    formula = min(spec.out_width, 4 if vector.n_registers >= 32 else 2), lanes
+    candidates = tuple(
+        (pixels, channels)
+        for pixels in range(1, min(spec.out_width, 8) + 1)
+        for channels in (lanes, 2 * lanes, 4 * lanes)
+        if channels <= spec.channels
+    )
+    how = f"to {spec.largest_weight}" if ep.multiplies_integers(spec.epilogue) else "vector"
+    return vector.tiles.choose(Tunable(key_of(spec, how, vector), spec, vector, build, formula, candidates))
+
+
+def _dot_tile_of(spec: Depthwise, block: depthwise_dot.Block, vector: Vector) -> Choice:
+    """Choose the pixels that are computed together by dot products, and name the channels, which are the block's."""
+    candidates = tuple((pixels, block.channels) for pixels in range(1, min(spec.out_width, 6) + 1))
+    formula = depthwise_dot.pixels_of(spec), block.channels
+    key = key_of(spec, f"{block.step} {block.channels}", vector)
+    return vector.tiles.choose(Tunable(key, spec, vector, build, formula, candidates))
+
+
 def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, weight, bias, [multipliers], y); `layout.packing.pack_depthwise` packs the constants."""
     block = depthwise_dot.block_of(spec, vector)
     element = "uint8" if spec.unsigned else ep.element(spec.epilogue, vector)
     acc_type = ep.accumulator(spec.epilogue, vector, spec.kernel[0] * spec.kernel[1])
     factors = ep.factor_element(spec.epilogue)
-    lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
-    pixels = min(spec.out_width, 4 if vector.n_registers >= 32 else 2)
+    pixels, lanes = _tile_of(spec, vector) if block is None else _dot_tile_of(spec, block, vector)
 
     def body(x: Buffer, weight: Buffer, bias: Buffer, *rest: Buffer) -> None:
         if spec.border is not None:
             spec.border.fill(rest[-1], spec.channels, vector)
         if block is not None:
-            depthwise_dot.write(spec, block, (x, weight, bias, *rest), vector)
+            depthwise_dot.write(spec, block, (x, weight, bias, *rest), vector, pixels)
             return
         acc = registers(lanes, acc_type)
         with (

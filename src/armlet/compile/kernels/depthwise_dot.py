@@ -98,12 +98,16 @@ def pixels_of(spec: Depthwise) -> int:
 
 
 def write(
-    spec: Depthwise, block: Block, buffers: tuple[Buffer, Buffer, Buffer, Buffer, Buffer], vector: Vector
+    spec: Depthwise,
+    block: Block,
+    buffers: tuple[Buffer, Buffer, Buffer, Buffer, Buffer],
+    vector: Vector,
+    pixels: int,
 ) -> None:
-    """Write the loops over x, packed weight, bias and multipliers, and y."""
+    """Write the loops over x, packed weight, bias and multipliers, and y, so many pixels at a time."""
     x, weight, bias, multipliers, y = buffers
     assert isinstance(spec.epilogue, ep.Requantize)  # noqa: S101 - `block_of` has looked
-    size, pixels, groups = block.channels, pixels_of(spec), ceil_div(spec.kernel[0], ROWS)
+    size, groups = block.channels, ceil_div(spec.kernel[0], ROWS)
     acc = registers(pixels * size, "int32")
     pairs, parts = (registers(size * ROWS, "int8") for _ in range(2))
     with (

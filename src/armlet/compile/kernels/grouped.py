@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import conv2d
+from armlet.compile.kernels.choices import Tiles
 from armlet.compile.kernels.epilogue import FloatClamp, WeightScale
 from armlet.compile.kernels.loops import (
     Buffer,
@@ -55,7 +56,7 @@ class Dense:
 
 def tile_of(spec: Dense, vector: Vector) -> Tile:
     """Choose the tile: half of the accumulators are those of a group, and columns come one at a time."""
-    few = replace(vector, n_registers=vector.n_registers // 2, by_lane=False)
+    few = replace(vector, n_registers=vector.n_registers // 2, by_lane=False, tiles=Tiles())
     return conv2d.tile_of(spec.products, few)
 
 

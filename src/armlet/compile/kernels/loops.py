@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from armlet.compile.kernels.choices import Tiles, tiles_of
 from armlet.spec.recipe import Precision
 from armlet.spec.target import Target
 
@@ -54,6 +55,7 @@ class Vector:
         high_product: LLVM's name of the instruction for the high half of a doubled int32 product (NEON's sqdmulh, which
             is vqdmulh in 32-bit code); None where there is none.
         real: the type of real numbers between kernels, and of what kernels of them multiply.
+        tiles: how kernels are cut up where their formulas do not say it.
     """
 
     n_bytes: int
@@ -62,6 +64,12 @@ class Vector:
     high_product: str | None = None
     by_lane: bool = False
     real: Precision = "float32"
+    tiles: Tiles = field(default_factory=Tiles, compare=False)
+
+    @property
+    def unit(self) -> str:
+        """Its registers as they stand in the key of a kernel."""
+        return f"{self.n_registers} registers of {8 * self.n_bytes} bits"
 
     def lanes(self, dtype: str) -> int:
         """Return how many elements one register holds."""
@@ -69,7 +77,15 @@ class Vector:
 
 
 def vector_of(target: Target, precision: Precision = "float32") -> Vector:
-    """Return the vector unit that the target's features give, for real numbers of a type that it computes on."""
+    """Return the vector unit that the target's features give, for real numbers of a type that it computes on.
+
+    Raises:
+        UsageError: the table of tiles that comes with armlet can't be read.
+    """
+    return replace(_unit_of(target, precision), tiles=tiles_of(target))
+
+
+def _unit_of(target: Target, precision: Precision) -> Vector:
     features, n_bytes = target.resolved_features, target.vector_bytes
     if "neon" in features and target.is_arm32:
         return Vector(n_bytes, 16, "widening", "llvm.arm.neon.vqdmulh.v4i32")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import epilogue as ep
+from armlet.compile.kernels.choices import Choice, Tunable, shape_of
 from armlet.compile.kernels.loops import (
     LONGEST_SUM,
     Buffer,
@@ -57,6 +58,24 @@ class MatMul:
         return self.batches * self.rows * self.inner * self.columns
 
 
+def _tile_of(spec: MatMul, native: int, vector: Vector) -> Choice:
+    """Choose the rows and columns of a tile, given how many sums a register holds."""
+    lanes = lanes_for(spec.columns, 2 * native)
+    step = min(lanes, native)
+    formula = min(spec.rows, max(vector.n_registers // 2 * step // lanes, 1), 4), lanes
+    candidates = tuple(
+        (rows, columns)
+        for rows in range(1, min(spec.rows, 8) + 1)
+        for columns in dict.fromkeys(lanes_for(spec.columns, n * native) for n in (1, 2, 4))
+        if rows * columns <= native * vector.n_registers * 7 // 8
+    )
+    key = (
+        f"matmul {ep.element(spec.epilogue, vector)}, {vector.unit}: {spec.batches} of"
+        f" {shape_of(spec.rows, spec.inner)} by {shape_of(spec.inner, spec.columns)}"
+    )
+    return vector.tiles.choose(Tunable(key, spec, vector, build, formula, candidates))
+
+
 def build(spec: MatMul, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (a, b, y)."""
     element, acc_type = (
@@ -65,9 +84,7 @@ def build(spec: MatMul, vector: Vector) -> tvm.tirx.PrimFunc:
     )
     apart = acc_type == "float32" != element
     adds = element if apart else acc_type
-    lanes = lanes_for(spec.columns, 2 * vector.lanes(adds))
-    step = min(lanes, vector.lanes(adds))
-    height = min(spec.rows, max(vector.n_registers // 2 * step // lanes, 1), 4)
+    height, lanes = _tile_of(spec, vector.lanes(adds), vector)
 
     def value(read: Expr, zero: int, n: int) -> Expr:
         """Return an operand less its zero point; int16 times int16 is what widening multiplications take."""

@@ -13,6 +13,7 @@ from armlet.compile.frontend.graph import Graph, Layer, Reshape
 from armlet.compile.frontend.values import Array, Tensor
 from armlet.compile.kernels import move
 from armlet.compile.kernels.border import Border
+from armlet.compile.kernels.choices import Choice, Tiles, Tunable
 from armlet.compile.kernels.loops import Vector
 from armlet.compile.layout.order import Order, channels_last
 from armlet.compile.lowered import CallInfo, LoweredProgram
@@ -81,7 +82,7 @@ class ProgramBuilder:
         self._defined: dict[relax.Var, tuple[Value, tuple[str, ...]]] = {}
         self._values: dict[str, Value] = {}
         self._moved: dict[tuple[str, Order], Value] = {}
-        self._kernels: dict[object, tvm.ir.GlobalVar] = {}
+        self._kernels: dict[object, tuple[tvm.ir.GlobalVar, tuple[tuple[Tunable, Choice], ...]]] = {}
         self._functions: dict[str, list[tuple[tvm.tirx.PrimFunc, tvm.ir.GlobalVar]]] = {}
         self._block = relax.BlockBuilder()
         self._parameters = []
@@ -109,6 +110,7 @@ class ProgramBuilder:
             fallbacks=tuple(self.fallbacks),
             inputs=tuple(TensorInfo(n, tensors[n].shape, tensors[n].dtype) for n in self.graph.inputs),
             outputs=tuple(TensorInfo(n, tensors[n].shape, tensors[n].dtype) for n in self.graph.outputs),
+            tunables=tuple({t.key: t for _, choices in self._kernels.values() for t, _ in choices}.values()),
         )
 
     def alias(self, var: relax.Var, shape: tuple[int, ...]) -> relax.Var:
@@ -187,11 +189,16 @@ class ProgramBuilder:
             UnsupportedOperator: a constant has a number beyond that type.
         """
         if kernel.spec not in self._kernels:
-            self._kernels[kernel.spec] = self.add_kernel(kernel.op, kernel.build(kernel.spec, self.vector))
+            vector = replace(self.vector, tiles=Tiles(self.vector.tiles.table))
+            variable = self.add_kernel(kernel.op, kernel.build(kernel.spec, vector))
+            self._kernels[kernel.spec] = variable, tuple(vector.tiles.made.values())
+        variable, choices = self._kernels[kernel.spec]
         precision = kernel.precision or (dtype if dtype.startswith("float") else "int8")
-        info = CallInfo(layer, kernel.op, kernel.schedule, precision, kernel.macs)
+        tile = ", ".join(f"{rows} × {columns}" for _, (rows, columns) in choices)
+        tuned = any(tunable.key in self.vector.tiles.table for tunable, _ in choices)
+        info = CallInfo(layer, kernel.op, kernel.schedule, precision, kernel.macs, tile=tile, tuned=tuned)
         operands = [self._real(layer, a) if isinstance(a, np.ndarray) else a for a in arguments]
-        return self.call_tir(info, self._kernels[kernel.spec], operands, (size,), dtype)
+        return self.call_tir(info, variable, operands, (size,), dtype)
 
     def _real(self, layer: str, values: Array) -> Array:
         real = np.dtype(self.vector.real)
