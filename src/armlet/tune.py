@@ -175,10 +175,13 @@ def _same(file: Path, fresh: TileTable) -> TileTable:
         UsageError: its costs can't stand beside new ones.
     """
     found = read_table(file)
-    for what, there, asked in (("core", found.core, fresh.core), ("costs", found.how, fresh.how)):
+    for what, there, asked in (
+        ("is for another core", found.core, fresh.core),
+        ("has costs that came about otherwise", found.how, fresh.how),
+    ):
         if there != asked:
-            message = f"is a table whose {what} is another: {there!r}, not {asked!r}"
-            raise UsageError(Problem(message, file=file, hint="choose another --output, or delete it"))
+            hint = "choose another --output, or delete it"
+            raise UsageError(Problem(f"{what}: {there!r}, not {asked!r}", file=file, hint=hint))
     return found
 
 
