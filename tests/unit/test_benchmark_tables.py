@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
         ("products", "docs/performance.md"),
         ("arm_counts", "docs/performance.md"),
         ("issue_limit", "docs/performance.md"),
+        ("sve", "docs/performance.md"),
     ],
 )
 def test_a_table_is_made_from_the_results(benchmark_of, name, document):

@@ -42,8 +42,14 @@ from armlet.compile.kernels.reduction import (
     multiply,
     part_pixels,
 )
-from armlet.compile.kernels.tiling import candidates as candidates_of
-from armlet.compile.kernels.tiling import fit_twice, loaded_of, sides, sides_by_lanes, step_of
+from armlet.compile.kernels.tiling import (
+    MOST_CANDIDATES,
+    fit_twice,
+    loaded_of,
+    step_of,
+    tiles_of_loads,
+    tiles_of_steps,
+)
 
 if TYPE_CHECKING:
     import tvm
@@ -118,21 +124,19 @@ def tile_of(spec: Conv2d, vector: Vector) -> Tile:
     native = vector.lanes("int32") if step in (*HORIZONTAL, "sadalp") else ep.width(spec.epilogue, vector)
     lanes = lanes_for(outputs, native)
     loaded = loaded_of(spec, step, lanes, vector)
-    channels, pixels = (
-        sides(spec, step, lanes, vector)
-        if loaded == 1
-        else sides_by_lanes(spec, lanes, (loaded, UNITS[step]), vector)
-    )
     key = (
-        f"conv2d {ep.weight_element(spec.epilogue, vector)} {type(spec.epilogue).__name__} {step} of {loaded},"
+        f"conv2d {ep.weight_element(spec.epilogue, vector)} {type(spec.epilogue).__name__} {step}"
+        f"{f' of {loaded}' if loaded > 1 else ''},"
         f" {vector.unit}: {shape_of(spec.height, spec.width, spec.channels)} to {spec.outputs},"
         f" kernel {shape_of(*spec.kernel)}, stride {shape_of(*spec.stride)}, {spec.groups} groups"
     )
-    formula = pixels, channels
-    candidates = candidates_of(spec, (step, loaded), lanes, vector)
-    if formula not in candidates:
-        candidates = (formula, *candidates)
-    pixels, channels = vector.tiles.choose(Tunable(key, spec, vector, build, formula, candidates))
+    candidates = (
+        tiles_of_steps(spec, step, lanes, vector)
+        if loaded == 1
+        else tiles_of_loads(spec, lanes, (loaded, UNITS[step]), vector)
+    )
+    tunable = Tunable(key, spec, vector, build, candidates[0], candidates[:MOST_CANDIDATES])
+    pixels, channels = vector.tiles.choose(tunable)
     packed = outputs if outputs % channels else channels
     even = spec.run_length // (loaded * UNITS[step]) % 2 == 0
     twice = loaded > 1 and even and fit_twice(channels // lanes, pixels, vector)

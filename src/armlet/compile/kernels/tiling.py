@@ -1,75 +1,93 @@
 """How a convolution or linear layer is cut up: how it multiplies, what is loaded together, which tiles there are.
 
-`conv2d.tile_of` puts these together. Registers hold a tile's accumulators and what is loaded for them.
+`conv2d.tile_of` puts these together. Registers hold a tile's accumulators and what is loaded for them. Of the tiles that
+there are, the first is the one that is taken where no table has another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from armlet.compile.kernels import epilogue as ep
-from armlet.compile.kernels.loops import Vector, ceil_div
+from armlet.compile.kernels.loops import Vector, ceil_div, n_bytes
 from armlet.compile.kernels.reduction import INSTRUCTIONS, UNITS, Step, pixels_of
 
 if TYPE_CHECKING:
     from armlet.compile.kernels.choices import Choice
     from armlet.compile.kernels.conv2d import Conv2d
 
+MOST_CANDIDATES = 16
+"""Tiles that tuning tries, those of the least work: among more, the best is 0.7 % better."""
 _LEAST_LOADED = 4
 """The fewest real numbers that are loaded as one vector, to multiply by its lanes."""
+_CACHED_BYTES = 24 << 10
+"""Of weights that stay in the innermost cache beside inputs; no core here has less than 32 KiB."""
+_FEWEST_SUMS = 8
+"""Vectors of sums that keep a core busy: about the latency of a multiplication times how many begin in a cycle."""
 _COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 """Pixels, and vectors of channels, of a tile."""
+_INPUT_WORK: Mapping[Step, float] = MappingProxyType({"lanes": 1 / 4, "pmaddwd": 1 / 2, "vpdpbusd": 1 / 2})
+"""What it takes to load a pixel's inputs for one step, in multiplications; in steps that are not here, one."""
 
 
-def candidates(spec: Conv2d, how: tuple[Step, int], lanes: int, vector: Vector) -> tuple[Choice, ...]:
-    """Return the tiles whose accumulators and what is loaded for them fit the registers, an eighth of these left free.
-
-    Args:
-        spec: of the convolution.
-        how: inputs are multiplied, and how many steps' are loaded as one vector.
-        lanes: channels of one vector.
-        vector: unit.
-    """
-    step, loaded = how
+def tiles_of_steps(spec: Conv2d, step: Step, lanes: int, vector: Vector) -> tuple[Choice, ...]:
+    """Return pixels and channels of the tiles whose steps load their own inputs, those of the least work first."""
     adds = "int32" if ep.multiplies_integers(spec.epilogue) else vector.real
     each = ceil_div(lanes, vector.lanes(adds))
-    sizes = [(pixels, vectors) for pixels in _COUNTS for vectors in _COUNTS]
-    return tuple(
-        (pixels, lanes * vectors)
-        for pixels, vectors in sizes
-        if lanes * vectors <= spec.outputs // spec.groups
+    sizes = [(pixels, lanes * vectors) for pixels in _COUNTS for vectors in _COUNTS]
+    taken = {(pixels, channels): pixels * (channels // lanes) * each for pixels, channels in sizes}
+    fitting = [
+        (pixels, channels)
+        for (pixels, channels), n in taken.items()
+        if channels <= spec.outputs // spec.groups
         and pixels <= spec.out_width
         and pixels % pixels_of(step) == 0
-        and (
-            8 * pixels * vectors * each <= 7 * vector.n_registers
-            if loaded == 1
-            else (vectors + 1) * pixels + 2 <= vector.n_registers
-        )
-    )
+        and (8 * n <= 7 * vector.n_registers or (pixels, channels) == (pixels_of(step), lanes))
+    ]
+    ordered = sorted(fitting, key=lambda c: (_work(spec, step, c, taken[c], vector), c[0]))
+    formula = next(c for c in ordered if _leaves_room(step, c, taken[c], vector))
+    cached = (c for c in ordered if c[0] >= formula[0] or _fits_cache(spec, c[1], vector))
+    return tuple(dict.fromkeys((formula, *cached)))
 
 
-def sides(spec: Conv2d, step: Step, lanes: int, vector: Vector) -> tuple[int, int]:
-    """Return channels and pixels of a tile whose steps load their own inputs: about half the registers accumulate."""
-    outputs = spec.outputs // spec.groups
-    adds = "int32" if ep.multiplies_integers(spec.epilogue) else vector.real
-    budget = vector.n_registers // 2 * vector.lanes(adds)
-    most_pixels = spec.out_width
-    widths = [w for w in (lanes, 2 * lanes, 4 * lanes, 8 * lanes) if w <= min(outputs, budget)]
-    if most_pixels > 1:  # two channels' worth of accumulators for each pixel still leave room for pixels
-        widths = [w for w in widths if w <= max(lanes, budget // min(most_pixels, 4))]
-    # One pixel's input is read for one vector of channels' products, or for all of the tile's.
-    reading = lanes if most_pixels == 1 else 0
-    channels = min(widths, key=lambda w: (ceil_div(outputs, w) * (w + reading), -w))
-    together = pixels_of(step)
-    pixels = min(
-        range(together, min(most_pixels, max(budget // channels, 1)) + 1, together),
-        key=lambda p: (ceil_div(most_pixels, p) * (p + 1), -p),
-    )
-    return channels, pixels
+def _leaves_room(step: Step, choice: Choice, taken: int, vector: Vector) -> bool:
+    """Whether half the registers hold the sums.
+
+    `sadalp` has two copies of each pixel's inputs beside them. One output of int8 is computed in general registers, of
+    which fewer are free.
+    """
+    pixels, channels = choice
+    if step == "pairs" and channels == 1:
+        return 4 * taken <= vector.n_registers
+    if step == "sadalp" and pixels > 1:
+        return 2 * taken <= vector.n_registers and taken + 2 * pixels <= vector.n_registers * 3 // 4
+    return 2 * taken <= vector.n_registers or (pixels == 1 and 8 * taken <= 5 * vector.n_registers)
 
 
-def sides_by_lanes(spec: Conv2d, lanes: int, together: tuple[int, int], vector: Vector) -> tuple[int, int]:
-    """Return channels and pixels of a tile whose steps multiply by lanes: those of the least cost.
+def _work(spec: Conv2d, step: Step, choice: Choice, taken: int, vector: Vector) -> float:
+    """Return what a reduction step of all tiles costs, in multiplications.
+
+    Loads of inputs and weights go on beside them in part. With few sums, each multiplication waits for the one before.
+    The shares are rounded from a fit to the modelled cycles of 20 kernels on Cortex-A72 and A76; on x86-64 they were
+    checked by time.
+    """
+    pixels, channels = choice
+    n_tiles = ceil_div(spec.out_width, pixels) * ceil_div(spec.outputs // spec.groups, channels)
+    inputs = pixels * _INPUT_WORK.get(step, 1)
+    weights = taken / pixels * (1 / 4 if _fits_cache(spec, channels, vector) else 1)
+    return n_tiles * max(taken + inputs + weights, _FEWEST_SUMS)
+
+
+def _fits_cache(spec: Conv2d, channels: int, vector: Vector) -> bool:
+    """Whether the weights of a block stay in the innermost cache from one tile to the next, or there is no next."""
+    weights = channels * spec.runs * spec.run_length * n_bytes(ep.weight_element(spec.epilogue, vector))
+    return weights <= _CACHED_BYTES or spec.out_height * spec.out_width == 1
+
+
+def tiles_of_loads(spec: Conv2d, lanes: int, together: tuple[int, int], vector: Vector) -> tuple[Choice, ...]:
+    """Return pixels and channels of the tiles whose steps multiply by lanes of what is loaded, the cheapest first.
 
     A product costs two and what else there is one, as cores do two of them at a time and four of anything.
     Registers hold the accumulators, a vector of inputs for each pixel and two of weights, which are loaded as a pair.
@@ -83,23 +101,23 @@ def sides_by_lanes(spec: Conv2d, lanes: int, together: tuple[int, int], vector: 
     outputs, (loaded, unit) = spec.outputs // spec.groups, together
     groups = ceil_div(spec.runs * spec.run_length, loaded * unit)
 
-    def cost(sides: tuple[int, int]) -> int:
-        vectors, pixels = sides[0] // lanes, sides[1]
+    def cost(choice: Choice) -> int:
+        pixels, vectors = choice[0], choice[1] // lanes
         products = vectors * pixels
         turn = 1 if fit_twice(vectors, pixels, vector) and groups % 2 == 0 else 2
         one = 2 * products * loaded + pixels + ceil_div(vectors * loaded, 2) + turn
-        if outputs % sides[0]:  # weights of a step are then far from those of the next one
+        if outputs % choice[1]:  # weights of a step are then far from those of the next one
             one += loaded
-        n_tiles = ceil_div(outputs, sides[0]) * ceil_div(spec.out_width, pixels)
+        n_tiles = ceil_div(outputs, choice[1]) * ceil_div(spec.out_width, pixels)
         return n_tiles * (groups * one + 4 * products)
 
     fitting = [
-        (vectors * lanes, pixels)
+        (pixels, vectors * lanes)
         for vectors in range(1, min(outputs // lanes, vector.n_registers) + 1)
         for pixels in range(1, min(spec.out_width, vector.n_registers) + 1)
         if (vectors + 1) * pixels + 2 <= vector.n_registers
     ]
-    return min(fitting, key=lambda sides: (cost(sides), sides))
+    return tuple(sorted(fitting, key=lambda choice: (cost(choice), choice[1], choice[0])))
 
 
 def fit_twice(vectors: int, pixels: int, vector: Vector) -> bool:
