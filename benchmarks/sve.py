@@ -1,4 +1,4 @@
-"""What SVE does to armlet's float32 kernels: instructions and modelled cycles beside NEON, for vectors of 128 and 256 bits.
+"""What SVE does to armlet's float32 kernels: instructions and modelled cycles beside NEON, for 128 and 256 bits.
 
     python benchmarks/sve.py run      # half a minute
     python benchmarks/sve.py table    # docs/performance.md's table, from the kept result

@@ -1,7 +1,7 @@
 """How a convolution or linear layer is cut up: how it multiplies, what is loaded together, which tiles there are.
 
-`conv2d.tile_of` puts these together. Registers hold a tile's accumulators and what is loaded for them. Of the tiles that
-there are, the first is the one that is taken where no table has another.
+`conv2d.tile_of` puts these together. Registers hold a tile's accumulators and what is loaded for them. Of the tiles
+that there are, the first is taken where no table has another.
 """
 
 from __future__ import annotations
