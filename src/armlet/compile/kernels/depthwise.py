@@ -134,19 +134,27 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
         if block is not None:
             depthwise_dot.write(spec, block, (x, weight, bias, *rest), vector, pixels)
             return
-        acc = registers(lanes, acc_type)
+        acc = registers(pixels * lanes, acc_type)
         with (
             loop(spec.out_height, parallel=True) as row,
             tiles(spec.out_width, pixels, parallel=True) as (_, column),
             tiles(spec.channels, lanes, parallel=True) as (_, channel),
         ):
+            corners = [
+                row * spec.stride[0] * spec.width + (column + p) * spec.stride[1] for p in range(pixels)
+            ]
+            begin = load(bias, channel, lanes, acc_type)
+            if isinstance(spec.epilogue, ep.Requantize):
+                for pixel, corner in enumerate(corners):
+                    total = begin
+                    for part in _products(spec, (x, weight), corner, channel, lanes):
+                        total = total + part
+                    store(acc, pixel * lanes, lanes, total)
+            else:
+                _add_products(spec, (x, weight, acc), corners, (channel, begin), lanes)
             for pixel in range(pixels):
-                total = load(bias, channel, lanes, acc_type)
-                corner = (row * spec.stride[0]) * spec.width + (column + pixel) * spec.stride[1]
-                for part in _products(spec, (x, weight, acc), corner, channel, lanes):
-                    total = total + part
-                store(acc, 0, lanes, total)
-                value = ep.finished(spec.epilogue, (acc, 0), lanes, multipliers(channel, rest), vector)
+                place = acc, pixel * lanes
+                value = ep.finished(spec.epilogue, place, lanes, multipliers(channel, rest), vector)
                 place = pixel_of(spec.border, row, column + pixel, spec.out_width)
                 store(rest[-1], place * spec.channels + channel, lanes, value)
 
@@ -172,29 +180,53 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
     )
 
 
-def _products(
-    spec: Depthwise, buffers: tuple[Buffer, Buffer, Buffer], corner: Expr, channel: Expr, lanes: int
-) -> list[Expr]:
-    """Return the products of all taps; for int8 two at a time, added in int16 where that can't overflow.
+def _add_products(
+    spec: Depthwise,
+    buffers: tuple[Buffer, Buffer, Buffer],
+    corners: list[Expr],
+    first: tuple[Expr, Expr],
+    lanes: int,
+) -> None:
+    """Write the sums of real products of all pixels, one tap after the other: each weight is read once for all of them.
 
     Args:
         spec: of the kernel.
-        buffers: x, weight and accumulators; real numbers are multiplied in the type of the latter.
+        buffers: x, weight, and accumulators, in whose type is multiplied.
+        corners: first pixel of each one's window.
+        first: channel, and what the accumulators begin at.
+        lanes: channels.
+    """
+    (x, weight, acc), (channel, begin) = buffers, first
+    wide = str(acc.dtype)
+    for pixel in range(len(corners)):
+        store(acc, pixel * lanes, lanes, begin)
+    for tap in range(spec.kernel[0] * spec.kernel[1]):
+        ky, kx = divmod(tap, spec.kernel[1])
+        factors = load(weight, tap * spec.channels + channel, lanes, wide)
+        for pixel, corner in enumerate(corners):
+            inputs = load(x, (corner + ky * spec.width + kx) * spec.channels + channel, lanes, wide)
+            store(acc, pixel * lanes, lanes, load(acc, pixel * lanes, lanes) + inputs * factors)
+
+
+def _products(
+    spec: Depthwise, buffers: tuple[Buffer, Buffer], corner: Expr, channel: Expr, lanes: int
+) -> list[Expr]:
+    """Return the products of all taps of int8, two at a time, added in int16 where that can't overflow.
+
+    Args:
+        spec: of the kernel.
+        buffers: x and weight.
         corner: first pixel of the window.
         channel: first one.
         lanes: channels.
     """
-    x, weight, acc = buffers
+    x, weight = buffers
     taps = [(ky, kx) for ky in range(spec.kernel[0]) for kx in range(spec.kernel[1])]
-    integer = isinstance(spec.epilogue, ep.Requantize)
-    wide = "int16" if integer else str(acc.dtype)
     products = [
-        load(x, (corner + ky * spec.width + kx) * spec.channels + channel, lanes, wide)
-        * load(weight, (ky * spec.kernel[1] + kx) * spec.channels + channel, lanes, wide)
+        load(x, (corner + ky * spec.width + kx) * spec.channels + channel, lanes, "int16")
+        * load(weight, (ky * spec.kernel[1] + kx) * spec.channels + channel, lanes, "int16")
         for ky, kx in taps
     ]
-    if not integer:
-        return products
     size = 2 if spec.largest_weight < 128 else 1
     sums = []
     for at in range(0, len(products), size):
