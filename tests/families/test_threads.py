@@ -8,23 +8,27 @@ import numpy as np
 import pytest
 from tests.boards import requires_board
 from tests.families.conftest import Case, on_board, program, quantized
-from tests.families.test_whole_way import CASES, COLOUR, FRAMES, PICTURE
+from tests.families.test_whole_way import CASES, COLOUR, FRAMES, PICTURE, ROW
 
-from armlet.artifacts import Compiled
+from armlet.artifacts import Compiled, InputSpec
 from armlet.compile.emit import threads
 from armlet.compile.pipeline import compile_onnx
 from armlet.data.splits import Samples
 from armlet.devices.host import HostProgram
+from armlet.models.families import FAMILIES
 from armlet.models.network import Network
 from armlet.spec.load import load_target
 from armlet.spec.recipe import Threads
 
 BOARD = "raspberry-pi-5"
-ONE_EACH = list({case.family: case for case in reversed(CASES)}.values())
+ONE_EACH = [
+    Case("fnn", {"hidden": [96, 40], "norm": "batch"}, ROW),
+    *(CASES[number] for number in (2, 3, 6, 8, 11, 13, 15, 18, 21, 22, 30)),
+]
 FORMS = [(case, form) for case in ONE_EACH for form in ("float32", "int8")]
 FORMS += [(case, "dynamic") for case in ONE_EACH if case.family in ("fnn", "transformer")]
 WIDE = [
-    Case("cnn", {"channels": [32, 64], "block": "separable"}, COLOUR),
+    Case("cnn", {"channels": [32, 64], "block": "separable"}, (InputSpec("input", (1, 24, 24)),)),
     Case("resnet", {"depth": 8}, COLOUR),
     Case("lstm", {"hidden": [96, 96]}, FRAMES),
     Case("transformer", {"width": 96, "heads": 4, "depth": 1, "patch": 2}, PICTURE),
@@ -52,6 +56,10 @@ def compiled_for(n: Threads, folder: Path, target: str) -> Compiled:
     return compile_onnx(model, load_target(target), "network", place, threads=n)
 
 
+def test_every_family_is_compiled_for_threads() -> None:
+    assert {case.family for case in ONE_EACH} == set(FAMILIES) - {"efficientnet_lite"}
+
+
 @pytest.mark.parametrize(("case", "form"), FORMS, ids=str)
 def test_whatever_can_be_parted_gives_the_bits_of_one_thread(
     case: Case, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -64,8 +72,7 @@ def test_whatever_can_be_parted_gives_the_bits_of_one_thread(
     monkeypatch.setattr(threads, "LEAST_BYTES", 1)
     several = compiled_for(4, tmp_path, "host")
     found = HostProgram.load(tmp_path / "host", several).run_batch(samples.inputs)
-    if case.family in ("cnn", "resnet", "mobilenet", "transformer"):  # small layers of others are one tile
-        assert any(kernel.parallel for kernel in several.kernels)
+    assert any(kernel.parallel for kernel in several.kernels)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
