@@ -335,9 +335,11 @@ def test_threads_are_a_thing_of_the_emission_alone(model: Path, host: Target, tm
 
 
 @requires_board
-@pytest.mark.parametrize("board", ["raspberry-pi-2", "raspberry-pi-4", "arm64-linux"])
+@pytest.mark.parametrize("board", ["raspberry-pi-2", "raspberry-pi-4", "arm64-linux", "android-arm64"])
 def test_the_emulated_board_gives_the_bits_of_one_thread(board: str, model: Path, tmp_path: Path):
     target = load_target(board)
+    if lacking := link.missing_tools(target):
+        pytest.skip(f"needs {', '.join(lacking)}")
     answers = []
     for n in (1, 2, 4):
         folder = tmp_path / str(n)
@@ -345,6 +347,8 @@ def test_the_emulated_board_gives_the_bits_of_one_thread(board: str, model: Path
         answers.append(Emulator(target).program(folder, compiled).run_batch((_samples(3),))[0])
     np.testing.assert_array_equal(answers[1], answers[0])
     np.testing.assert_array_equal(answers[2], answers[0])
+    if target.is_android:  # whose C library has threads, and no other one
+        assert b"libpthread" not in (tmp_path / "2" / "lib" / "libnet.so").read_bytes()
 
 
 @requires_board
