@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from armlet.compile.emit.threads import serial
 from armlet.compile.kernels.loops import Vector
 from armlet.compile.pipeline import lower
 from armlet.devices.host import this_machine_has
@@ -42,7 +43,7 @@ def run_kernel(request: pytest.FixtureRequest):
     def run(function, *arguments: np.ndarray, size: int, dtype: type) -> np.ndarray:
         import tvm
 
-        module = tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")})
+        module = tvm.IRModule({"kernel": serial(function).with_attr("global_symbol", "kernel")})
         built = tvm.compile(module, _llvm(vector))
         output = tvm.runtime.tensor(np.full(size, 77, dtype))
         built.mod["kernel"](
@@ -60,12 +61,14 @@ def lowered(tmp_path):
     def make(model, target: str = "host", *, small: bool = False):
         import onnx
         import tvm
-        from tvm import relax
+        from tvm import relax, tirx
 
         file = tmp_path / "model.onnx"
         onnx.save(model, file)
         program = lower(file, load_target(target), small=small)
-        machine = relax.VirtualMachine(relax.build(program.module, _llvm()), tvm.cpu())
+        functions = program.module.functions.items()
+        module = tvm.IRModule({v: serial(f) if isinstance(f, tirx.PrimFunc) else f for v, f in functions})
+        machine = relax.VirtualMachine(relax.build(module, _llvm()), tvm.cpu())
 
         def run(*inputs: np.ndarray) -> list[np.ndarray]:
             result = machine["main"](*(tvm.runtime.tensor(x) for x in inputs))
