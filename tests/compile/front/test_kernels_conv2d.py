@@ -246,6 +246,35 @@ def test_accumulators_of_any_size_are_rounded_exactly_at_every_shift(shift, zero
         np.testing.assert_array_equal(found, expected.reshape(-1))
 
 
+# (height, width, channels, kernel, stride): rows and pixels that tiles don't divide, one row, few channels, strides
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (7, 12, 16, (3, 3), (1, 1)),
+        (9, 9, 13, (3, 3), (2, 2)),
+        (3, 8, 5, (3, 3), (1, 1)),
+        (8, 11, 9, (5, 5), (2, 2)),
+        (9, 7, 1, (5, 2), (1, 3)),
+    ],
+    ids=str,
+)
+def test_float_depthwise_equals_a_sum_in_float64(shape, vector: Vector, run_kernel):
+    height, width, channels, kernel, stride = shape
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(height, width, channels)).astype(np.float32)
+    weight = rng.normal(size=(*kernel, channels)).astype(np.float32)
+    bias = rng.normal(size=channels).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), kernel, (0, 1))
+    total = np.einsum("yxchw,hwc->yxc", windows[:: stride[0], :: stride[1]], weight) + bias
+    expected = np.clip(total, -2.0, 6.0)
+    spec = depthwise.Depthwise(height, width, channels, kernel, stride, FloatClamp(-2.0, 6.0))
+    result = run_kernel(
+        depthwise.build(spec, vector), x, weight, bias, size=expected.size, dtype=np.float32
+    ).reshape(expected.shape)
+    # float32 sums of at most 25 terms
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("pixels", "step", "first"), [(1, "sdot", (4, 4)), (2, "smmla", (2, 8))])
 def test_steps_of_one_instruction_pack_its_channels_and_inputs_together(pixels, step, first):
     spec = conv2d.Conv2d(1, pixels, 8, 4, (1, 1), (1, 1), 1, Requantize(31, 0, -128, 127))

@@ -77,7 +77,6 @@ def test_every_tile_of_a_convolution_gives_the_same_answer(shape, epilogue, vect
 
 OTHERS = {
     "depthwise int8": (depthwise.Depthwise(8, 9, 40, (3, 3), (1, 1), INT8), depthwise.build),
-    "depthwise float32": (depthwise.Depthwise(7, 8, 21, (3, 3), (2, 1), FLOAT), depthwise.build),
     "product int8": (matmul.MatMul(2, 3, 10, 12, INT8, (3, -4), 1 << 26), matmul.build),
     "product float32": (matmul.MatMul(2, 7, 10, 33, FLOAT, multiplier=0.5), matmul.build),
 }

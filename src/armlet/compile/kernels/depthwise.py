@@ -5,6 +5,7 @@ Where the vector unit has dot products, those of int8 are in `depthwise_dot`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,7 @@ def key_of(spec: Depthwise, how: str, vector: Vector) -> str:
 
 
 def _tile_of(spec: Depthwise, vector: Vector) -> Choice:
-    """Choose the pixels and channels that are computed together without dot products."""
+    """Choose the pixels and channels of integers that are computed together without dot products."""
     lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
     formula = min(spec.out_width, 4 if vector.n_registers >= 32 else 2), lanes
     candidates = tuple(
@@ -108,8 +109,8 @@ def _tile_of(spec: Depthwise, vector: Vector) -> Choice:
         for channels in (lanes, 2 * lanes, 4 * lanes)
         if channels <= spec.channels
     )
-    how = f"to {spec.largest_weight}" if ep.multiplies_integers(spec.epilogue) else "vector"
-    return vector.tiles.choose(Tunable(key_of(spec, how, vector), spec, vector, build, formula, candidates))
+    key = key_of(spec, f"to {spec.largest_weight}", vector)
+    return vector.tiles.choose(Tunable(key, spec, vector, build, formula, candidates))
 
 
 def _dot_tile_of(spec: Depthwise, block: depthwise_dot.Block, vector: Vector) -> Choice:
@@ -124,37 +125,32 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
     """Return the kernel (x, weight, bias, [multipliers], y); `layout.packing.pack_depthwise` packs the constants."""
     block = depthwise_dot.block_of(spec, vector)
     element = "uint8" if spec.unsigned else ep.element(spec.epilogue, vector)
-    acc_type = ep.accumulator(spec.epilogue, vector, spec.kernel[0] * spec.kernel[1])
     factors = ep.factor_element(spec.epilogue)
-    pixels, lanes = _tile_of(spec, vector) if block is None else _dot_tile_of(spec, block, vector)
 
     def body(x: Buffer, weight: Buffer, bias: Buffer, *rest: Buffer) -> None:
         if spec.border is not None:
             spec.border.fill(rest[-1], spec.channels, vector)
         if block is not None:
+            pixels, _ = _dot_tile_of(spec, block, vector)
             depthwise_dot.write(spec, block, (x, weight, bias, *rest), vector, pixels)
             return
-        acc = registers(pixels * lanes, acc_type)
+        if not isinstance(spec.epilogue, ep.Requantize):
+            _write_real(spec, vector, (x, weight, bias), rest)
+            return
+        pixels, lanes = _tile_of(spec, vector)
+        acc = registers(lanes, "int32")
         with (
             loop(spec.out_height, parallel=True) as row,
             tiles(spec.out_width, pixels, parallel=True) as (_, column),
             tiles(spec.channels, lanes, parallel=True) as (_, channel),
         ):
-            corners = [
-                row * spec.stride[0] * spec.width + (column + p) * spec.stride[1] for p in range(pixels)
-            ]
-            begin = load(bias, channel, lanes, acc_type)
-            if isinstance(spec.epilogue, ep.Requantize):
-                for pixel, corner in enumerate(corners):
-                    total = begin
-                    for part in _products(spec, (x, weight), corner, channel, lanes):
-                        total = total + part
-                    store(acc, pixel * lanes, lanes, total)
-            else:
-                _add_products(spec, (x, weight, acc), corners, (channel, begin), lanes)
             for pixel in range(pixels):
-                place = acc, pixel * lanes
-                value = ep.finished(spec.epilogue, place, lanes, multipliers(channel, rest), vector)
+                total = load(bias, channel, lanes, "int32")
+                corner = (row * spec.stride[0]) * spec.width + (column + pixel) * spec.stride[1]
+                for part in _products(spec, (x, weight), corner, channel, lanes):
+                    total = total + part
+                store(acc, 0, lanes, total)
+                value = ep.finished(spec.epilogue, (acc, 0), lanes, multipliers(channel, rest), vector)
                 place = pixel_of(spec.border, row, column + pixel, spec.out_width)
                 store(rest[-1], place * spec.channels + channel, lanes, value)
 
@@ -180,32 +176,60 @@ def build(spec: Depthwise, vector: Vector) -> tvm.tirx.PrimFunc:
     )
 
 
-def _add_products(
-    spec: Depthwise,
-    buffers: tuple[Buffer, Buffer, Buffer],
-    corners: list[Expr],
-    first: tuple[Expr, Expr],
-    lanes: int,
-) -> None:
-    """Write the sums of real products of all pixels, one tap after the other: each weight is read once for all of them.
+def _sides(spec: Depthwise, vector: Vector) -> tuple[int, int]:
+    """Choose rows and pixels of a tile of real numbers: as few loads for each product as registers allow."""
+    n_taps = spec.kernel[0] * spec.kernel[1]
+    if vector.n_registers < 32:
+        return 1, min(spec.out_width, 2)
+    # Beside the accumulators registers hold the weights and a column of inputs, of 3 × 3 taps and not of 5 × 5.
+    most = 7 if n_taps <= 9 else 5
 
-    Args:
-        spec: of the kernel.
-        buffers: x, weight, and accumulators, in whose type is multiplied.
-        corners: first pixel of each one's window.
-        first: channel, and what the accumulators begin at.
-        lanes: channels.
+    def cost(sides: tuple[int, int]) -> int:
+        lines, columns = (
+            (n - 1) * by + extent for n, by, extent in zip(sides, spec.stride, spec.kernel, strict=True)
+        )
+        one = sides[0] * sides[1] * (n_taps + 2) + lines * columns + n_taps
+        return ceil_div(spec.out_height, sides[0]) * ceil_div(spec.out_width, sides[1]) * one
+
+    rows, pixels = range(1, min(spec.out_height, 2) + 1), range(1, min(spec.out_width, most) + 1)
+    return min(((r, p) for r in rows for p in pixels), key=lambda sides: (cost(sides), sides))
+
+
+def _write_real(
+    spec: Depthwise, vector: Vector, buffers: tuple[Buffer, Buffer, Buffer], rest: Sequence[Buffer]
+) -> None:
+    """Write the loops for real numbers over x, weight and bias, then factors if there are any, and y.
+
+    Each input of a tile is read once, column by column, and multiplied by all weights that meet it.
     """
-    (x, weight, acc), (channel, begin) = buffers, first
-    wide = str(acc.dtype)
-    for pixel in range(len(corners)):
-        store(acc, pixel * lanes, lanes, begin)
-    for tap in range(spec.kernel[0] * spec.kernel[1]):
-        ky, kx = divmod(tap, spec.kernel[1])
-        factors = load(weight, tap * spec.channels + channel, lanes, wide)
-        for pixel, corner in enumerate(corners):
-            inputs = load(x, (corner + ky * spec.width + kx) * spec.channels + channel, lanes, wide)
-            store(acc, pixel * lanes, lanes, load(acc, pixel * lanes, lanes) + inputs * factors)
+    x, weight, bias = buffers
+    dtype = ep.accumulator(spec.epilogue, vector, spec.kernel[0] * spec.kernel[1])
+    lanes = lanes_for(spec.channels, ep.width(spec.epilogue, vector))
+    rows, pixels = _sides(spec, vector)
+    places = [(row, pixel) for row in range(rows) for pixel in range(pixels)]
+    acc = registers(len(places) * lanes, dtype)
+    with (
+        tiles(spec.out_height, rows, parallel=True) as (_, top),
+        tiles(spec.out_width, pixels, parallel=True) as (_, left),
+        tiles(spec.channels, lanes, parallel=True) as (_, channel),
+    ):
+        for at in range(len(places)):
+            store(acc, at * lanes, lanes, load(bias, channel, lanes, dtype))
+        corner = (top * spec.stride[0] * spec.width + left * spec.stride[1]) * spec.channels + channel
+        for column in range((pixels - 1) * spec.stride[1] + spec.kernel[1]):
+            for line in range((rows - 1) * spec.stride[0] + spec.kernel[0]):
+                for at, (row, pixel) in enumerate(places):
+                    ky, kx = line - row * spec.stride[0], column - pixel * spec.stride[1]
+                    if not (0 <= ky < spec.kernel[0] and 0 <= kx < spec.kernel[1]):
+                        continue
+                    value = load(x, corner + (line * spec.width + column) * spec.channels, lanes, dtype)
+                    tap = (ky * spec.kernel[1] + kx) * spec.channels + channel
+                    product = value * load(weight, tap, lanes, dtype)
+                    store(acc, at * lanes, lanes, load(acc, at * lanes, lanes) + product)
+        for at, (row, pixel) in enumerate(places):
+            value = ep.finished(spec.epilogue, (acc, at * lanes), lanes, multipliers(channel, rest), vector)
+            place = pixel_of(spec.border, top + row, left + pixel, spec.out_width)
+            store(rest[-1], place * spec.channels + channel, lanes, value)
 
 
 def _products(
