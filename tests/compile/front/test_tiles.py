@@ -103,14 +103,17 @@ def test_every_tile_of_other_kernels_gives_the_same_answer(name: str, vector: Ve
             np.testing.assert_allclose(answer, answers[0], rtol=0, atol=1e-6 * np.abs(answers[0]).max())
 
 
-def test_few_outputs_of_one_row_are_summed_in_many_registers():
+@pytest.mark.parametrize("epilogue", [INT8, FLOAT], ids=["int8", "float32"])
+@pytest.mark.parametrize("unit", [Vector(16, 32, "sadalp", by_lane=True), Vector(16, 16, "pmaddwd")], ids=str)
+def test_few_outputs_of_one_row_are_summed_in_many_registers(unit: Vector, epilogue):
     """A chain of sums waits for itself: 26 outputs are two blocks of 16 and not seven of 4."""
-    vector, one = Vector(16, 32, "sadalp", by_lane=True), (1, 1)
+    one = (1, 1)
     tiles = {
-        outputs: conv2d.tile_of(conv2d.Conv2d(1, 1, 128, outputs, one, one, 1, FLOAT), vector)
+        outputs: conv2d.tile_of(conv2d.Conv2d(1, 1, 128, outputs, one, one, 1, epilogue), unit)
         for outputs in (10, 26, 1000)
     }
-    assert {n: tile.channels for n, tile in tiles.items()} == {10: 8, 26: 16, 1000: 40}
+    assert [tiles[n].channels for n in (10, 26)] == [8, 16]
+    assert tiles[1000].channels >= 40
 
 
 def test_a_tile_that_a_kernel_can_not_have_is_refused_with_those_it_can(vector: Vector):

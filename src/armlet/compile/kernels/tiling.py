@@ -89,7 +89,8 @@ def _fits_cache(spec: Conv2d, channels: int, vector: Vector) -> bool:
 def tiles_of_loads(spec: Conv2d, lanes: int, together: tuple[int, int], vector: Vector) -> tuple[Choice, ...]:
     """Return pixels and channels of the tiles whose steps multiply by lanes of what is loaded, the cheapest first.
 
-    A product costs two and what else there is one, as cores do two of them at a time and four of anything.
+    A product costs two and what else there is one, as cores do two of them at a time and four of anything; of few sums,
+    each product waits for the one before.
     Registers hold the accumulators, a vector of inputs for each pixel and two of weights, which are loaded as a pair.
 
     Args:
@@ -105,7 +106,7 @@ def tiles_of_loads(spec: Conv2d, lanes: int, together: tuple[int, int], vector: 
         pixels, vectors = choice[0], choice[1] // lanes
         products = vectors * pixels
         turn = 1 if fit_twice(vectors, pixels, vector) and groups % 2 == 0 else 2
-        one = 2 * products * loaded + pixels + ceil_div(vectors * loaded, 2) + turn
+        one = 2 * max(products, _FEWEST_SUMS) * loaded + pixels + ceil_div(vectors * loaded, 2) + turn
         if outputs % choice[1]:  # weights of a step are then far from those of the next one
             one += loaded
         n_tiles = ceil_div(outputs, choice[1]) * ceil_div(spec.out_width, pixels)
