@@ -9,6 +9,7 @@ import pytest
 
 from armlet.compile.link import install_command
 from armlet.compile.link import missing_tools as missing_tools_of
+from armlet.devices.base import opencl_drivers
 from armlet.spec.load import load_target
 
 BOARDS = ("raspberry-pi-2", "raspberry-pi-4", "raspberry-pi-5")
@@ -28,3 +29,15 @@ requires_board = pytest.mark.skipif(
 requires_zig = pytest.mark.skipif(
     find_spec("ziglang") is None, reason=f"needs ziglang: {install_command('ziglang')}"
 )
+
+
+def opencl_is_missing() -> str:
+    """Say what programs for GPUs lack on this machine, or nothing."""
+    return (
+        ""
+        if opencl_drivers() and shutil.which("gcc")
+        else "needs an OpenCL driver: apt-get install pocl-opencl-icd"
+    )
+
+
+requires_opencl = pytest.mark.skipif(bool(opencl_is_missing()), reason=opencl_is_missing())

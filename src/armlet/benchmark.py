@@ -77,10 +77,7 @@ def bench_bundles(
     _check_protocol(protocol)
     bundles = [Bundle.open(folder) for folder in folders]
     for bundle in bundles:
-        if bundle.manifest.target.compiled_only:
-            raise UsageError(
-                f"{bundle.folder} has no runner: programs for {bundle.manifest.target.name} are compiled and not run"
-            )
+        _refuse_without_runner(bundle)
     if device == EMULATOR:
         found = [_count(bundle, progress) for bundle in bundles]
         comparisons: tuple[Comparison, ...] = ()
@@ -101,6 +98,18 @@ def _check_protocol(protocol: Protocol) -> None:
     if protocol.processes < 2 or protocol.processes % 2:
         raise UsageError(
             f"--processes {protocol.processes}: an even number, as each half is held against the other"
+        )
+
+
+def _refuse_without_runner(bundle: Bundle) -> None:
+    target = bundle.manifest.target
+    if target.compiled_only:
+        raise UsageError(
+            f"{bundle.folder} has no runner: programs for {target.name} are compiled and not run"
+        )
+    if target.gpu is not None:
+        raise UsageError(
+            f"{bundle.folder} has no runner: programs for {target.name} compute on a GPU, and are not timed"
         )
 
 

@@ -215,7 +215,7 @@ def write_bundle(facts: ReportInput, provenance: Provenance, sources: Sources, f
 def _copy_program(source: Path, folder: Path) -> None:
     """Copy what makes a compiled program into `folder`."""
     for part in ("lib", "src", "bin"):
-        if part != "bin" or (source / part).is_dir():  # there is no runner for Apple's systems
+        if part != "bin" or (source / part).is_dir():  # there is no runner for Apple's systems, nor for a GPU
             shutil.copytree(source / part, folder / part)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from armlet.artifacts import (
     Check,
@@ -23,8 +22,6 @@ from armlet.units import format_bytes, format_ms, format_percent
 
 # Scores are ratios of counts: two that print alike may differ by rounding, and a budget met exactly is met.
 _ROUNDING = 1e-9
-
-_ELSEWHERE = ", by the program for this machine"
 
 
 def check_budgets(
@@ -46,18 +43,17 @@ def check_budgets(
         measured: latency, and whether the target's outputs agree with the host's.
         stream: the same of the program for streams, where there is one.
     """
+    score = measured.score if compiled.gpu else evaluated and evaluated.score
     checks = (
         *(
-            _accuracy(budgets, trained, evaluated.score, _scored(compiled, measured))
-            if trained and evaluated
+            _accuracy(budgets, trained, score, _scored(compiled, measured))
+            if trained and score
             else _unscored(budgets)
         ),
         check_latency("latency", budgets.latency, measured.latency, _missing(measured)),
         _bytes("size", budgets.size, compiled.size_bytes),
         _bytes("memory", budgets.memory, compiled.arena_bytes),
-        *([_match("same outputs", "host", measured.match)] if measured.match else []),
-        *([] if measured.ran else [_unrun("same outputs")]),
-        *([_reference(measured.reference, measured)] if measured.reference else []),
+        *_matches(compiled, measured),
         *_stream(budgets, stream, measured),
     )
     return Verdict(compiled.target, checks)
@@ -72,9 +68,14 @@ def worst_class_drop(before: Score, after: Score) -> float | None:
 
 def _scored(compiled: Compiled, measured: Measured) -> str:
     """Return what was scored where that is not the program itself, nor one whose outputs are compared with its own."""
-    # The machine that scores computes no float16.
-    precision = ", as float32" if compiled.precision == "float16" else ""
-    return precision + ("" if measured.ran else _ELSEWHERE)
+    # The machine that scores computes no float16, other than a GPU for itself.
+    precision = ", as float32" if compiled.precision == "float16" and not compiled.gpu else ""
+    return precision + _elsewhere(measured)
+
+
+def _elsewhere(measured: Measured) -> str:
+    """Say of a result that it is another program's where nothing ran this one."""
+    return "" if measured.ran else ", by the program for this machine"
 
 
 def _missing(measured: Measured) -> str:
@@ -82,14 +83,21 @@ def _missing(measured: Measured) -> str:
     return "not measured" if measured.ran else f"not measured: {measured.device}"
 
 
+def _matches(compiled: Compiled, measured: Measured) -> Iterator[Check]:
+    """Compare the program with others of its network; one that had no GPU to run on is not known to be right."""
+    if measured.match:
+        yield _match("same outputs", "host", measured.match)
+    elif compiled.gpu:
+        yield Check("same outputs", "within rounding of host", "not measured", None, "not measured")
+    elif not measured.ran:
+        yield _unrun("same outputs")
+    if measured.reference:
+        yield _match("same answers", "ONNX Runtime", measured.reference, _elsewhere(measured))
+
+
 def _unrun(what: str) -> Check:
     """Say of outputs that nobody asked to compare that they were not."""
     return Check(what, "", "not measured: no device", None, "no budget")
-
-
-def _reference(match: Match, measured: Measured) -> Check:
-    check = _match("same answers", "ONNX Runtime", match)
-    return check if measured.ran else replace(check, measured=check.measured + _ELSEWHERE)
 
 
 def _accuracy(budgets: Budgets, before: Score, after: Score, scored: str) -> Iterator[Check]:
@@ -187,8 +195,7 @@ def _stream(budgets: Budgets, stream: StreamMeasured | None, measured: Measured)
             yield check_latency("step latency", budgets.step_latency, None)
         return
     yield check_latency("step latency", budgets.step_latency, stream.latency, _missing(measured))
-    whole = _match("stream: same answers", "whole sequences", stream.whole)
-    yield whole if measured.ran else replace(whole, measured=whole.measured + _ELSEWHERE)
+    yield _match("stream: same answers", "whole sequences", stream.whole, _elsewhere(measured))
     if not measured.ran:
         yield _unrun("stream: same outputs")
         yield _unrun("stream: same states")
@@ -228,9 +235,9 @@ def _bytes(what: str, budget: int | None, value: int) -> Check:
     return Check(what, f"≤ {limit}", measured, margin, "pass" if value <= budget else "fail")
 
 
-def _match(what: str, other: str, match: Match) -> Check:
+def _match(what: str, other: str, match: Match, by: str = "") -> Check:
     budget = f"identical to {other}" if match.tolerance == 0 else f"within {match.tolerance:.3g} of {other}"
     measured = f"{match.n_identical} of {match.n_samples} identical"
     if match.tolerance:
         measured += f", largest difference {match.max_abs_difference:.2g}"
-    return Check(what, budget, measured, None, "pass" if match.holds else "fail")
+    return Check(what, budget, measured + by, None, "pass" if match.holds else "fail")

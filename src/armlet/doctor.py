@@ -17,6 +17,7 @@ from importlib import metadata
 from armlet import data
 from armlet.bench.llvm import FITTED_WITH, find_llvm
 from armlet.compile.link import install_command
+from armlet.devices.base import opencl_drivers
 from armlet.devices.plugin import plugin_file, qemu_version
 from armlet.errors import ArmletError, MissingDependency
 from armlet.store import cache_root
@@ -155,6 +156,13 @@ def programs() -> list[Finding]:
         _qemu(_EMULATOR, "ARM boards"),
         _qemu("qemu-arm", "32-bit ARM boards", optional=True),
         _plugin(),
+        _finding(
+            "OpenCL",
+            "programs for GPUs, checked on this machine",
+            "apt-get install pocl-opencl-icd",
+            _opencl,
+            optional=True,
+        ),
         _finding("llvm-mca", "estimated latency", f"apt-get install llvm-{FITTED_WITH}", _llvm),
     ]
 
@@ -182,6 +190,12 @@ def _qemu(name: str, machines: str, *, optional: bool = False) -> Finding:
 
     install = "apt-get install qemu-user"
     return _finding(name, f"running programs for {machines}", install, version, optional=optional)
+
+
+def _opencl() -> str:
+    if not (drivers := opencl_drivers()):
+        raise MissingDependency("an OpenCL driver", "programs for GPUs", "apt-get install pocl-opencl-icd")
+    return ", ".join(drivers)
 
 
 def _llvm() -> str:

@@ -101,7 +101,7 @@ def request(  # noqa: PLR0913 - the keywords are what can be told
     chosen = _name_of(Path(file)) if name is None else name
     _check_name(chosen)
     check_precision(precision, found)
-    check_threads(threads)
+    check_threads(threads, found)
     return Request(
         file=Path(file),
         target=found,
@@ -240,8 +240,7 @@ def _step(stage: StageName, target: Target) -> Step:
 def _compile(
     request: Request, compiles: list[Step], last: tuple[Step, Step], work: Path, run: _Run, progress: Progress
 ) -> Bundle:
-    from armlet.compile.emit import emit_program
-    from armlet.compile.pipeline import lower_builds
+    from armlet.compile.pipeline import compile_onnx
     from armlet.devices.samples import pack
     from armlet.stages.imported import import_onnx, measure_imported
 
@@ -260,15 +259,16 @@ def _compile(
         with run.doing(step, folder):
             assert step.target is not None  # noqa: S101 - `_step` gave it one
             shown = dump if step.target is target else None
-            programs = lower_builds(
+            compiled = compile_onnx(
                 model,
-                step.target.builds,
+                step.target,
+                symbol,
+                folder,
                 small=request.optimize == "size",
                 precision=request.precision if step.target is target else "float32",
+                threads=request.threads if step.target is target else 1,
                 dump=shown,
             )
-            threads = request.threads if step.target is target else 1
-            compiled = emit_program(programs, step.target, symbol, folder, threads=threads, dump=shown)
             artifact_json.save(compiled, folder)
             if step.target is target:
                 program = compiled
@@ -280,7 +280,8 @@ def _compile(
         kept = exported / SAMPLES_FOLDER
         kept.mkdir()
         (kept / "inputs.bin").write_bytes(pack(samples))
-        (kept / "outputs.bin").write_bytes(pack(outputs))
+        if outputs is not None:
+            (kept / "outputs.bin").write_bytes(pack(outputs))
         facts = ReportInput(
             name=request.name,
             budgets=request.budgets,

@@ -22,8 +22,9 @@ from armlet import digest
 from armlet.bench.llvm import find_llvm
 from armlet.bench.protocol import cpu_name
 from armlet.compile.emit.entry import check_symbol
-from armlet.compile.pipeline import check_precision
+from armlet.compile.pipeline import check_gpu, check_precision
 from armlet.data import digests as data_digests
+from armlet.devices.base import opencl_drivers
 from armlet.errors import MissingDependency, UsageError
 from armlet.spec.load import load_target
 from armlet.spec.passes import n_teachers
@@ -79,7 +80,9 @@ STAGES: dict[StageName, StageInputs] = {
     "evaluate": StageInputs(
         ("data", "metrics", "models", "devices", "exhibits.py"), ("torch", "torchmetrics")
     ),
-    "measure": StageInputs(("data", "devices", "bench", "runtime")),
+    "measure": StageInputs(
+        ("data", "metrics", "models", "devices", "bench", "runtime", "compile/opencl/emit.py")
+    ),
     "measure_stream": StageInputs(("data", "devices", "bench", "runtime")),
     "program_cost": StageInputs(
         ("models", "analysis", "data", "export", "compile", "devices", "bench", "runtime"),
@@ -170,6 +173,7 @@ def make_plan(recipe: Recipe, targets: Iterable[Target], profile: str = "full") 
     by_name = _by_name(targets)
     for target in by_name.values():
         check_precision(recipe.precision, target)
+        check_gpu(recipe, target)
     layout = _Layout(recipe, profile)
     exported = layout.add_network()
     reference = by_name.get(REFERENCE_TARGET) or load_target(REFERENCE_TARGET)
@@ -286,7 +290,7 @@ class _Layout:
             self.add(f"compile_stream/{target.name}", "compile_stream", f"compile the step for {target.name}",
                      (exported,), [recipe.stream_symbol, *recipe.kernels_on(target)], target)  # fmt: skip
 
-    def _measure_stream(self, target: Target, where: str, reference: str) -> tuple[str, ...]:
+    def _measure_stream(self, target: Target, reference: str) -> tuple[str, ...]:
         """Add the measurement of the program for streams; return what the bundle needs of it."""
         name, stream = target.name, self._recipe.stream
         if stream is None:
@@ -295,7 +299,7 @@ class _Layout:
         needs = (compiled, f"compile_stream/{REFERENCE_TARGET}", reference)
         spec = [*self.data_and_seed, stream.frames]
         measured = self.add(
-            f"measure_stream/{name}", "measure_stream", f"stream on {where}", needs, spec, target
+            f"measure_stream/{name}", "measure_stream", f"stream on {target.device}", needs, spec, target
         )
         return (measured, "export_stream", compiled)
 
@@ -318,12 +322,12 @@ class _Layout:
     def add_verdict(self, target: Target, reference: str) -> None:
         """Add what is said of a target's program: measured beside the `reference`, checked, bundled."""
         recipe, name = self._recipe, target.name
-        where = target.device
+        scoring = () if target.gpu is None else ("train", *self.judge)
         measured = self.add(
-            f"measure/{name}", "measure", _measuring(target), (f"compile/{name}", reference),
+            f"measure/{name}", "measure", _measuring(target), (f"compile/{name}", reference, *scoring),
             self.data_and_seed, target,
         )  # fmt: skip
-        stream = self._measure_stream(target, where, reference)
+        stream = self._measure_stream(target, reference)
         facts = ("train", "evaluate", f"compile/{name}", measured)
         pretrained = ("pretrain",) if recipe.pretrain is not None else ()
         budgets = recipe.budgets.model_dump(mode="json")
@@ -393,7 +397,9 @@ def _versions(stage: StageName, target: Target | None) -> dict[str, str]:
             }
     if stage not in ("measure", "measure_stream", "program_cost"):
         return found
-    if target.is_native:
+    if target.gpu is not None:
+        found["OpenCL"] = ", ".join(opencl_drivers()) or "none"
+    elif target.is_native:
         found["CPU"] = cpu_name()
     if target.emulator is not None:
         program = target.emulator.program

@@ -106,6 +106,8 @@ def _why_untimed(target: Target) -> str:
     """Return why no latency is known on a target; nothing where it is."""
     if target.compiled_only:
         return "it is compiled for only"
+    if target.gpu is not None:
+        return "no time of a GPU's program is said without the GPU"
     needs = {
         "core.cost_model": target.core.cost_model,
         "core.clock_mhz": target.core.clock_mhz,

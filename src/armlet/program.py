@@ -130,6 +130,7 @@ def load(path: str | Path) -> Program:
     Raises:
         UsageError: not a bundle, a file of it is corrupted, or nothing here runs programs for its target.
         MissingDependency: the target needs an emulator that is not installed.
+        NoOpenClDevice: the program is for a GPU, and this machine has no OpenCL device for it.
     """
     return Program(Bundle.open(path))
 
@@ -171,7 +172,12 @@ def open_route(folder: Path, compiled: Compiled, target: Target) -> Route:
 
     Raises:
         UsageError: nothing here runs the target's programs.
+        NoOpenClDevice: the program is for a GPU, and this machine has no OpenCL device for it.
     """
+    if compiled.gpu:
+        from armlet.devices.opencl import OpenClProgram
+
+        return OpenClProgram(folder, compiled).run_batch
     if not target.compiled_only and compiled.triple.split("-")[0] == platform.machine():
         from armlet.devices.host import HostProgram, this_machine_has
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import math
+from dataclasses import replace
 
-from armlet.artifacts import Check, Latency, Outcome
+from armlet.artifacts import Check, Evaluated, Latency, Outcome
 from armlet.bundle import Bundle, Manifest
 from armlet.errors import UsageError
 from armlet.scores import METRICS, loss_of_score
@@ -74,10 +75,19 @@ def chance_of_drop(lost: int, gained: int) -> float:
     return ways / (1 << changed)
 
 
+def _evaluated(manifest: Manifest) -> Evaluated | None:
+    """Return what the program itself scored; single answers of one for a GPU are not kept."""
+    found = manifest.evaluated
+    if found is None or not manifest.compiled.gpu:
+        return found
+    score = manifest.measured.score
+    return None if score is None else replace(found, score=score, right=None)
+
+
 def _score(new: Manifest, old: Manifest, tolerance: float) -> Check:
-    if new.evaluated is None or old.evaluated is None:
+    after, before = _evaluated(new), _evaluated(old)
+    if after is None or before is None:
         return Check("accuracy beside baseline", "", "not measured", None, "no budget")
-    after, before = new.evaluated, old.evaluated
     what = f"{METRICS[after.score.metric].label} beside baseline"
     if after.score.metric != before.score.metric or after.score.n_samples != before.score.n_samples:
         raise UsageError("--baseline: the bundles were scored by other metrics or on other samples")

@@ -78,8 +78,9 @@ def source_of(  # noqa: PLR0913 - what can be told of each kind of source
         store: where finished steps are kept; the user's cache by default.
 
     Raises:
-        UsageError: the file is none of these, or it is wrong.
+        UsageError: the file is none of these, or it is wrong; or as `check_tunable`.
     """
+    check_tunable(target)
     if (path / MANIFEST_FILE).is_file():
         bundle = Bundle.open(path)
         recipe = bundle.manifest.provenance.recipe
@@ -99,6 +100,22 @@ def source_of(  # noqa: PLR0913 - what can be told of each kind of source
             yield Source(model, False, precision)
 
 
+def check_tunable(target: Target) -> None:
+    """Refuse a target that there are no tiles for.
+
+    Raises:
+        UsageError: its kernels run on a GPU, or can be neither timed nor modelled.
+    """
+    if target.gpu is not None:
+        message = f"target {target.name}: kernels for GPUs have no tiles to choose"
+        raise UsageError(Problem(message, key="gpu", hint="choose a target without a GPU"))
+    if not target.is_native and target.core.cost_model is None:
+        message = (
+            f"target {target.name} has no core.cost_model: its kernels can be neither timed nor modelled"
+        )
+        raise UsageError(Problem(message, hint="a Raspberry Pi's target has one"))
+
+
 def default_file(target: Target) -> Path:
     """Return where a table for a target is written if nothing else is said."""
     return Path("build") / f"tiles-{target.resolved_cpu}.json"
@@ -116,7 +133,7 @@ def tune_kernels(source: Source, target: Target, file: Path, progress: Progress)
         progress: told of each kernel.
 
     Raises:
-        UsageError: the file is of another core, or its costs came about otherwise; or the target has no cost model.
+        UsageError: the file is of another core, or its costs came about otherwise; or as `check_tunable`.
         MissingDependency: a tool chain, the emulator or llvm-mca is not installed.
     """
     unit, how, costs_of = _way_to_measure(target)
@@ -196,13 +213,9 @@ Measure = Callable[[Sequence["tvm.tirx.PrimFunc"], Target, Path], Iterable[float
 
 def _way_to_measure(target: Target) -> tuple[str, str, Measure]:
     """Return unit, words and function of the costs on a target."""
+    check_tunable(target)
     if target.is_native:
         return "ns", f"measured on {cpu_name()}", _timed
-    if target.core.cost_model is None:
-        message = (
-            f"target {target.name} has no core.cost_model: its kernels can be neither timed nor modelled"
-        )
-        raise UsageError(Problem(message, hint="a Raspberry Pi's target has one"))
     how = f"modelled by {target.core.cost_model} (llvm-mca {find_llvm().version}), counts under emulation"
     return "cycles", how, _modelled
 

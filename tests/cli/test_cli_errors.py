@@ -157,10 +157,10 @@ def test_the_version_is_printed(armlet):
 
 def test_targets_and_data_sets_are_listed_as_json(armlet):
     assert {t["name"] for t in json.loads(armlet("targets", "list", "--json").stdout)} == {
-        "android-arm64", "android-arm64-dotprod", "android-armv7", "arm64-linux", "arm64-linux-musl", "aws-graviton3",
-        "galaxy-s24", "host", "iphone-15", "jetson-orin-nano", "pixel-4", "pixel-8", "pixel-8-little", "raspberry-pi-2",
-        "raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5", "raspberry-pi-zero-2", "rk3588", "rk3588-little",
-        "x86-64-vnni",
+        "android-arm64", "android-arm64-dotprod", "android-armv7", "android-opencl", "arm64-linux", "arm64-linux-musl",
+        "aws-graviton3", "galaxy-s24", "host", "host-opencl", "iphone-15", "jetson-orin-nano", "pixel-4", "pixel-8",
+        "pixel-8-little", "raspberry-pi-2", "raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5", "raspberry-pi-zero-2",
+        "rk3588", "rk3588-little", "x86-64-vnni",
     }  # fmt: skip
     listed = json.loads(armlet("data", "list", "--json").stdout)
     assert {entry["kind"] for entry in listed} == {

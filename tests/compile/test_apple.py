@@ -21,6 +21,14 @@ from armlet.compile.lowered import LoweredProgram
 from armlet.compile.macho import ARM64, read_macho
 from armlet.compile.memory import ALIGNMENT
 from armlet.compile.pipeline import compile_onnx
+from armlet.compile.symbols import (
+    APPLE_LACKS,
+    APPLE_SYMBOLS,
+    LIBC_SYMBOLS,
+    LIBM_SYMBOLS,
+    check_undefined,
+    undefined_symbols,
+)
 from armlet.errors import ArmletError, UsageError
 from armlet.program import load
 from armlet.spec.budget import Budgets
@@ -67,12 +75,8 @@ def test_it_exports_the_entry_and_needs_libsystem_alone(members):
     entry = read_macho(members["cnn_entry.o"])
     exported = {s.name for s in entry.symbols if s.is_external and s.section}
     assert exported == {"cnn_run"}
-    needed = set(link.undefined_symbols(*members.values()))
-    assert (
-        {"expf"}
-        <= needed
-        <= ((link.LIBC_SYMBOLS | link.LIBM_SYMBOLS | link.APPLE_SYMBOLS) - link.APPLE_LACKS)
-    )
+    needed = set(undefined_symbols(*members.values()))
+    assert {"expf"} <= needed <= ((LIBC_SYMBOLS | LIBM_SYMBOLS | APPLE_SYMBOLS) - APPLE_LACKS)
 
 
 @requires_zig
@@ -154,7 +158,7 @@ def test_a_function_that_ios_lacks_is_refused(tmp_path: Path):
     (tmp_path / "unit.c").write_text("float exp10f(float); float f(float x) { return exp10f(x); }\n")
     link.compile_object(target, tmp_path / "unit.c", tmp_path / "unit.o", tmp_path)
     with pytest.raises(ArmletError, match="needs exp10f, which no app has"):
-        link.check_undefined(target, tmp_path / "unit.o")
+        check_undefined(target, tmp_path / "unit.o")
 
 
 @requires_zig

@@ -15,6 +15,7 @@ from armlet.compile.dump import Dump
 from armlet.compile.emit.kernels import STACK_LIMIT, build_kernels, llvm_target
 from armlet.compile.kernels.loops import Parameter, cast, prim_func, store
 from armlet.compile.pipeline import compile_onnx
+from armlet.compile.symbols import check_undefined, undefined_symbols
 from armlet.devices.emulator import Emulator
 from armlet.errors import ArmletError, UsageError
 from armlet.spec.load import load_target
@@ -94,7 +95,7 @@ def test_a_local_working_buffer_stays_on_the_stack(tmp_path: Path, host: Target)
     (kernel,) = build_kernels(_square_plus_one("local", tile=512), host, "net", tmp_path / "k.o")
 
     assert kernel.scratch_bytes == ()
-    link.check_undefined(host, tmp_path / "k.o")
+    check_undefined(host, tmp_path / "k.o")
     a = np.random.default_rng(1).standard_normal(N).astype(np.float32)
     c = np.empty(N, np.float32)
     _load(host, tmp_path / "k.o").net_square(ctypes.c_void_p(a.ctypes.data), ctypes.c_void_p(c.ctypes.data))
@@ -126,8 +127,8 @@ def test_every_kernel_object_is_free_of_tvm(tmp_path: Path, lowered_cnn, host: T
         roots = [kernel.symbol for kernel in kernels]
         link.link_relocatable(target, [tmp_path / "all.o"], tmp_path / "k.o", roots)
 
-        link.check_undefined(target, tmp_path / "k.o")
-        assert set(link.undefined_symbols(tmp_path / "k.o")) <= {
+        check_undefined(target, tmp_path / "k.o")
+        assert set(undefined_symbols(tmp_path / "k.o")) <= {
             "expf",
             "memcpy",
             "memset",

@@ -203,7 +203,8 @@ def test_a_target_without_the_arithmetic_is_refused(name: str, tmp_path: Path):
         lower(file, load_target(name), precision="float16")
 
 
-def test_a_quantised_network_is_refused_with_its_layers(tmp_path: Path):
+def quantized_dense() -> onnx.ModelProto:
+    """Return a network of one layer, named weights, whose weights are integers."""
     from onnx import TensorProto, helper, numpy_helper
 
     values = {"s": np.float32(0.1), "z": np.int8(0), "w": np.ones((4, 8), np.int8)}
@@ -214,11 +215,14 @@ def test_a_quantised_network_is_refused_with_its_layers(tmp_path: Path):
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, k]) for n, k in (("x", 8), ("y", 4))]
     parts = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
     graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], parts)
-    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_a_quantised_network_is_refused_with_its_layers(tmp_path: Path):
     with pytest.raises(
         UnsupportedOperator, match=r"float16 is for networks that are not quantised.*\n  weights"
     ):
-        lower(saved(network, tmp_path), load_target(BOARD), precision="float16")
+        lower(saved(quantized_dense(), tmp_path), load_target(BOARD), precision="float16")
 
 
 def test_a_weight_beyond_float16_is_refused(tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from armlet.compile import link
+from armlet.compile.symbols import check_undefined, undefined_symbols
 from armlet.errors import ArmletError, MissingDependency
 from armlet.spec.target import Target
 
@@ -70,8 +71,8 @@ def test_libc_and_libm_may_stay_undefined_and_nothing_else(tmp_path: Path, host:
         "float f(float x, void *p, const void *q, unsigned n) { memcpy(p, q, n); return expf(x) + tanhf(x); }\n",
         "allowed",
     )
-    link.check_undefined(host, allowed)
-    assert {"expf", "memcpy", "tanhf"} <= set(link.undefined_symbols(allowed))
+    check_undefined(host, allowed)
+    assert {"expf", "memcpy", "tanhf"} <= set(undefined_symbols(allowed))
 
     forbidden = _object(
         tmp_path,
@@ -80,7 +81,7 @@ def test_libc_and_libm_may_stay_undefined_and_nothing_else(tmp_path: Path, host:
         "forbidden",
     )
     with pytest.raises(ArmletError, match=r"needs g, malloc, which no app has"):
-        link.check_undefined(host, forbidden)
+        check_undefined(host, forbidden)
 
 
 def test_linking_into_one_object_drops_what_the_roots_do_not_reach(tmp_path: Path, host: Target):

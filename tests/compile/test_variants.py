@@ -19,9 +19,9 @@ from tests.compile.front.test_integer_recurrent import layer_model
 from armlet import digest
 from armlet.artifacts import Compiled
 from armlet.bench.cycles import count_cycles
-from armlet.compile import link
 from armlet.compile.emit.packed import PACKED_FOLDER
 from armlet.compile.pipeline import compile_onnx
+from armlet.compile.symbols import EXTENSIONS_SYMBOL, check_undefined, undefined_symbols
 from armlet.devices.emulator import Emulator
 from armlet.devices.host import HostProgram
 from armlet.errors import ArmletError
@@ -154,10 +154,10 @@ def test_only_a_library_with_variants_asks_linux_for_extensions(integers: Progra
         ["aarch64-linux-gnu-ar", "x", integers.folder / "lib" / "libnet.a"], cwd=tmp_path, check=True
     )
     whole = tmp_path / "net.o"
-    assert link.EXTENSIONS_SYMBOL in link.undefined_symbols(whole)
-    link.check_undefined(load_target("arm64-linux"), whole, extensions=True)
+    assert EXTENSIONS_SYMBOL in undefined_symbols(whole)
+    check_undefined(load_target("arm64-linux"), whole, extensions=True)
     with pytest.raises(ArmletError, match="needs getauxval, which no app has"):
-        link.check_undefined(load_target("arm64-linux"), whole)
+        check_undefined(load_target("arm64-linux"), whole)
     compile_onnx(integers.folder / "model.onnx", load_target("raspberry-pi-4"), "net", tmp_path / "one")
     assert "auxv" not in (tmp_path / "one" / "src" / "net.c").read_text()
     assert "VARIANT" not in (tmp_path / "one" / "lib" / "net.h").read_text()

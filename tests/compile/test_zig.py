@@ -19,9 +19,10 @@ from armlet import digest
 from armlet.artifacts import Compiled
 from armlet.compile import link
 from armlet.compile.emit import emit_program
-from armlet.compile.emit.entry import write_parameters
+from armlet.compile.emit.entry import write_block
 from armlet.compile.lowered import LoweredProgram
 from armlet.compile.pipeline import compile_onnx
+from armlet.compile.symbols import DRIVER_SYMBOLS, EXTENSIONS_SYMBOL, LIBC_SYMBOLS, LIBM_SYMBOLS
 from armlet.devices.emulator import Emulator
 from armlet.devices.host import HostProgram
 from armlet.errors import MissingDependency
@@ -103,7 +104,7 @@ def test_a_phone_can_load_the_shared_library(android):
     if not target.is_arm32:  # there zig's own copies are linked in beside its division
         assert needed == {"libc.so", "libm.so"}
         assert {"expf", "memcpy"} <= wanted
-    assert wanted <= link.LIBC_SYMBOLS | link.LIBM_SYMBOLS
+    assert wanted <= LIBC_SYMBOLS | LIBM_SYMBOLS
 
 
 @requires_zig
@@ -138,7 +139,7 @@ def test_changed_constants_are_compiled_anew(tmp_path: Path):
     """The compiler keeps what it compiled, and does not look into what the assembler includes."""
     target, objects = load_target("arm64-linux-musl"), []
     for constants in (b"a" * 64, b"b" * 64):
-        source = write_parameters("net", constants, tmp_path, target)
+        source = write_block("net_params", constants, tmp_path, target)
         link.compile_object(target, source, tmp_path / "net.o", tmp_path)
         objects.append((tmp_path / "net.o").read_bytes())
     assert b"a" * 64 in objects[0]
@@ -163,7 +164,7 @@ def test_one_library_for_phones_of_several_kinds(lowered_cnn: LoweredProgram, tm
     emit_program([lowered_cnn] * 2, target, "cnn", tmp_path)
     with (tmp_path / "lib" / "libcnn.so").open("rb") as stream:
         symbols = list(ELFFile(stream).get_section_by_name(".dynsym").iter_symbols())
-    assert link.EXTENSIONS_SYMBOL in {s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF"}
+    assert EXTENSIONS_SYMBOL in {s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF"}
     assert Emulator(target).variant(tmp_path / "bin" / "run") == "dotprod"
 
 
@@ -173,3 +174,21 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert link.missing_tools(target) == ("ziglang",)
     with pytest.raises(MissingDependency, match=r"missing: ziglang, .* pip install 'ziglang>=0.17,<0.18'"):
         link.compile_object(target, tmp_path / "unit.c", tmp_path / "unit.o", tmp_path)
+
+
+@requires_zig
+def test_a_phone_can_load_a_program_for_its_gpu(host_cnn, tmp_path: Path):
+    onnx.save(host_cnn.model, tmp_path / "model.onnx")
+    compiled = compile_onnx(tmp_path / "model.onnx", load_target("android-opencl"), "net", tmp_path)
+    with (tmp_path / "lib" / "libnet.so").open("rb") as stream:
+        file = ELFFile(stream)
+        needed = {
+            t.needed for t in file.get_section_by_name(".dynamic").iter_tags() if t.entry.d_tag == "DT_NEEDED"
+        }
+        symbols = list(file.get_section_by_name(".dynsym").iter_symbols())
+    assert needed == {"libc.so", "libdl.so"}
+    defined = {s.name for s in symbols if s["st_shndx"] != "SHN_UNDEF"}
+    assert defined == {"net_open", "net_run", "net_device", "net_close"}
+    wanted = {s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name}
+    assert wanted <= LIBC_SYMBOLS | DRIVER_SYMBOLS
+    assert (compiled.gpu, compiled.triple) == ("opencl", "aarch64-linux-android")

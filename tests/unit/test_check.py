@@ -64,6 +64,19 @@ def test_a_budget_that_could_not_be_measured_never_passes():
     assert not verdict.passes
 
 
+def test_a_program_for_a_gpu_is_scored_as_it_ran_and_not_as_the_hosts_program():
+    gpu, match = replace(compiled(), gpu="opencl", integer_only=False), Match(9, 9, 0.0, 1e-4, "sums")
+    ran = Measured("gpu", "PoCL", match, None, None, score=replace(TRAINED, value=0.5))
+    absent = Measured("gpu", "none", None, None, None)
+    budgets = Budgets(accuracy=0.6)
+    found = {c.what: c for c in check_budgets(budgets, TRAINED, Evaluated(TRAINED, 1.0), gpu, ran).checks}
+    assert (found["accuracy"].outcome, found["same outputs"].outcome) == ("fail", "pass")
+    verdict = check_budgets(budgets, TRAINED, Evaluated(TRAINED, 1.0), gpu, absent)
+    found = {c.what: c for c in verdict.checks}
+    assert (found["accuracy"].outcome, found["same outputs"].outcome) == ("not measured", "not measured")
+    assert not check_budgets(Budgets(), TRAINED, Evaluated(TRAINED, 1.0), gpu, absent).passes
+
+
 def test_outputs_that_differ_from_the_hosts_fail_even_without_budgets():
     differing = Match(500, 499, 0.5, 0.0, "exact")
     assert outcome(Budgets(), "same outputs", match=differing) == "fail"

@@ -281,6 +281,17 @@ def test_what_32_bit_code_does_not_have_is_refused(update, message):
         Target.model_validate(board | update)
 
 
+def test_a_target_with_a_gpu_says_nothing_of_kernels_on_the_core():
+    target = load_target("android-opencl")
+    assert (target.gpu.api, target.is_native, target.computes_float16) == ("opencl", False, True)
+    board = load_target("raspberry-pi-4").model_dump(mode="json")
+    said = "gpu: kernels do not run on the core: leave out emulator, calibration, core.cost_model"
+    with pytest.raises(ValueError, match=said):
+        Target.model_validate(board | {"gpu": {"api": "opencl"}})
+    with pytest.raises(ValueError, match="opencl"):
+        Target.model_validate(target.model_dump(mode="json") | {"gpu": {"api": "vulkan"}})
+
+
 def test_a_target_with_an_unknown_key_is_refused(tmp_path):
     path = tmp_path / "board.yaml"
     path.write_text(shipped_targets()["raspberry-pi-4"].read_text().replace("clock_mhz", "clock_mgz"))

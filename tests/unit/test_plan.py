@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 
 from armlet.compile.kernels.epilogue import FloatClamp, Requantize, width
 from armlet.compile.kernels.loops import vector_of
+from armlet.compile.opencl.windows import TILES
 from armlet.errors import UsageError
 from armlet.plan import STAGES, make_plan
 from armlet.spec.load import load_recipe, load_target, shipped_targets
@@ -125,6 +126,32 @@ STREAMED = {
     "stream": {"frames": 1},
     "budgets": {"mape": 0.1},
 }
+
+
+def test_what_a_program_for_a_gpu_can_not_be_is_refused_before_any_work():
+    recipe = Recipe.model_validate(BASE | {"package": "packed"})
+    with pytest.raises(UsageError) as caught:
+        make_plan(recipe, [load_target("android-opencl")])
+    said = str(caught.value)
+    assert "passes.2: target android-opencl: quantize_static makes integers" in said
+    assert "package: target android-opencl: constants of OpenCL programs are not packed" in said
+    streaming = {
+        "name": "tiny", "data": {"kind": "electricity-demand"}, "model": {"kind": "lstm", "hidden": [8]},
+        "stream": {"frames": 1},
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="stream: target android-opencl: OpenCL programs take no streams"):
+        make_plan(Recipe.model_validate(streaming), [load_target("android-opencl")])
+
+
+def test_what_runs_on_a_gpu_depends_on_the_drivers_that_are_here(monkeypatch, tmp_path):
+    recipe = BASE | {"passes": BASE["passes"][:2]}
+    monkeypatch.setenv("OCL_ICD_VENDORS", str(tmp_path))
+    before = keys(recipe, "android-opencl")
+    (tmp_path / "pocl.icd").write_text("libpocl.so.2")
+    after = keys(recipe, "android-opencl")
+    different = {name for name in before if before[name] != after[name]}
+    assert "measure/android-opencl" in different
+    assert {"compile/android-opencl", "evaluate", "compile/host"}.isdisjoint(different)
 
 
 def test_packed_constants_change_the_kernels_of_programs_that_are_not_packed_themselves():
@@ -342,6 +369,9 @@ def test_widths_for_an_unknown_target_are_refused_by_the_plan():
 @pytest.mark.parametrize("name", sorted(shipped_targets()))
 def test_kernels_compute_as_many_channels_at_a_time_as_widths_are_multiples_of(name):
     target = load_target(name)
+    if target.gpu is not None:
+        assert target.lanes("float32") == target.lanes("float16") == TILES[0]
+        return
     for build in target.builds:
         assert width(Requantize(8, 0, -128, 127), vector_of(build)) == target.lanes("int8")
         assert width(FloatClamp(None, None), vector_of(build)) == target.lanes("float32")

@@ -203,6 +203,8 @@ class Compiled:
         variants: the other builds, each of which needs more extensions than the one before.
         packed: the same program with packed constants, where the recipe asks for it.
         threads: that may compute one call.
+        gpu: how it reaches the GPU that it computes on, "opencl"; empty where it computes on the core. Its entries are
+            `<symbol>_open`, `_run` and `_close` then, there is no runner, and the arena is of the device's memory.
     """
 
     target: str
@@ -224,6 +226,7 @@ class Compiled:
     variants: tuple[KernelVariant, ...] = ()
     precision: str = "float32"
     threads: int = 1
+    gpu: str = ""
 
     def kernels_of(self, variant: str | None) -> tuple[Kernel, ...]:
         """Return the kernels of a variant; of any other name those of the first build."""

@@ -153,6 +153,7 @@ class Measured:
             machine where `ran` is false.
         variant: which build of the kernels ran, where the program has several.
         ran: false for a target that programs are compiled for and not run.
+        score: of a program for a GPU, by what this machine has for one.
     """
 
     target: str
@@ -163,6 +164,7 @@ class Measured:
     variant: str | None = None
     reference: Match | None = None
     ran: bool = True
+    score: Score | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,12 @@ import typer
 from armlet.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.table import Table
 
     from armlet.artifacts import Compiled
-    from armlet.bundle import Bundle
+    from armlet.bundle import Bundle, Manifest
 
 
 def check(  # noqa: PLR0913 - one parameter for each flag
@@ -114,6 +116,26 @@ def _kernels_table(compiled: Compiled) -> Table:
     return table
 
 
+def _of_the_build(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Say what is not so of every program."""
+    compiled = manifest.compiled
+    if compiled.precision != "float32":
+        apart = manifest.evaluated and not compiled.gpu
+        scored = "; scores are those of the float32 program" if apart else ""
+        yield "real numbers", f"{compiled.precision} within{scored}"
+    if compiled.threads > 1:
+        shared = sum(kernel.parallel for kernel in compiled.kernels)
+        yield "threads", f"{compiled.threads}, for {shared} of {len(compiled.kernels)} calls of kernels"
+    if compiled.variants:
+        names = ", ".join(variant.name for variant in compiled.variants)
+        yield "variants", f"{names}: taken where the CPU has them; {manifest.measured.variant} ran"
+    if not manifest.measured.ran:
+        scores = "; scores are those of the program for this machine" if manifest.evaluated else ""
+        yield "ran on", f"{manifest.measured.device}{scores}"
+    if compiled.gpu:
+        yield "GPU", f"{compiled.gpu}; checked on {manifest.measured.device}"
+
+
 def _print(opened: Bundle) -> None:
     from rich.table import Table
 
@@ -134,22 +156,11 @@ def _print(opened: Bundle) -> None:
     facts.add_row(
         "target", f"{manifest.target.name}: {compiled.triple}, {compiled.cpu} {' '.join(compiled.features)}"
     )
-    if compiled.precision != "float32":
-        scored = "; scores are those of the float32 program" if manifest.evaluated else ""
-        facts.add_row("real numbers", f"{compiled.precision} within{scored}")
-    if compiled.threads > 1:
-        shared = sum(kernel.parallel for kernel in compiled.kernels)
-        facts.add_row(
-            "threads", f"{compiled.threads}, for {shared} of {len(compiled.kernels)} calls of kernels"
-        )
-    if compiled.variants:
-        names = ", ".join(variant.name for variant in compiled.variants)
-        facts.add_row("variants", f"{names}: taken where the CPU has them; {manifest.measured.variant} ran")
-    if not manifest.measured.ran:
-        scores = "; scores are those of the program for this machine" if manifest.evaluated else ""
-        facts.add_row("ran on", f"{manifest.measured.device}{scores}")
+    for name, text in _of_the_build(manifest):
+        facts.add_row(name, text)
     if manifest.evaluated:
-        for label, text in score_rows(manifest.evaluated.score):
+        score = manifest.measured.score if compiled.gpu else manifest.evaluated.score
+        for label, text in score_rows(score) if score else [("score", "not measured")]:
             facts.add_row(label, text)
     elif file := manifest.imported:
         facts.add_row("accuracy", "not measured")
@@ -163,8 +174,10 @@ def _print(opened: Bundle) -> None:
             f" {format_bytes(packed.weights_bytes)} of memory for them",
         )
     facts.add_row("memory", f"arena {format_bytes(manifest.memory_bytes)}, {arena_excess(compiled)}")
+    symbol, last = manifest.symbol, "char *message" if compiled.gpu else "void *arena"
+    first = f"{symbol}_program *program, " if compiled.gpu else ""
     facts.add_row(
-        "call", f"int {manifest.symbol}_run(const void *const inputs[], void *const outputs[], void *arena)"
+        "call", f"int {symbol}_run({first}const void *const inputs[], void *const outputs[], {last})"
     )
     if stream := manifest.stream:
         state = format_bytes(stream.exported.inputs[1].n_bytes)

@@ -20,7 +20,7 @@ def to_float16(graph: Graph) -> Graph:
     Raises:
         UnsupportedOperator: names every layer that has integers for real numbers.
     """
-    if quantized := [layer for layer in graph.layers if _has_integers(layer, graph)]:
+    if quantized := [layer for layer in graph.layers if has_integers(layer, graph)]:
         names = "\n  ".join(f"{layer.name} ({layer.kind})" for layer in quantized)
         raise UnsupportedOperator(
             "precision float16 is for networks that are not quantised, and these layers have integers for real"
@@ -46,7 +46,7 @@ def _conversion(value: str, result: str, end: str) -> Layer:
     return Layer(f"{end} {min(value, result, key=len)}", "Cast", Convert(), (value,), result)
 
 
-def _has_integers(layer: Layer, graph: Graph) -> bool:
+def has_integers(layer: Layer, graph: Graph) -> bool:
     """Whether a layer computes on integers that stand for real numbers, or has such constants."""
     ends = (*layer.inputs, layer.output)
     if layer.integer is not None or any(graph.tensors[name].dtype in ("int8", "uint8") for name in ends):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from armlet.errors import ArmletError
 
@@ -53,3 +55,9 @@ class BlockCounts:
     def instructions(self) -> int:
         """Instructions executed."""
         return sum(block.n_instructions * block.executions for block in self.blocks)
+
+
+def opencl_drivers() -> tuple[str, ...]:
+    """Return the names of the OpenCL drivers that are installed here, without loading any."""
+    folder = Path(os.environ.get("OCL_ICD_VENDORS", "/etc/OpenCL/vendors"))
+    return tuple(sorted(path.stem for path in folder.glob("*.icd")))

@@ -7,7 +7,7 @@ import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ class HostProgram:
         threads: int = 1,
     ) -> None:
         try:
-            self._library = _open_library(library.resolve())
+            self._library = open_library(library.resolve())
             self._entry = getattr(self._library, f"{symbol}_run")
         except (OSError, AttributeError) as error:
             raise ArmletError(f"{library} can't be loaded as the program {symbol!r}: {error}") from None
@@ -108,20 +108,7 @@ class HostProgram:
         Raises:
             UsageError: the number of inputs, a shape, a dtype or a number of samples is wrong; names the input.
         """
-        if len(batches) != len(self.inputs):
-            raise UsageError(f"the program takes {len(self.inputs)} inputs, not {len(batches)}")
-        n_samples = len(batches[0])
-        for array, info in zip(batches, self.inputs, strict=True):
-            if array.shape != (n_samples, *info.shape[1:]) or array.dtype != info.dtype:
-                raise UsageError(
-                    f"input {info.name!r} is {array.dtype} {list(array.shape)}, the program takes {info.dtype} "
-                    f"{[n_samples, *info.shape[1:]]}"
-                )
-        inputs = [np.ascontiguousarray(a) for a in batches]
-        outputs = [np.empty((n_samples, *info.shape[1:]), info.dtype) for info in self.outputs]
-        for i in range(n_samples):
-            self._call([a[i : i + 1] for a in inputs], [a[i : i + 1] for a in outputs])
-        return tuple(outputs)
+        return run_each(self.inputs, self.outputs, batches, self._call)
 
     def run_many(self, samples: Array) -> Array:
         """Run many samples through a program with one input and one output; see `run_batch`."""
@@ -144,6 +131,42 @@ class HostProgram:
         return -(-memory.ctypes.data // ALIGNMENT) * ALIGNMENT
 
 
+def run_each(
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    batches: Sequence[Array],
+    call: Callable[[Sequence[Array], Sequence[Array]], None],
+) -> tuple[Array, ...]:
+    """Run many samples, one after the other.
+
+    Args:
+        inputs: of the program.
+        outputs: of the program.
+        batches: for each input [N, *shape[1:]], in the input's dtype.
+        call: runs the program on one sample, given arrays for inputs and outputs, with a batch of one.
+
+    Returns:
+        For each output [N, *shape[1:]].
+
+    Raises:
+        UsageError: the number of inputs, a shape, a dtype or a number of samples is wrong; names the input.
+    """
+    if len(batches) != len(inputs):
+        raise UsageError(f"the program takes {len(inputs)} inputs, not {len(batches)}")
+    n_samples = len(batches[0])
+    for array, info in zip(batches, inputs, strict=True):
+        if array.shape != (n_samples, *info.shape[1:]) or array.dtype != info.dtype:
+            raise UsageError(
+                f"input {info.name!r} is {array.dtype} {list(array.shape)}, the program takes {info.dtype} "
+                f"{[n_samples, *info.shape[1:]]}"
+            )
+    given = [np.ascontiguousarray(a) for a in batches]
+    found = [np.empty((n_samples, *info.shape[1:]), info.dtype) for info in outputs]
+    for i in range(n_samples):
+        call([a[i : i + 1] for a in given], [a[i : i + 1] for a in found])
+    return tuple(found)
+
+
 def this_machine_has(features: Iterable[str]) -> bool:
     """Say whether this machine's CPU has the extensions, as Linux tells; a program that uses others would crash."""
     try:
@@ -155,7 +178,7 @@ def this_machine_has(features: Iterable[str]) -> bool:
     return all(_CPU_FLAGS[feature] in flags for feature in features)
 
 
-def _open_library(library: Path) -> ctypes.CDLL:
+def open_library(library: Path) -> ctypes.CDLL:
     """Load a shared library under a name of its own.
 
     The dynamic loader answers a path that it has seen with the library that lay there then: a bundle that was built

@@ -13,6 +13,8 @@ Feature = Literal["neon", "dotprod", "fp16", "i8mm", "sve", "sse4.2", "avx2", "a
 """An instruction set extension that kernels may ask for."""
 Element = Literal["int8", "float16", "float32"]
 """What kernels multiply."""
+GPU_CHANNELS = 4
+"""Output channels of a convolution that one work item of a GPU computes."""
 Variant = Literal["dotprod", "i8mm"]
 """An extension that programs can look for where they run."""
 
@@ -67,6 +69,12 @@ class Emulator(Spec):
         "qemu-aarch64", description="The emulator; qemu-arm for 32-bit programs."
     )
     cpu: str = Field(description="QEMU's -cpu, so that an instruction that the board lacks is caught.")
+
+
+class Gpu(Spec):
+    """A GPU that programs compute on; the core only starts its kernels."""
+
+    api: Literal["opencl"] = Field("opencl", description="How programs reach it: OpenCL 1.2 or newer.")
 
 
 class Calibration(Spec):
@@ -134,7 +142,7 @@ class Target(Spec):
         " memory are known; what a run would tell is not measured.",
     )
     calibration: Calibration | None = Field(None, description="Left out: no latency can be estimated.")
-
+    gpu: Gpu | None = Field(None, description="Left out: programs compute on the core.")
     tiles: ListOf[TileChoice] | None = Field(
         None,
         description="How kernels are cut up where the formulas do not say it; `--tiles` takes them from a table of"
@@ -164,6 +172,23 @@ class Target(Spec):
             raise ValueError("variants: they need neon in features")
         if "i8mm" in listed and "dotprod" not in listed[: listed.index("i8mm")]:
             raise ValueError("variants: a core with i8mm has dotprod, too: list dotprod before it")
+        return self
+
+    @model_validator(mode="after")
+    def _says_nothing_of_the_core_for_a_gpu(self) -> Self:
+        if self.gpu is None:
+            return self
+        told = (
+            ("variants", self.variants),
+            ("emulator", self.emulator),
+            ("calibration", self.calibration),
+            ("core.cost_model", self.core.cost_model),
+            ("tiles", self.tiles),
+        )
+        if given := [name for name, value in told if value]:
+            raise ValueError(f"gpu: kernels do not run on the core: leave out {', '.join(given)}")
+        if self.compiled_only:
+            raise ValueError("gpu: programs are run through this machine's OpenCL: leave out compiled_only")
         return self
 
     @model_validator(mode="after")
@@ -207,8 +232,8 @@ class Target(Spec):
 
     @property
     def computes_float16(self) -> bool:
-        """Whether its vector unit has arithmetic on float16 (FEAT_FP16 of Armv8.2)."""
-        return {"neon", "fp16"} <= set(self.resolved_features)
+        """Whether its vector unit has arithmetic on float16 (FEAT_FP16 of Armv8.2); a GPU is asked when it is there."""
+        return self.gpu is not None or {"neon", "fp16"} <= set(self.resolved_features)
 
     @property
     def vector_bytes(self) -> int:
@@ -217,7 +242,9 @@ class Target(Spec):
         return 64 if "avx512vnni" in features else 32 if "avx2" in features else 16
 
     def lanes(self, element: Element) -> int:
-        """Return how many channels kernels compute in one vector; for int8, one of its int16 products."""
+        """Return how many channels kernels compute in one vector, or work item; for int8, one of its int16 products."""
+        if self.gpu is not None:
+            return GPU_CHANNELS
         return self.vector_bytes // (4 if element == "float32" else 2)
 
     @property
@@ -266,12 +293,14 @@ class Target(Spec):
 
     @property
     def is_native(self) -> bool:
-        """Whether its programs run on this machine without an emulator."""
-        return self.emulator is None and not self.compiled_only
+        """Whether its programs compute on this machine's own core, without an emulator."""
+        return self.emulator is None and self.gpu is None and not self.compiled_only
 
     @property
     def device(self) -> str:
         """What runs its programs, in words."""
         if self.compiled_only:
             return "no device"
-        return "this machine" if self.emulator is None else "the emulated board"
+        if self.gpu is not None:
+            return "this machine's OpenCL device"
+        return "this machine" if self.is_native else "the emulated board"

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armlet.artifacts import Counts, Latency, ProgramCost
+from armlet.artifacts import Compiled, Counts, Latency, ProgramCost
 from armlet.progress import Progress
 from armlet.spec.recipe import Precision, Threads
 from armlet.spec.target import Target
@@ -16,16 +16,31 @@ if TYPE_CHECKING:
 
     from armlet.data.splits import Splits
     from armlet.devices.emulator import Emulator
+    from armlet.devices.opencl import OpenClProgram
     from armlet.models.network import Network
 
 
 def emulator_of(target: Target) -> Emulator | None:
-    """Return the emulated board of a target, None where its programs run on this machine itself or nowhere."""
+    """Return the emulated board of a target, None where its programs run otherwise or nowhere."""
     if target.emulator is None:
         return None
     from armlet.devices.emulator import Emulator
 
     return Emulator(target)
+
+
+def open_on_gpu(folder: Path, compiled: Compiled) -> tuple[OpenClProgram | None, str]:
+    """Open an OpenCL program on this machine's device; return it and what the device is.
+
+    Where there is no device for it, None and the reason.
+    """
+    from armlet.devices.opencl import NoOpenClDevice, OpenClProgram
+
+    try:
+        program = OpenClProgram(folder, compiled)
+    except NoOpenClDevice as reason:
+        return None, f"no device ({reason})"
+    return program, f"{program.device}, through OpenCL on this machine"
 
 
 def cost_of_a_call(
@@ -38,7 +53,7 @@ def cost_of_a_call(
 ) -> tuple[Counts | None, Latency | None]:
     """Return counts and latency of one call: timed on this machine, or counted and estimated on the emulated board.
 
-    Both are None where nothing runs the program.
+    Both are None where nothing runs the program, and of a program for a GPU: the one that it is for is not here.
 
     Args:
         runner: the program's `bin/run`.
@@ -48,7 +63,7 @@ def cost_of_a_call(
         progress: told what is counted.
         threads: that may compute the call.
     """
-    if target.compiled_only:
+    if target.compiled_only or target.gpu is not None:
         return None, None
     if emulator is None:
         from armlet.bench.protocol import measure_host

@@ -13,7 +13,7 @@ from armlet.progress import Progress
 from armlet.rounding import steps_allowed
 from armlet.spec.target import Target
 from armlet.stages.compare import FLOAT_TOLERANCE, HALF_REASON, HALF_TOLERANCE, compare
-from armlet.stages.device import cost_of_a_call, emulator_of, variant_of
+from armlet.stages.device import cost_of_a_call, emulator_of, open_on_gpu, variant_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,10 +136,11 @@ def random_samples(inputs: tuple[TensorInfo, ...], n: int = N_RANDOM) -> Arrays:
 def measure_imported(
     folders: tuple[Path, Path | None], imported: Imported, samples: Arrays, model: Path, target: Target,
     progress: Progress,
-) -> tuple[Measured, Arrays]:  # fmt: skip
+) -> tuple[Measured, Arrays | None]:  # fmt: skip
     """Run a compiled ONNX file on its device; return what came of it, and the program's outputs.
 
-    Where nothing runs the target's programs, the outputs are those of the program for this machine.
+    Where nothing runs the target's programs, the outputs are those of the program for this machine. There are none
+    where the program is for a GPU, and this machine has no OpenCL device for it.
 
     Args:
         folders: of the `Compiled` for the target, and for this machine where that is another program.
@@ -158,17 +159,24 @@ def measure_imported(
     board_folder, host_folder = folders
     board, emulator = artifact_json.load(Compiled, board_folder), emulator_of(target)
     n = len(samples[0])
-    progress.start(f"run {n} samples on {'this machine' if emulator is None else target.device}")
+    progress.start(f"run {n} samples on {'this machine' if target.compiled_only else target.device}")
+    device = target.device if emulator is None else emulator.description
+    match: Match | None = None
     if target.compiled_only:
-        assert host_folder is not None  # noqa: S101 - as below
-        board_folder = host_folder
-        board = artifact_json.load(Compiled, host_folder)
-    if emulator is None:
-        found, match = HostProgram.load(board_folder, board).run_batch(samples), None
-    else:
         assert host_folder is not None  # noqa: S101 - it is compiled for every target that is not this machine
-        host = artifact_json.load(Compiled, host_folder)
+        board_folder, host_folder = host_folder, None
+        board = artifact_json.load(Compiled, board_folder)
+    if board.gpu:
+        program, device = open_on_gpu(board_folder, board)
+        if program is None:
+            return Measured(target.name, device, None, None, None), None
+        found = program.run_batch(samples)
+    elif emulator is None:
+        found = HostProgram.load(board_folder, board).run_batch(samples)
+    else:
         found = emulator.program(board_folder, board).run_batch(samples)
+    if host_folder is not None:
+        host = artifact_json.load(Compiled, host_folder)
         expected = HostProgram.load(host_folder, host).run_batch(samples)
         match = _worst([compare(f, e, host, board) for f, e in zip(found, expected, strict=True)])
     progress.start(f"run {n} samples with ONNX Runtime")
@@ -177,7 +185,6 @@ def measure_imported(
     runner, one = board_folder / "bin" / "run", tuple(x[:1] for x in samples)
     counts, latency = cost_of_a_call(runner, one, target, emulator, progress, board.threads)
     variant = variant_of(runner, target, emulator)
-    device = target.device if emulator is None else emulator.description
     ran = not target.compiled_only
     return Measured(target.name, device, match, counts, latency, variant, reference, ran), found
 

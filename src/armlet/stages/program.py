@@ -25,7 +25,7 @@ from armlet.exhibits import EXHIBITS_FILE, Exhibits
 from armlet.regression import pack_right
 from armlet.stages.compare import compare, run_on_host
 from armlet.stages.context import OUTPUTS_FILE, StageContext
-from armlet.stages.device import cost_of_a_call, emulator_of, program_cost, variant_of
+from armlet.stages.device import cost_of_a_call, emulator_of, open_on_gpu, program_cost, variant_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,10 +77,12 @@ def evaluate_program(context: StageContext) -> Evaluated:
 
 
 def measure(context: StageContext) -> Measured:
-    """Run the program on its device: this machine, or the emulated board; say so where there is none."""
+    """Run the program on its device: this machine, its OpenCL device, or the emulated board; or say that there is none."""
     target = context.target
     if target.compiled_only:
         return Measured(target.name, target.device, None, None, None, ran=False)
+    if target.gpu is not None:
+        return _measure_on_gpu(context)
     samples = context.splits().test.take(slice(N_MATCHED))
     runner = context.inputs[0] / "bin" / "run"
     match = None
@@ -94,6 +96,27 @@ def measure(context: StageContext) -> Measured:
     cost = cost_of_a_call(runner, sample, target, emulator, context.progress, threads)
     device = "this machine" if emulator is None else emulator.description
     return Measured(target.name, device, match, *cost, variant_of(runner, target, emulator))
+
+
+def _measure_on_gpu(context: StageContext) -> Measured:
+    """Score the program on the whole test split through this machine's OpenCL, and compare it with the host program."""
+    import numpy as np
+
+    host, board = (artifact_json.load(Compiled, folder) for folder in (context.inputs[1], context.inputs[0]))
+    program, device = open_on_gpu(context.inputs[0], board)
+    if program is None:
+        return Measured(context.target.name, device, None, None, None)
+    splits = context.splits()
+    context.progress.start(f"run the program on {device}", len(splits.test))
+    outputs = []
+    for start in range(0, len(splits.test), 100):
+        part = splits.test.take(slice(start, start + 100))
+        outputs.append(program.run_batch(part.inputs)[0])
+        context.progress.advance(len(part))
+    found, some = np.concatenate(outputs), splits.test.take(slice(N_MATCHED))
+    match = compare(found[:N_MATCHED], run_on_host(context.inputs[1], some, context.progress), host, board)
+    score = context.scorer(splits.task).score(found, splits.test, "test")
+    return Measured(context.target.name, device, match, None, None, score=score)
 
 
 def cost_of_program(context: StageContext) -> ProgramCost:

@@ -20,15 +20,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from armlet.artifacts import Compiled, Kernel, KernelVariant
-from armlet.compile import link
+from armlet.compile import link, symbols
 from armlet.compile.dump import Dump, of_builds
 from armlet.compile.emit.calls import Listing, read_calls
-from armlet.compile.emit.entry import check_symbol, entries, render_header, render_source, write_parameters
+from armlet.compile.emit.entry import check_symbol, entries, render_header, render_source, write_block
 from armlet.compile.emit.kernels import build_variants
 from armlet.compile.emit.templates import render
 from armlet.compile.emit.threads import part_work
@@ -92,7 +92,7 @@ def emit_program(  # noqa: PLR0913 - the keywords are what is made beside the pl
             objects.append(work / f"{symbol}_params.o")
             link.compile_object(target, src / f"{symbol}_params.S", objects[-1], lib)
         members = link.link_relocatable(target, objects, work / f"{symbol}.o", entries(symbol, listing))
-        link.check_undefined(target, *members, extensions=bool(listing.variants), threads=threads > 1)
+        symbols.check_undefined(target, *members, extensions=bool(listing.variants), threads=threads > 1)
         link.archive(target, members, lib / f"lib{symbol}.a")
         libraries = link.libraries(threads)
         if not target.is_apple:
@@ -102,7 +102,7 @@ def emit_program(  # noqa: PLR0913 - the keywords are what is made beside the pl
         runner = folder / "bin" / "run"
         runner.parent.mkdir(exist_ok=True)
         link.link_program(target, src / "runner.c", lib / f"lib{symbol}.a", lib, runner, libraries)
-    result = _compiled(programs, target, symbol, listing, loaded, sizes)
+    result = compiled_of(programs, target, symbol, listing, loaded, sizes)
     if dump:
         _dump_builds(dump, result, listing, (src / f"{symbol}.c").read_text(encoding="utf-8"))
     if not packed:
@@ -119,7 +119,7 @@ def _write_sources(symbol: str, listing: Listing, target: Target, lib: Path, src
     (src / f"{symbol}.c").write_text(render_source(symbol, listing), encoding="utf-8")
     objects = [f"{symbol}_entry.o", f"{symbol}_kernels.o"]
     if listing.constants:
-        write_parameters(symbol, listing.constants, src, target)
+        write_block(f"{symbol}_params", listing.constants, src, target)
         objects.append(f"{symbol}_params.o")
     parallel = listing.threads > 1
     if parallel:
@@ -131,7 +131,8 @@ def _write_sources(symbol: str, listing: Listing, target: Target, lib: Path, src
     names = {"symbol": symbol, "SYMBOL": symbol.upper()}
     starts = {"start": f"    if (!counted)\n        {symbol}_start();\n", "stop": f"    {symbol}_stop();\n"}
     render(link.RUNTIME / "runner.c.in", src, names | (starts if parallel else dict.fromkeys(starts, "")))
-    _write_makefile(symbol, target, objects, listing, src)
+    linked = Linked(objects, entries(symbol, listing), link.libraries(listing.threads))
+    write_makefile(symbol, target, linked, src)
 
 
 def _write_threads(symbol: str, src: Path) -> None:
@@ -141,10 +142,34 @@ def _write_threads(symbol: str, src: Path) -> None:
         made.rename(made.with_name(f"{symbol}_{made.name}"))
 
 
-def _write_makefile(symbol: str, target: Target, objects: list[str], listing: Listing, src: Path) -> None:
-    """Write the Makefile, and what the linker is given beside the program's own parts."""
-    libraries = " ".join(link.libraries(listing.threads))
-    threads = f"{symbol}_threads.o"
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """What makes the libraries of a program.
+
+    Attributes:
+        objects: names of the files.
+        roots: symbols that are kept with what they reach.
+        libraries: the linker's names of those that it needs.
+    """
+
+    objects: Sequence[str]
+    roots: Sequence[str]
+    libraries: Sequence[str]
+
+
+def write_makefile(
+    symbol: str, target: Target, linked: Linked, src: Path, template: Path = link.RUNTIME / "Makefile.in"
+) -> None:
+    """Write the Makefile, and what the linker is given beside the program's own parts.
+
+    Args:
+        symbol: C prefix of the program.
+        target: what it is linked for.
+        linked: what the libraries are made of.
+        src: folder for it.
+        template: of the Makefile.
+    """
+    libraries, threads = " ".join(linked.libraries), f"{symbol}_threads.o"
     compiles = (
         f"{threads}: {symbol}_threads.c {symbol}_threads.h ../lib/{symbol}.h\n"
         f"\t$(CC) {' '.join(('$(C_FLAGS)', *link.thread_flags(target)))} -I ../lib -c {symbol}_threads.c -o $@\n\n"
@@ -154,18 +179,16 @@ def _write_makefile(symbol: str, target: Target, objects: list[str], listing: Li
         "cc": _portable(link.compiler(target)),
         "ar": _portable(link.archiver(target)),
         "c_flags": " ".join(link.c_flags(target)),
-        "relocatable_flags": " ".join(
-            link.relocatable_flags(target, entries(symbol, listing), "discard_debug.ld")
-        ),
+        "relocatable_flags": " ".join(link.relocatable_flags(target, linked.roots, "discard_debug.ld")),
         "shared_flags": " ".join(link.shared_flags(target)),
         "libraries": libraries,
         "runner_libraries": libraries,
-        "threads_rule": compiles if threads in objects else "",
-        "threads_object": f"{threads} " if threads in objects else "",
+        "threads_rule": compiles if threads in linked.objects else "",
+        "threads_object": f"{threads} " if threads in linked.objects else "",
         "stubs": "",
         "stub_rule": "",
         "runner_flags": " ".join(link.program_flags(target)),
-        "objects": " ".join(objects),
+        "objects": " ".join(linked.objects),
     }
     if target.toolchain.zig is not None:
         render(link.DISCARD_DEBUG, src, {})
@@ -176,7 +199,7 @@ def _write_makefile(symbol: str, target: Target, objects: list[str], listing: Li
         flags = " ".join(link.STUB_FLAGS)
         rule = f"{stubs}: %.so: bionic_%.c\n\t$(CC) {flags} -Wl,-soname,$@ $< -o $@\n\n"
         values |= {"libraries": stubs, "stubs": f" {stubs}", "stub_rule": rule}
-    render(link.RUNTIME / "Makefile.in", src, values)
+    render(template, src, values)
 
 
 def _portable(command: tuple[str, ...]) -> str:
@@ -196,7 +219,10 @@ def _dump_builds(dump: Dump, compiled: Compiled, listing: Listing, entry: str) -
 def _kernels(
     programs: Sequence[LoweredProgram], listing: Listing, code_bytes: Mapping[str, int]
 ) -> list[tuple[Kernel, ...]]:
-    """Say of each build's calls what they do, of what size the kernels are, and which constants they read first."""
+    """Say of each build's calls what they do, of what size the kernels are, and which constants they read first.
+
+    Sizes that are not known are left out of `code_bytes`.
+    """
     tensors, builds = {tensor.at: tensor.n_bytes for tensor in listing.tensors}, []
     for program, build in zip(programs, listing.builds, strict=True):
         seen, found = set[int](), []
@@ -205,7 +231,7 @@ def _kernels(
             seen |= constants
             kernel = Kernel(
                 symbol=call.kernel.symbol,
-                code_bytes=code_bytes[call.kernel.symbol],
+                code_bytes=code_bytes.get(call.kernel.symbol),
                 constant_bytes=sum(tensors[at] for at in constants),
                 parallel=call.kernel.turns > 0,
                 **asdict(info),
@@ -215,7 +241,7 @@ def _kernels(
     return builds
 
 
-def _compiled(
+def compiled_of(
     programs: Sequence[LoweredProgram],
     target: Target,
     symbol: str,
@@ -223,6 +249,16 @@ def _compiled(
     loaded: link.LoadedBytes,
     code_bytes: Mapping[str, int],
 ) -> Compiled:
+    """Describe a program.
+
+    Args:
+        programs: what the front half made, for each of the target's builds.
+        target: what it is compiled for.
+        symbol: C prefix of the program.
+        listing: what it calls.
+        loaded: what it takes in memory.
+        code_bytes: of each kernel, by its symbol, where that is known.
+    """
     program = programs[0]
     base, *others = _kernels(programs, listing, code_bytes)
     names = zip(target.variants, target.builds[1:], others, strict=True)
@@ -245,6 +281,7 @@ def _compiled(
         precision="float16" if any(i.precision == "float16" for i in program.calls) else "float32",
         variants=tuple(KernelVariant(name, build.features, kernels) for name, build, kernels in names),
         threads=listing.threads,
+        gpu="" if target.gpu is None else target.gpu.api,
     )
 
 

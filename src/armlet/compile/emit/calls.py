@@ -143,15 +143,20 @@ class _Value:
 
 @dataclass(slots=True)
 class _Constants:
-    """The block of constants while it grows."""
+    """The block of constants while it grows.
 
+    Attributes:
+        alignment: of all constants; None for what loads from memory want.
+    """
+
+    alignment: int | None = None
     block: bytearray = field(default_factory=bytearray)
     known: dict[bytes, int] = field(default_factory=dict)
     tensors: list[ConstantTensor] = field(default_factory=list)
 
     def place(self, data: bytes, item_bytes: int) -> Place:
         if data not in self.known:
-            alignment = ALIGNMENT if len(data) >= SMALL_CONSTANT else VECTOR
+            alignment = self.alignment or (ALIGNMENT if len(data) >= SMALL_CONSTANT else VECTOR)
             self.block += bytes(-len(self.block) % alignment)
             self.known[data] = len(self.block)
             self.block += data
@@ -169,6 +174,7 @@ def read_calls(
     kernels: Sequence[Sequence[PlainKernel]],
     variants: Sequence[Variant],
     threads: int = 1,
+    alignment: int | None = None,
 ) -> Listing:
     """Read the calls of each build's `main`, plan its arena, and give every argument its place.
 
@@ -177,11 +183,12 @@ def read_calls(
         kernels: of each of them.
         variants: extensions that the builds behind the first need.
         threads: that kernels' work is parted among.
+        alignment: of every constant and every buffer of the arena; None for what loads from memory want.
 
     Raises:
         ArmletError: a `main` is not in the form that `LoweredProgram` promises.
     """
-    constants = _Constants()
+    constants = _Constants(alignment)
     builds = [_Reader(*build, constants, threads).read() for build in zip(programs, kernels, strict=True)]
     first = programs[0]
     return Listing(
@@ -299,7 +306,8 @@ class _Reader:
                 result.over = input_.over or input_
                 result.over.last = result.last
         written = [v for _, _, outs in self._calls for v in outs if v.place is None and v.over is None]
-        plan = plan_arena([Lifetime(v.n_bytes, v.first, v.last) for v in written])
+        alive = [Lifetime(v.n_bytes, v.first, v.last) for v in written]
+        plan = plan_arena(alive, self._constants.alignment or ALIGNMENT)
         for value, offset in zip(written, plan.offsets, strict=True):
             value.place = Place("arena", offset)
         return plan

@@ -81,14 +81,14 @@ def render_header(symbol: str, listing: Listing, *, shared: bool = True) -> str:
         SYMBOL=symbol.upper(),
         version=armlet.__version__,
         linked=f"lib{symbol}.a (and {needed}) or lib{symbol}.so" if shared else f"lib{symbol}.a",
-        inputs=_describe("inputs", inputs),
-        outputs=_describe("outputs", outputs),
+        inputs=describe("inputs", inputs),
+        outputs=describe("outputs", outputs),
         arena_bytes=listing.arena_bytes,
         alignment=ALIGNMENT,
         variant=variant if listing.variants else "",
         threads=threads_header(symbol, listing.threads) if parallel else "",
         state="" if parallel else " and has no state",
-        tensors="\n".join(_defines(symbol, "INPUT", inputs) + _defines(symbol, "OUTPUT", outputs)),
+        tensors="\n".join(defines(symbol, "INPUT", inputs) + defines(symbol, "OUTPUT", outputs)),
     )
 
 
@@ -170,18 +170,22 @@ def _variant(symbol: str, variants: Sequence[Variant]) -> str:
     return _VARIANT.substitute(symbol=symbol, tests="\n".join(tests), names=names, base=BASE)
 
 
-def write_parameters(symbol: str, constants: bytes, folder: Path, target: Target) -> Path:
-    """Write the constants and the assembler file that includes them, for the target's assembler; return the latter."""
-    (folder / f"{symbol}_params.bin").write_bytes(constants)
-    source = folder / f"{symbol}_params.S"
-    text = (_APPLE_PARAMETERS if target.is_apple else _PARAMETERS).substitute(
-        symbol=symbol, n_bytes=len(constants), alignment=ALIGNMENT, sha256=digest.of_bytes(constants)
+def write_block(name: str, data: bytes, folder: Path, target: Target, suffix: str = ".bin") -> Path:
+    """Write constants into a file of a name, and the assembler file that includes it under it; return the latter.
+
+    It is written for the target's assembler.
+    """
+    (folder / f"{name}{suffix}").write_bytes(data)
+    source = folder / f"{name}.S"
+    text = (_APPLE_BLOCK if target.is_apple else _BLOCK).substitute(
+        name=name, suffix=suffix, n_bytes=len(data), alignment=ALIGNMENT, sha256=digest.of_bytes(data)
     )
     source.write_text(text, encoding="utf-8")
     return source
 
 
-def _describe(what: str, tensors: Sequence[TensorInfo]) -> str:
+def describe(what: str, tensors: Sequence[TensorInfo]) -> str:
+    """Return the lines of a header's comment that say what inputs or outputs are."""
     lines = []
     for i, tensor in enumerate(tensors):
         shape = " x ".join(map(str, tensor.shape)) or "scalar"
@@ -198,7 +202,8 @@ def _c_text(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.:/-]", "_", name).replace("*/", "__").replace("/*", "__")
 
 
-def _defines(symbol: str, what: str, tensors: Sequence[TensorInfo]) -> list[str]:
+def defines(symbol: str, what: str, tensors: Sequence[TensorInfo]) -> list[str]:
+    """Return the lines of a header that give types and sizes of inputs or outputs."""
     prefix = f"{symbol.upper()}_{what}"
     lines = [f"#define {prefix}_COUNT {len(tensors)}"]
     for i, tensor in enumerate(tensors):
@@ -339,36 +344,36 @@ _NO_ARENA = """\
     (void)arena;
 """
 
-_PARAMETERS_HEAD = """\
-/* Constants of $symbol. Written by a program: do not edit.
+_BLOCK_HEAD = """\
+/* Constants of a program: $name. Written by a program: do not edit.
  * Their SHA-256 stands here for zig, which takes what it compiled before where this file is the same:
  * $sha256 */
 """
 
-_PARAMETERS = Template(
-    _PARAMETERS_HEAD
+_BLOCK = Template(
+    _BLOCK_HEAD
     + """\
-    .section .rodata.${symbol}_params,"a",%progbits
+    .section .rodata.${name},"a",%progbits
     .balign $alignment
-    .globl ${symbol}_params
-    .hidden ${symbol}_params
-    .type ${symbol}_params, %object
-    .size ${symbol}_params, $n_bytes
-${symbol}_params:
-    .incbin "${symbol}_params.bin"
+    .globl ${name}
+    .hidden ${name}
+    .type ${name}, %object
+    .size ${name}, $n_bytes
+${name}:
+    .incbin "${name}${suffix}"
     .section .note.GNU-stack,"",%progbits
 """
 )
 
-_APPLE_PARAMETERS = Template(
-    _PARAMETERS_HEAD
+_APPLE_BLOCK = Template(
+    _BLOCK_HEAD
     + """\
     .section __TEXT,__const
     .balign $alignment
-    .globl _${symbol}_params
-    .private_extern _${symbol}_params
-_${symbol}_params:
-    .incbin "${symbol}_params.bin"
+    .globl _${name}
+    .private_extern _${name}
+_${name}:
+    .incbin "${name}${suffix}"
     .subsections_via_symbols
 """
 )

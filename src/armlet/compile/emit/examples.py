@@ -19,6 +19,8 @@ def write_examples(compiled: Compiled, folder: Path) -> tuple[Path, ...]:
         folder: the bundle.
     """
     sources = [s for s in sorted((RUNTIME / "examples").glob("*.in")) if _fits(s, compiled)]
+    if compiled.gpu:
+        sources = [RUNTIME / "opencl" / "main.c.in", RUNTIME / "examples" / "CMakeLists.txt.in"]
     return tuple(render(source, folder / "examples", _values(compiled)) for source in sources)
 
 
@@ -41,9 +43,9 @@ def _values(compiled: Compiled) -> dict[str, str]:
         "start": f"    {compiled.symbol}_start();\n" if parallel else "",
         "stop": f"    {compiled.symbol}_stop();\n" if parallel else "",
         "python_start": f"library.{compiled.symbol}_start()\n" if parallel else "",
-        "libraries": " pthread" if parallel else "",
         "symbol": compiled.symbol,
         "SYMBOL": upper,
+        "libraries": "${CMAKE_DL_LIBS} m" if compiled.gpu else "m pthread" if parallel else "m",
         "arena_bytes": str(compiled.arena_bytes),
         "alignment": str(ALIGNMENT),
         "buffers": "\n".join(

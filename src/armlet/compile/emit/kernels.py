@@ -203,7 +203,7 @@ def build_kernels(
         name: serial(f).with_attr("global_symbol", f"{symbol}_{name}").with_attr("tirx.noalias", apart)
         for name, f in functions
     }
-    lowered = _passes(llvm)(tvm.IRModule(named))
+    lowered = lowering(llvm)(tvm.IRModule(named))
     plain, kernels = {}, []
     for name in named:
         function, scratch = _with_pointers(lowered[name], name)
@@ -223,18 +223,19 @@ def build_kernels(
     return tuple(kernels)
 
 
-def _passes(llvm: tvm.target.Target) -> tvm.ir.transform.Pass:
-    """Return TVM's default s_tir passes up to the calling convention, without those for other devices."""
+def lowering(target: tvm.target.Target) -> tvm.ir.transform.Pass:
+    """Return TVM's default s_tir passes up to the calling convention, without those that no kernel here needs."""
     import tvm
     from tvm import s_tir, tirx
 
     return tvm.ir.transform.Sequential(
         [
-            tirx.transform.BindTarget(llvm),
+            tirx.transform.BindTarget(target),
             s_tir.transform.CanonicalizeLoop(),
             s_tir.transform.LowerInitBlock(),
             s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
             s_tir.transform.ConvertBlocksToOpaque(),
+            s_tir.transform.UnifyThreadBinding(),
             s_tir.transform.CompactBufferAllocation(),
             s_tir.transform.LowerMatchBuffer(),
             s_tir.transform.StmtSimplify(),

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from armlet.artifacts import PackedProgram
-from armlet.compile import link
+from armlet.compile import link, symbols
 from armlet.compile.emit.calls import Listing
-from armlet.compile.emit.entry import entries, render_source, write_parameters
+from armlet.compile.emit.entry import entries, render_source, write_block
 from armlet.compile.emit.templates import render
 from armlet.compile.memory import ALIGNMENT
 from armlet.errors import UsageError
@@ -62,7 +62,7 @@ def emit_packed(target: Target, symbol: str, listing: Listing, folder: Path) -> 
     unpack = render(link.RUNTIME / "unpack.c.in", src, values)
     entry = src / f"{symbol}_unpacked.c"
     entry.write_text(render_source(symbol, listing, unpacked=True), encoding="utf-8")
-    parameters = write_parameters(f"{symbol}_packed", data, src, target)
+    parameters = write_block(f"{symbol}_packed_params", data, src, target)
     roots = [f"{symbol}_unpack", *entries(symbol, listing, "run_unpacked")]
     with TemporaryDirectory(prefix="armlet-link-") as scratch:
         work = Path(scratch)
@@ -74,7 +74,8 @@ def emit_packed(target: Target, symbol: str, listing: Listing, folder: Path) -> 
             objects.append(work / f"{symbol}_threads.o")
             link.compile_threads(target, plain / f"{symbol}_threads.c", objects[-1], lib)
         members = link.link_relocatable(target, objects, work / f"{symbol}_packed.o", roots)
-        link.check_undefined(target, *members, extensions=bool(listing.variants), threads=listing.threads > 1)
+        extensions, threads = bool(listing.variants), listing.threads > 1
+        symbols.check_undefined(target, *members, extensions=extensions, threads=threads)
         link.archive(target, members, place / f"lib{symbol}_packed.a")
         loaded = link.loaded_bytes(*members)
     return PackedProgram(len(data), len(listing.constants), loaded.code, loaded.constants)

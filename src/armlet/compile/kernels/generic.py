@@ -5,9 +5,9 @@ Elementwise operators that follow each other become one kernel. Others get the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -44,12 +44,16 @@ class GenericCall:
     dtype: str
 
 
+Schedule: TypeAlias = "Callable[[tvm.tirx.PrimFunc, Vector], tvm.tirx.PrimFunc]"
+
+
 def lower_generic(
     layers: Sequence[Layer],
     shapes: Mapping[str, tuple[int, ...]],
     outputs: Sequence[str],
     channels_last: bool,
     vector: Vector,
+    scheduled_by: Schedule,
 ) -> tuple[GenericCall, ...]:
     """Return the kernel calls of some generic layers, which compute in float32 whatever values are of.
 
@@ -59,6 +63,7 @@ def lower_generic(
         outputs: values that are read elsewhere.
         channels_last: whether values lie as [1, H, W, C], so that constants must too.
         vector: unit that the schedule is for.
+        scheduled_by: what schedules each kernel.
     """
     from tvm import relax
     from tvm.ir.transform import Sequential
@@ -79,7 +84,7 @@ def lower_generic(
             relax.transform.DeadCodeElimination(),
         ]
     )(module)
-    return _calls(module, inputs, outputs, vector)
+    return _calls(module, inputs, outputs, lambda function: scheduled_by(function, vector))
 
 
 def _model(
@@ -150,7 +155,10 @@ def _channels_last(value: Array) -> Array:
 
 
 def _calls(
-    module: tvm.IRModule, inputs: Sequence[str], outputs: Sequence[str], vector: Vector
+    module: tvm.IRModule,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    scheduled_by: Callable[[tvm.tirx.PrimFunc], tvm.tirx.PrimFunc],
 ) -> tuple[GenericCall, ...]:
     from tvm import relax
 
@@ -179,7 +187,7 @@ def _calls(
             raise UnsupportedOperator(f"{', '.join(outputs)}: TVM leaves {call} unlowered")
         kernel = call.args[0].name_hint
         if kernel not in scheduled:
-            scheduled[kernel] = schedule(module[kernel], vector)
+            scheduled[kernel] = scheduled_by(module[kernel])
         arguments = tuple(
             names[a] if isinstance(a, relax.Var) else a.value.numpy() for a in call.args[1].fields
         )

@@ -137,6 +137,17 @@ def build(spec: Recurrence, vector: Vector) -> tvm.tirx.PrimFunc:
     recurrent product, which only a gru has apart, are [D, gates]; with scales it is bias / scale. Products are those of
     the vector unit's type of real numbers; gates, cells and the cell state are computed in float32.
     """
+    parameters = parameters_of(spec, vector)
+
+    def body(*buffers: Buffer) -> None:
+        named = dict(zip((p.name for p in parameters), buffers, strict=True))
+        _Writer(spec, vector, named).write()
+
+    return prim_func(parameters, body)
+
+
+def parameters_of(spec: Recurrence, vector: Vector) -> list[Parameter]:
+    """Return the kernel's parameters, in order."""
     real = vector.real
     parameters = [Parameter("x", spec.steps * spec.directions * spec.gates, real)]
     element = "int8" if spec.integer_weights else real
@@ -151,12 +162,7 @@ def build(spec: Recurrence, vector: Vector) -> tvm.tirx.PrimFunc:
         parameters.append(Parameter("length", 1, "int32"))
     parameters += [Parameter(f"initial_{part}", spec.size(part), real) for part in spec.initial]
     parameters.append(Parameter("result", sum(map(spec.size, spec.parts)), real))
-
-    def body(*buffers: Buffer) -> None:
-        named = dict(zip((p.name for p in parameters), buffers, strict=True))
-        _Writer(spec, vector, named).write()
-
-    return prim_func(parameters, body)
+    return parameters
 
 
 def frames(steps: int, buffers: Mapping[str, Buffer]) -> Expr:

@@ -14,7 +14,7 @@ from armlet.artifacts import Fallback
 from armlet.compile.frontend import graph as g
 from armlet.compile.kernels import elementwise, move
 from armlet.compile.kernels.epilogue import FloatClamp
-from armlet.compile.kernels.generic import lower_generic
+from armlet.compile.kernels.generic import lower_generic, schedule
 from armlet.compile.kernels.loops import Vector
 from armlet.compile.kernels.select_attention import EMITTERS as ATTENTION
 from armlet.compile.kernels.select_dynamic import EMITTERS as DYNAMIC
@@ -48,7 +48,7 @@ def select_kernels(
 def _emit_layers(graph: g.Graph, builder: ProgramBuilder) -> None:
     position = 0
     while position < len(graph.layers):
-        island = _island(graph, position)
+        island = island_from(graph, position)
         if island:
             _generic(island, builder)
         else:
@@ -184,7 +184,7 @@ _EMITTERS: Mapping[type, Callable[[g.Layer, Any, ProgramBuilder], None]] = Mappi
 """What emits each operator; generic ones are emitted by the island."""
 
 
-def _island(graph: g.Graph, start: int) -> tuple[g.Layer, ...]:
+def island_from(graph: g.Graph, start: int) -> tuple[g.Layer, ...]:
     """Return the generic layers from `start` on that are lowered together: one, or elementwise ones in a chain."""
     island: list[g.Layer] = []
     for layer in graph.layers[start:]:
@@ -214,7 +214,7 @@ def _generic(island: tuple[g.Layer, ...], builder: ProgramBuilder) -> None:
         variables[name] = builder.alias(value.var, shapes[name])
     outside = [n for other in builder.graph.layers if other not in island for n in other.inputs]
     outputs = [layer.output for layer in island if layer.output in {*outside, *builder.graph.outputs}]
-    calls = lower_generic(island, shapes, outputs, spatial, builder.vector)
+    calls = lower_generic(island, shapes, outputs, spatial, builder.vector, schedule)
     elementwise_only = all(isinstance(layer.op, g.Generic) and layer.op.elementwise for layer in island)
     names = "+".join(layer.name for layer in island)
     for call in calls:
