@@ -41,8 +41,20 @@ def test_a_program_for_a_gpu_is_scored_as_it_ran_and_its_latency_is_not_measured
     assert not (Path(target["bundle"]) / "bin").exists()
     assert "No time of a GPU's program is said" in (Path(target["bundle"]) / "report.html").read_text()
     assert load(target["bundle"])(np.zeros((3, 16), np.float32)).shape == (3, 26)
+    benched = armlet("bench", target["bundle"])
+    assert benched.returncode == 2
+    assert "has no runner: programs for host-opencl compute on a GPU, and are not timed" in benched.stderr
     said = armlet("inspect", target["bundle"]).stdout
     assert "int gpu_letters_run(gpu_letters_program *program, " in said
+
+
+def test_what_is_of_the_core_is_refused_for_a_gpu(armlet, recipe: Path):
+    tuned = armlet("tune", recipe, "-t", "host-opencl", "-o", recipe.parent / "tiles.json")
+    assert tuned.returncode == 2
+    assert "target host-opencl: kernels for GPUs have no tiles to choose" in tuned.stderr
+    done = armlet("compile", recipe.with_name("none.onnx"), "-t", "host-opencl", "--threads", "2")
+    assert done.returncode == 2
+    assert "threads: target host-opencl: threads share the work of the core" in done.stderr
 
 
 def test_a_recipe_that_quantises_is_refused_before_anything_is_trained(armlet, recipe: Path):

@@ -135,6 +135,11 @@ def test_a_table_is_not_added_to_where_its_costs_came_about_otherwise(model: Pat
         armlet.tune(model, "host", output=file)
     with pytest.raises(UsageError, match=r"has no core\.cost_model"):
         armlet.tune(model, "android-arm64", output=file)
+    on_gpu = load_target("host-opencl")
+    table = TileTable(on_gpu.resolved_cpu, "ns", "", ())
+    file.write_text(artifact_json.to_json(table))
+    with pytest.raises(UsageError, match=r"is for the core .*, but the program is for a GPU"):
+        with_tiles((on_gpu,), [file])
 
 
 def test_a_changed_table_compiles_anew_where_it_is_for_the_core(model: Path, tmp_path: Path):

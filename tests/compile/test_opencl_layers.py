@@ -77,6 +77,10 @@ LAYERS = {
         ("LayerNormalization", {"g": 1 + random(200), "b": random(200, seed=1)}, {"epsilon": 1e-5}),
         (1, 4, 200),
     ),
+    "a normalisation of channels": (
+        ("InstanceNormalization", {"g": 1 + random(6), "b": random(6, seed=1)}, {"epsilon": 1e-5}),
+        (1, 6, 5, 7),
+    ),
     "a mean over time": (("ReduceMean", {"axes": np.array([1])}, {"keepdims": 0}), (1, 9, 5)),
     "a sum over rows": (("ReduceSum", {"axes": np.array([1])}, {"keepdims": 0}), (1, 900, 5)),
     "a maximum over columns": (("ReduceMax", {"axes": np.array([2])}, {"keepdims": 1}), (1, 9, 50)),

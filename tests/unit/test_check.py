@@ -143,6 +143,9 @@ def test_the_score_of_a_float16_program_is_said_to_be_that_of_the_float32_one():
     half = replace(compiled(), precision="float16")
     assert "samples, as float32)" in line(Budgets(), "accuracy", compiled=half).measured
     assert "float32" not in line(Budgets(), "accuracy").measured
+    ran = Measured("gpu", "PoCL", None, None, None, score=TRAINED)
+    on_gpu = check_budgets(Budgets(), TRAINED, Evaluated(TRAINED, 1.0), replace(half, gpu="opencl"), ran)
+    assert "float32" not in on_gpu.checks[0].measured
 
 
 def test_without_a_device_every_line_says_what_was_not_measured_and_where_the_rest_comes_from():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from armlet import doctor
+from armlet.bench import llvm
 from armlet.doctor import Finding, diagnose, parse_requirement, satisfies
 
 
@@ -104,7 +105,7 @@ def test_a_missing_package_is_told_with_what_needs_it(monkeypatch: pytest.Monkey
 
 def test_missing_programs_name_their_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("armlet.bench.llvm._tools", lambda mc, mca: None)
+    monkeypatch.setattr(llvm, "_tools", lambda mc, mca: None)
     expected = {
         "gcc": "apt-get install gcc libc6-dev",
         "aarch64-linux-gnu-gcc": "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",

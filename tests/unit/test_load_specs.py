@@ -288,8 +288,13 @@ def test_a_target_with_a_gpu_says_nothing_of_kernels_on_the_core():
     said = "gpu: kernels do not run on the core: leave out emulator, calibration, core.cost_model"
     with pytest.raises(ValueError, match=said):
         Target.model_validate(board | {"gpu": {"api": "opencl"}})
-    with pytest.raises(ValueError, match="opencl"):
-        Target.model_validate(target.model_dump(mode="json") | {"gpu": {"api": "vulkan"}})
+    for update, message in (
+        ({"gpu": {"api": "vulkan"}}, "opencl"),
+        ({"tiles": [{"kernel": "dense", "tile": [1, 4]}]}, "do not run on the core: leave out tiles"),
+        ({"compiled_only": True}, "run through this machine's OpenCL: leave out compiled_only"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Target.model_validate(target.model_dump(mode="json") | update)
 
 
 def test_a_target_with_an_unknown_key_is_refused(tmp_path):

@@ -129,12 +129,13 @@ STREAMED = {
 
 
 def test_what_a_program_for_a_gpu_can_not_be_is_refused_before_any_work():
-    recipe = Recipe.model_validate(BASE | {"package": "packed"})
+    recipe = Recipe.model_validate(BASE | {"package": "packed", "threads": 2})
     with pytest.raises(UsageError) as caught:
         make_plan(recipe, [load_target("android-opencl")])
     said = str(caught.value)
     assert "passes.2: target android-opencl: quantize_static makes integers" in said
     assert "package: target android-opencl: constants of OpenCL programs are not packed" in said
+    assert "threads: target android-opencl: threads share the work of the core" in said
     streaming = {
         "name": "tiny", "data": {"kind": "electricity-demand"}, "model": {"kind": "lstm", "hidden": [8]},
         "stream": {"frames": 1},
@@ -382,5 +383,7 @@ def test_kernels_compute_as_many_channels_at_a_time_as_widths_are_multiples_of(n
 def test_a_target_that_nothing_runs_is_compiled_and_the_plan_says_that_it_is_not_measured():
     plan = make_plan(Recipe.model_validate(BASE), [load_target("iphone-15")])
     assert plan["measure/iphone-15"].what == "not measured: no device"
+    of_gpu = make_plan(Recipe.model_validate(BASE | {"passes": []}), [load_target("host-opencl")])
+    assert of_gpu["measure/host-opencl"].what == "run on this machine's OpenCL device"
     assert plan["compile/iphone-15"].needs == ("export",)
     assert plan["evaluate"].needs[0] == "compile/host"

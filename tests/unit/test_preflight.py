@@ -132,6 +132,7 @@ def test_a_target_for_another_machine_without_an_emulator_is_refused():
         ("arm64-linux", "the target has no core.cost_model, core.clock_mhz, calibration"),
         ("aws-graviton3", "the target has no calibration"),
         ("iphone-15", "it is compiled for only"),
+        ("host-opencl", "no time of a GPU's program is said without the GPU"),
     ],
 )
 def test_a_latency_on_a_target_of_which_none_is_known_is_refused_before_training(kind, target, why):

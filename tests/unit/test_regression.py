@@ -71,6 +71,17 @@ def test_a_bundle_is_no_worse_than_itself(manifest: Manifest) -> None:
     assert outcomes(manifest, manifest) == dict.fromkeys(("accuracy", "latency", "size", "memory"), "pass")
 
 
+def test_what_counts_of_a_program_for_a_gpu_is_its_own_score(manifest: Manifest) -> None:
+    def on_gpu(score: Score | None) -> Manifest:
+        measured = replace(manifest.measured, score=score, latency=None)
+        return replace(manifest, compiled=replace(manifest.compiled, gpu="opencl"), measured=measured)
+
+    better, worse = (on_gpu(Score("accuracy", value, N, "test")) for value in (0.9, 0.8))
+    assert outcomes(better, better)["accuracy"] == outcomes(better, worse)["accuracy"] == "pass"
+    assert outcomes(worse, better)["accuracy"] == "fail"
+    assert outcomes(on_gpu(None), better)["accuracy"] == "no budget"
+
+
 @pytest.mark.parametrize(
     ("right", "expected"),
     [

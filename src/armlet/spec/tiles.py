@@ -39,11 +39,12 @@ def with_tiles(targets: Sequence[Target], files: Sequence[Path]) -> tuple[Target
     """
     found: dict[str, Path] = {}
     tiles: dict[str, tuple[TileChoice, ...]] = {}
-    cores = sorted({target.resolved_cpu for target in targets})
+    tiled = [target for target in targets if target.gpu is None]
+    cores = sorted({target.resolved_cpu for target in tiled})
     for path in files:
         table = read_table(path)
         if table.core not in cores:
-            message = f"is for the core {table.core}, but the program is for {', '.join(cores)}"
+            message = f"is for the core {table.core}, but the program is for {', '.join(cores) or 'a GPU'}"
             raise UsageError(Problem(message, file=path, hint="armlet tune makes a table for a target"))
         if table.core in tiles:
             raise UsageError(Problem(f"is for {table.core} like {found[table.core]}: give one", file=path))
@@ -51,7 +52,7 @@ def with_tiles(targets: Sequence[Target], files: Sequence[Path]) -> tuple[Target
         tiles[table.core] = tuple(TileChoice(kernel=k.kernel, tile=k.tile) for k in table.gaining)
     return tuple(
         target.model_copy(update={"tiles": tiles[target.resolved_cpu]})
-        if target.resolved_cpu in tiles
+        if target in tiled and target.resolved_cpu in tiles
         else target
         for target in targets
     )

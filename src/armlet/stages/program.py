@@ -77,7 +77,7 @@ def evaluate_program(context: StageContext) -> Evaluated:
 
 
 def measure(context: StageContext) -> Measured:
-    """Run the program on its device: this machine, its OpenCL device, or the emulated board; or say that there is none."""
+    """Run the program on its device: this machine, its OpenCL device, or the emulated board; say if there is none."""
     target = context.target
     if target.compiled_only:
         return Measured(target.name, target.device, None, None, None, ran=False)
