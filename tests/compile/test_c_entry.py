@@ -224,7 +224,8 @@ def test_the_runner_streams_samples_counts_and_times(host_cnn: Program, tmp_path
     runner = host_cnn.folder / "bin" / "run"
     expected = HostProgram.load(host_cnn.folder, host_cnn.compiled).run_many(samples)
 
-    for extra in ([], ["--count"], ["--time", "7"], ["--time", "7", "100"]):
+    cpu = str(max(os.sched_getaffinity(0)))
+    for extra in ([], ["--count"], ["--time", "7", "1", cpu], ["--time", "7", "100", cpu]):
         done = _run(runner, tmp_path / "in", tmp_path / "out", 4, *extra)
         assert (done.returncode, done.stderr) == (0, "")
         outputs = np.fromfile(tmp_path / "out", np.float32).reshape(4, 10)
@@ -237,11 +238,25 @@ def test_the_runner_streams_samples_counts_and_times(host_cnn: Program, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["in", "out"], 1, "run: usage: run INPUTS OUTPUTS N [--count | --time R [K]]"),
+        (["in", "out"], 1, "run: usage: run INPUTS OUTPUTS N [--count | --time R K CPUS]"),
         (["in", "out", "0"], 1, "run: the number of samples is not a positive integer: 0"),
         (["in", "out", "2x"], 1, "run: the number of samples is not a positive integer: 2x"),
-        (["in", "out", "1", "--time", "no"], 1, "run: the number of readings is not a positive integer: no"),
-        (["in", "out", "1", "--time", "2", "0"], 1, "run: the number of calls is not a positive integer: 0"),
+        (
+            ["in", "out", "1", "--time", "no", "1", "0"],
+            1,
+            "run: the number of readings is not a positive integer: no",
+        ),
+        (
+            ["in", "out", "1", "--time", "2", "0", "0"],
+            1,
+            "run: the number of calls is not a positive integer: 0",
+        ),
+        (["in", "out", "1", "--time", "2", "1", "0,x"], 1, "run: the number of the CPU is not an integer: x"),
+        (
+            ["in", "out", "1", "--time", "2", "1", "1023"],
+            2,
+            "run: can't be pinned to the CPUs: Invalid argument",
+        ),
         (["nonesuch", "out", "1"], 2, "run: nonesuch: No such file or directory"),
         (["in", "out", "3"], 2, "run: ends before the last sample: in"),
     ],
