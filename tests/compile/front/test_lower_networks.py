@@ -289,8 +289,16 @@ def shortcuts() -> Net:
     return net
 
 
+def sum_of_inputs() -> Net:
+    """A sum that lies in the order of the network's input, before the convolutions that read it."""
+    net = Net((1, 16, 6, 7))
+    x = net.node("Add", "x", "x")
+    net.node("Add", net.conv(x, 16, 16, 3, pad=1), x)
+    return net
+
+
 @pytest.mark.skipif(not this_machine_has(("avx512vnni",)), reason="this CPU has no AVX-512 VNNI")
-@pytest.mark.parametrize("make", [plain, residual, separable, branches, shortcuts])
+@pytest.mark.parametrize("make", [plain, residual, separable, branches, shortcuts, sum_of_inputs])
 def test_numbers_are_stored_without_a_sign_for_avx512_and_the_answers_stay(make, tmp_path):
     net = make()
     onnx.save(_quantized(net, tmp_path), tmp_path / "model.onnx")

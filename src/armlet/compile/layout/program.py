@@ -167,9 +167,9 @@ class ProgramBuilder:
         key = (name, order)
         if key not in self._moved:
             value = self._values[name]
-            spec = move.Transpose(shape, axes, value.tensor.dtype)
-            kernel = Kernel("transpose", "copy", spec, move.build_transpose)
-            var = self.call(name, kernel, [value.var], value.tensor.size, value.tensor.dtype)
+            dtype = str(value.var.ty.dtype)  # int8 may be stored as uint8
+            kernel = Kernel("transpose", "copy", move.Transpose(shape, axes, dtype), move.build_transpose)
+            var = self.call(name, kernel, [value.var], value.tensor.size, dtype)
             self._moved[key] = Value(var, value.tensor, order)
             self._defined[var] = self._moved[key], ()
         return self._moved[key]
