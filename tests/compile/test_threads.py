@@ -35,10 +35,10 @@ from armlet.compile.kernels import (
 )
 from armlet.compile.kernels import epilogue as ep
 from armlet.compile.kernels.border import Border
-from armlet.compile.kernels.loops import vector_of
+from armlet.compile.kernels.loops import Vector, vector_of
 from armlet.compile.pipeline import compile_onnx, lower
 from armlet.devices.emulator import Emulator
-from armlet.devices.host import HostProgram
+from armlet.devices.host import HostProgram, this_machine_has
 from armlet.spec.load import load_target
 from armlet.spec.target import Target
 
@@ -412,6 +412,7 @@ def test_the_packed_library_has_the_threads_too(
 
 
 FLOAT, INT8 = ep.FloatClamp(0.0, None), ep.Requantize(40, 3, -128, 127)
+PORTABLE = Vector(16, 32, "widening", by_lane=True)  # the tiles of Arm's 32 registers
 # Sides that no tile divides, but for Winograd's filtering: its tiles must not meet twice.
 BORDERED = [
     (conv2d.build, conv2d.Conv2d(13, 15, 5, 39, (3, 3), (1, 1), 1, FLOAT), (11, 13)),
@@ -425,6 +426,7 @@ BORDERED = [
 ]
 
 
+@pytest.mark.parametrize("unit", ["host", "portable", "x86-64-vnni"])
 @pytest.mark.parametrize(
     ("build", "spec", "turns"),
     [
@@ -455,7 +457,7 @@ BORDERED = [
     ],
 )
 def test_any_way_to_part_the_turns_computes_all_of_them(
-    build: object, spec: object, turns: int | None, tmp_path: Path
+    build: object, spec: object, turns: int | None, unit: str, tmp_path: Path
 ):
     """Every kernel in uneven parts, in the reverse order, each with working buffers of its own, as threads would.
 
@@ -463,8 +465,13 @@ def test_any_way_to_part_the_turns_computes_all_of_them(
     """
     import ctypes
 
-    target = load_target("host")
-    function = build(spec, vector_of(target)).with_attr("global_symbol", "k")
+    target = load_target("host" if unit == "portable" else unit)
+    if not this_machine_has(target.resolved_features):
+        pytest.skip(f"this machine's CPU is no {unit}")
+    vector = PORTABLE if unit == "portable" else vector_of(target)
+    if build is integer_matmul.build and integer_matmul.tile_of(spec, vector) is None:
+        pytest.skip(f"{unit} has no dot products")
+    function = build(spec, vector).with_attr("global_symbol", "k")
     parted = threads._parted(function, 2)
     whole, in_parts = (
         build_kernels(tvm.IRModule({"k": f}), target, name, tmp_path / f"{name}.o")[0]
@@ -472,7 +479,7 @@ def test_any_way_to_part_the_turns_computes_all_of_them(
     )
     assert whole.turns == 0
     assert in_parts.turns > 1
-    if turns is not None:
+    if turns is not None and unit == "host":
         assert in_parts.turns == turns
     objects = [str(tmp_path / f"{name}.o") for name in ("one", "two")]
     link.run_tool(["gcc", "-shared", *objects, "-lm", "-o", "k.so"], tmp_path, "the test")
