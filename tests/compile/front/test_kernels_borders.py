@@ -84,7 +84,7 @@ def test_winograd_and_pooling(padding, vector: Vector, run_kernel):
     weight = rng.normal(size=(9, 6, 3, 3)).astype(np.float32)
     spec = winograd.Winograd(7, 8, 6, 9, 4, FloatClamp(None, None))
     tile = conv2d.tile_of(spec.products, vector)
-    packed = pack_conv2d(winograd.transformed(weight, 4), spec.products, tile)
+    packed = np.concatenate([pack_conv2d(w, spec.products, tile) for w in winograd.transformed(weight, 4)])
     constants = packed, rng.normal(size=9).astype(np.float32)
     border = Border(5, 6, padding, -7)
     _same_with_border(
