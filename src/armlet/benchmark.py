@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,7 +32,7 @@ from armlet.devices.board import Board, DeviceFailed, Workplace
 from armlet.devices.probe import probe, state
 from armlet.devices.routes import EMULATOR, HOST, open_board
 from armlet.devices.samples import pack, sample_bytes, unpack
-from armlet.errors import MissingDependency, UsageError
+from armlet.errors import MissingDependency, UsageError, VerificationFailed
 from armlet.progress import Progress
 from armlet.stages.compare import compare
 from armlet.stages.device import cost_of_a_call, emulator_of
@@ -74,7 +75,7 @@ def bench_bundles(
         ProgramFailed: a program crashed.
         VerificationFailed: the device's answers differ from those of the same program here.
     """
-    _check_protocol(protocol)
+    _check_numbers(protocol, timeout_s)
     bundles = [Bundle.open(folder) for folder in folders]
     for bundle in bundles:
         _refuse_without_runner(bundle)
@@ -84,7 +85,7 @@ def bench_bundles(
     else:
         board = open_board(device, timeout_s)
         found, comparisons = _time(bundles, board, protocol, progress)
-    budgets = [latency_ms or bundle.manifest.budgets.latency for bundle in bundles]
+    budgets = [bundle.manifest.budgets.latency if latency_ms is None else latency_ms for bundle in bundles]
     checks = (
         check_latency(f"latency of {b.program}", budget, b.latency)
         for b, budget in zip(found, budgets, strict=True)
@@ -92,9 +93,10 @@ def bench_bundles(
     return BenchmarkRun(tuple(found), comparisons, tuple(checks))
 
 
-def _check_protocol(protocol: Protocol) -> None:
-    if protocol.samples < 1 or protocol.seconds <= 0:
-        raise UsageError("--samples and --seconds are above zero")
+def _check_numbers(protocol: Protocol, timeout_s: float) -> None:
+    seconds = (protocol.seconds, timeout_s)
+    if protocol.samples < 1 or not all(0 < s < math.inf for s in seconds):
+        raise UsageError("--samples, --seconds and --timeout are finite and above zero")
     if protocol.processes < 2 or protocol.processes % 2:
         raise UsageError(
             f"--processes {protocol.processes}: an even number, as each half is held against the other"
@@ -135,28 +137,29 @@ def _time(
         progress.start(f"connect to {board.name}")
         places = [stack.enter_context(board.open()) for _ in bundles]
         device = probe(places[0])
-        threads = max(bundle.manifest.compiled.threads for bundle in bundles)
-        cpus = _pinned(protocol, device, threads)
+        threads = [bundle.manifest.compiled.threads for bundle in bundles]
+        cpus = [_pinned(protocol, device, n) for n in threads]
         answers = []
         for bundle, place in zip(bundles, places, strict=True):
             _check_fits(bundle, device, board.name)
             progress.start(f"carry {bundle.manifest.name} to {board.name}, and compare its answers")
             answers.append(_carry_and_compare(bundle, place))
         runners = [
-            Runner(place, cpus, f"{bundle.manifest.name} on {board.name}")
-            for bundle, place in zip(bundles, places, strict=True)
+            Runner(place, pinned, f"{bundle.manifest.name} on {board.name}")
+            for bundle, place, pinned in zip(bundles, places, cpus, strict=True)
         ]
         progress.start(f"time on {board.name}", protocol.processes * len(bundles))
         before = state(places[0])
         readings = time_in_turns(runners, protocol, progress)
         after = state(places[0])
-    timings = summarize(readings, protocol, cpus, threads)
+    timings = [summarize(*of_one) for of_one in zip(readings, cpus, threads, strict=True)]
     is_host = board.name == HOST
-    what = cpu_name() if is_host else _describe(device, cpus)
     found = [
         Benchmark(
             str(bundle.folder), bundle.manifest.name, bundle.manifest.target.name, board.name,
-            device, before, after, protocol, timing, None, latency_of(timing, what, is_host=is_host), match, notes,
+            device, before, after, protocol, timing, None,
+            latency_of(timing, cpu_name() if is_host else _describe(device, timing.cpus), is_host=is_host),
+            match, notes,
         )
         for bundle, timing, (match, notes) in zip(bundles, timings, answers, strict=True)
     ]  # fmt: skip
@@ -205,6 +208,7 @@ def _check_fits(bundle: Bundle, device: DeviceFacts, name: str) -> None:
 def _carry_and_compare(bundle: Bundle, place: Workplace) -> tuple[Match | None, tuple[str, ...]]:
     """Put runner and samples into a workplace; compare the answers there with those of the program here."""
     from armlet.program import open_route
+    from armlet.stages.imported import worst
 
     compiled, samples = bundle.manifest.compiled, _samples(bundle)
     place.put(PROGRAM, (bundle.folder / "bin" / "run").read_bytes(), executable=True)
@@ -224,7 +228,13 @@ def _carry_and_compare(bundle: Bundle, place: Workplace) -> tuple[Match | None, 
         expected = open_route(bundle.folder, compiled, bundle.manifest.target)(samples)
     except MissingDependency as error:
         return None, (f"answers not compared: {error}",)
-    return compare(answers[0], expected[0], compiled, compiled), ()
+    match = worst([compare(a, e, compiled, compiled) for a, e in zip(answers, expected, strict=True)])
+    if not match.holds:
+        raise VerificationFailed(
+            f"{bundle.folder}: answers on the device differ from those of the same program here by up to"
+            f" {match.max_abs_difference:g}, more than {match.tolerance:g}: {match.reason}"
+        )
+    return match, ()
 
 
 def _pinned(protocol: Protocol, device: DeviceFacts, threads: int) -> tuple[int, ...]:

@@ -71,7 +71,10 @@ def chance_of_drop(lost: int, gained: int) -> float:
     Source: McNemar, Psychometrika 12 (1947), in its exact one-sided form: a binomial test with p = 1/2.
     """
     changed = lost + gained
-    ways: int = sum(math.comb(changed, k) for k in range(lost, changed + 1))
+    ways, of_k = 0, math.comb(changed, lost)
+    for k in range(lost, changed + 1):
+        ways += of_k
+        of_k = of_k * (changed - k) // (k + 1)
     return ways / (1 << changed)
 
 

@@ -16,7 +16,7 @@ from armlet.check import check_budgets
 from armlet.errors import UsageError
 from armlet.progress import Silent
 from armlet.spec.budget import Budgets
-from armlet.stages.imported import _worst, import_onnx, measure_imported, random_samples
+from armlet.stages.imported import import_onnx, measure_imported, random_samples, worst
 
 OUTPUT = TensorInfo("y", (1, 10))
 
@@ -68,8 +68,8 @@ def test_drawn_samples_fill_the_grid_of_a_quantised_input_and_tokens_are_not_dra
 def test_the_worst_output_stands_for_all():
     near, far = Match(4, 4, 0.001, 0.1, "near"), Match(4, 1, 0.09, 0.1, "far")
     broken = Match(4, 2, 0.5, 0.1, "broken")
-    assert _worst([near, far]) == far
-    assert _worst([far, near, broken]) == Match(4, 1, 0.5, 0.1, "broken")
+    assert worst([near, far]) == far
+    assert worst([far, near, broken]) == Match(4, 1, 0.5, 0.1, "broken")
 
 
 def test_samples_that_are_not_finite_are_refused_before_any_work(host_cnn, tmp_path):

@@ -11,6 +11,7 @@ from armlet.devices.local import LocalBoard
 from armlet.devices.probe import probe, state
 from armlet.devices.proposal import propose_target
 from armlet.errors import UsageError
+from armlet.preflight import require_target
 from armlet.spec.load import load_target
 
 # As the script prints it on a Raspberry Pi 5, on a phone of two kinds of cores, on a 32-bit Raspberry Pi 2.
@@ -120,6 +121,7 @@ def test_clocks_governor_and_the_hottest_zone_are_read() -> None:
         "0 scaling_governor ondemand",
         "0 scaling_cur_freq 600000",
         "1 scaling_cur_freq 1500000",
+        "2 scaling_cur_freq <unknown>",
         "zone temp 48312",
     )
     lines = "\n".join((*told, "zone temp 51000", ""))
@@ -141,6 +143,8 @@ def test_a_device_without_a_shell_is_refused() -> None:
         (PI_5, "cortex-a76", ("neon", "dotprod", "fp16"), 2400.0),
         (PHONE, "generic", ("neon", "dotprod", "fp16"), 2842.0),
         (PI_2, "cortex-a7", ("neon",), None),
+        (PI_2.replace("0xc07", "0xd03"), "generic", ("neon",), None),  # a 64-bit core under a 32-bit system
+        (PI_5.replace("0xd0b", "0xd05"), "cortex-a55", ("neon", "dotprod", "fp16"), 2400.0),
     ],
 )
 def test_a_proposed_target_is_one(
@@ -156,7 +160,8 @@ def test_a_proposed_target_is_one(
     assert target.features == features
     assert target.core.clock_mhz == clock
     assert target.calibration is None
-    assert (target.caches is not None) == (text is PI_5)
+    assert (target.caches is not None) == ("Unified" in text)
+    require_target(target)  # compiler, emulator and cost model know it
 
 
 def test_no_target_is_proposed_for_other_machines() -> None:

@@ -141,11 +141,8 @@ def readings(*medians: float, n: int = 50) -> Readings:
     return Readings(1, tuple(tuple(m * rng.normal(1000, 1, n)) for m in medians), settled=True)
 
 
-PROTOCOL = Protocol(processes=6)
-
-
 def test_a_quiet_run_is_stable() -> None:
-    (timing,) = summarize([readings(*[5.0] * 6)], PROTOCOL, (3,))
+    timing = summarize(readings(*[5.0] * 6), (3,))
 
     assert timing.unstable == ()
     assert timing.cpus == (3,)
@@ -166,14 +163,14 @@ def test_a_quiet_run_is_stable() -> None:
     ],
 )
 def test_a_device_that_changes_is_not_trusted(medians: tuple[float, ...], reason: str) -> None:
-    (timing,) = summarize([readings(*medians)], PROTOCOL, (0,))
+    timing = summarize(readings(*medians), (0,))
 
     assert any(re.search(reason, said) for said in timing.unstable), timing.unstable
 
 
 def test_times_that_never_settled_are_not_trusted() -> None:
     unsettled = Readings(1, readings(*[5.0] * 6).processes, settled=False)
-    (timing,) = summarize([unsettled], PROTOCOL, (0,))
+    timing = summarize(unsettled, (0,))
     assert timing.unstable == ("the times were not steady after the warm-up",)
 
 

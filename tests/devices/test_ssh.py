@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from armlet.bundle import Bundle
 from armlet.devices.board import DeviceFailed
 from armlet.devices.probe import probe
 from armlet.devices.ssh import SshBoard, parse_ssh
-from armlet.errors import MissingDependency, UsageError
+from armlet.errors import MissingDependency, UsageError, VerificationFailed
 from armlet.spec.load import load_target
 
 requires_server = pytest.mark.skipif(SERVER is None, reason="needs OpenSSH's server: scripts/test unpacks it")
@@ -71,6 +72,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     [
         ("ssh://pi@board.local", "board.local", "pi", None, "/tmp"),
         ("ssh://board:2222", "board", None, 2222, "/tmp"),
+        (
+            "ssh://MyBoard:22",
+            "MyBoard",
+            None,
+            22,
+            "/tmp",
+        ),  # as an alias of ssh's configuration may be written
         ("ssh://a%40b@[::1]:22/?folder=/home/pi", "::1", "a@b", 22, "/home/pi"),
     ],
 )
@@ -153,6 +161,43 @@ def test_a_budget_that_fails_is_said(board: FakeBoard, bundles: dict[str, Path])
     assert run.checks[0].outcome == "fail"
 
 
+def test_a_budget_of_nothing_is_one(bundles: dict[str, Path]) -> None:
+    run = library.bench(bundles["host"], latency="0 ms", **SHORT)
+    assert run.checks[0].outcome == "fail"
+
+
+def test_each_program_is_pinned_to_as_many_cpus_as_it_has_threads(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    two = library.compile_onnx(
+        bundles["host"].parent / "dense.onnx", threads=2, output=tmp_path / "two.armlet"
+    ).folder
+    timings = [b.timing for b in library.bench([bundles["host"], two], **SHORT).benchmarks]
+    assert [(t.threads, len(t.cpus)) for t in timings if t] == [(1, 1), (2, min(2, os.cpu_count() or 1))]
+
+
+def test_every_output_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("y", "z")
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8))],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 8)) for name in names],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "n.onnx",
+    )
+    bundle = library.compile_onnx(tmp_path / "n.onnx", output=tmp_path / "n.armlet").folder
+
+    def second_differs(*_: object) -> object:
+        return lambda samples: [np.maximum(samples[0], 0), 1 - samples[0]]
+
+    monkeypatch.setattr("armlet.program.open_route", second_differs)
+    with pytest.raises(VerificationFailed, match="answers on the device differ .* by up to 1, more than"):
+        library.bench(bundle, **SHORT)
+
+
 @requires_server
 @requires_board
 def test_two_programs_take_turns(board: FakeBoard, bundles: dict[str, Path]) -> None:
@@ -218,6 +263,10 @@ def test_a_board_that_may_be_another_is_not_trusted(board: FakeBoard) -> None:
         known.write_text("")
         with pytest.raises(DeviceFailed, match=r"Host key verification failed.*connect once by hand"):
             SshBoard(board.url).open()
+        other = (board.folder / "user_key.pub").read_text()
+        known.write_text(f"[127.0.0.1]:{board.port} {other}")
+        with pytest.raises(DeviceFailed, match=r"verification failed.*another board.*ssh-keygen -R"):
+            SshBoard(board.url).open()
     finally:
         known.write_text(kept)
 
@@ -266,6 +315,9 @@ def test_a_changed_bundle_is_refused(bundles: dict[str, Path], tmp_path: Path) -
         ("telnet://board", {}, "there is no such device; one of host, emulator, ssh://"),
         ("host", {"processes": 3}, "an even number"),
         ("host", {"samples": 0}, "above zero"),
+        ("host", {"seconds": float("nan")}, "finite and above zero"),
+        ("host", {"seconds": float("inf")}, "finite and above zero"),
+        ("host", {"timeout": 0.0}, "finite and above zero"),
         ("host", {"latency": "1 h"}, "latency: '1 h' is not a number with one of the units"),
         ("host", {"cpus": (4096,)}, "--cpus 4096: the device has 0"),
     ],
@@ -299,6 +351,10 @@ def test_the_command_line(armlet, board: FakeBoard, bundles: dict[str, Path], tm
     failing = armlet("bench", bundles["host"], *short, "--latency", "1 ns", "--json")
     assert failing.returncode == 1
     assert json.loads(failing.stdout)["checks"][0]["outcome"] == "fail"
+
+    nowhere = armlet("bench", bundles["host"], *short, "-o", tmp_path / "none" / "run.json")
+    assert nowhere.returncode == 2
+    assert "there is no folder" in nowhere.stderr
 
     assert armlet("bench", bundles["host"], "--device", board.url, *short).returncode == 4
     assert armlet("bench", bundles["host"], "--device", "board", *short).returncode == 2

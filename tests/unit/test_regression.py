@@ -30,6 +30,10 @@ def test_the_chance_is_the_binomial_tests(lost: int, gained: int) -> None:
     assert chance_of_drop(lost, gained) == pytest.approx(expected)
 
 
+def test_the_chance_among_many_changes_is_found_in_time() -> None:
+    assert chance_of_drop(10_100, 9_900) == pytest.approx(binomtest(10_100, 20_000, 0.5, "greater").pvalue)
+
+
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
     """A small bundle's manifest; only what is compared matters."""

@@ -56,7 +56,7 @@ class Protocol:
 
     Attributes:
         samples: readings of the clock, unless `seconds` are over before.
-        seconds: about how long the readings take together, at most.
+        seconds: about how long the readings take together, at most; 20 of each process are read in any case.
         processes: fresh ones that the readings are shared among, an even number; each has addresses of its own.
         cpus: those that it is pinned to; none: as many of the device's fastest ones, the last first, as it has threads.
     """

@@ -67,8 +67,8 @@ def measure_host(
         place.put(PROGRAM, program.read_bytes(), executable=True)
         place.put(INPUTS, pack(sample))
         cpus = tuple(sorted(os.sched_getaffinity(0))[-threads:])  # interrupts tend to go to the first ones
-        readings = time_in_turns([Runner(place, cpus, str(program))], protocol)
-        (timing,) = summarize(readings, protocol, cpus, threads)
+        (readings,) = time_in_turns([Runner(place, cpus, str(program))], protocol)
+        timing = summarize(readings, cpus, threads)
     return latency_of(timing, cpu_name(), is_host=True)
 
 
@@ -216,15 +216,25 @@ def time_in_turns(
     ]
 
 
-def summarize(
-    found: Sequence[Readings], protocol: Protocol, cpus: tuple[int, ...], threads: int = 1
-) -> list[Timing]:
-    """Return what the readings of each program say, which computed a call with so many threads on these CPUs.
+def summarize(readings: Readings, cpus: tuple[int, ...], threads: int = 1) -> Timing:
+    """Return what the readings of a program say, which computed a call with so many threads on these CPUs.
 
     Raises:
-        ProgramFailed: a program says that it takes no time.
+        ProgramFailed: the program says that it takes no time.
     """
-    return [_timing(readings, protocol, cpus, threads) for readings in found]
+    processes = [[t / _NS_PER_MS for t in process] for process in readings.processes]
+    pooled = sorted(t for process in processes for t in process)
+    p5, p50, p90, p95, p99 = (percentile(pooled, share) for share in (0.05, 0.5, 0.9, 0.95, 0.99))
+    if p50 <= 0:
+        raise ProgramFailed("the program says that it takes no time at all")
+    low, high = interval(bootstrap_medians([processes])[0])
+    return Timing(
+        n=len(pooled), calls=readings.calls, processes=len(processes), cpus=cpus, threads=threads,
+        minimum=pooled[0], mean=sum(pooled) / len(pooled), p5=p5, p50=p50, p90=p90, p95=p95, p99=p99,
+        mad=percentile([abs(t - p50) for t in pooled], 0.5),
+        median_low=low, median_high=high, noise=_noise(readings),
+        unstable=tuple(_doubts(readings)),
+    )  # fmt: skip
 
 
 def compare_turns(names: Sequence[str], found: Sequence[Readings]) -> tuple[Comparison, ...]:
@@ -272,22 +282,6 @@ def _calls_per_reading(runner: Runner) -> tuple[int, float]:
             return calls, reading_ns
         # A quarter more than it seems to take: what the pilot read has the clock's own time in it.
         calls = min(math.ceil(1.25 * calls * _SHORTEST_READING_NS / max(reading_ns, 1.0)), _MOST_CALLS)
-
-
-def _timing(readings: Readings, protocol: Protocol, cpus: tuple[int, ...], threads: int) -> Timing:
-    processes = [[t / _NS_PER_MS for t in process] for process in readings.processes]
-    pooled = sorted(t for process in processes for t in process)
-    p5, p50, p90, p95, p99 = (percentile(pooled, share) for share in (0.05, 0.5, 0.9, 0.95, 0.99))
-    if p50 <= 0:
-        raise ProgramFailed("the program says that it takes no time at all")
-    low, high = interval(bootstrap_medians([processes])[0])
-    return Timing(
-        n=len(pooled), calls=readings.calls, processes=protocol.processes, cpus=cpus, threads=threads,
-        minimum=pooled[0], mean=sum(pooled) / len(pooled), p5=p5, p50=p50, p90=p90, p95=p95, p99=p99,
-        mad=percentile([abs(t - p50) for t in pooled], 0.5),
-        median_low=low, median_high=high, noise=_noise(readings),
-        unstable=tuple(_doubts(readings)),
-    )  # fmt: skip
 
 
 def _doubts(readings: Readings) -> list[str]:

@@ -47,8 +47,11 @@ def bench(  # noqa: PLR0913 - one parameter for each flag
     from armlet import artifact_json
     from armlet.api import bench as measure
     from armlet.cli.console import print_json, run_display, stdout
+    from armlet.errors import UsageError
     from armlet.report.bench import benchmark_table
 
+    if output and not output.parent.is_dir():  # before minutes of measuring
+        raise UsageError(f"--output {output}: there is no folder {output.parent}")
     with run_display(quiet or json) as display:
         found = measure(
             bundle,

@@ -107,10 +107,17 @@ def probe(place: Workplace) -> DeviceFacts:
 
 def state(place: Workplace) -> DeviceState:
     """Ask a machine for its clocks, governors and temperature of this moment; None is what it does not tell."""
-    lines = [line.split() for line in place.execute(["sh", "-c", _STATE]).stdout.decode().splitlines()]
+    lines = [
+        line.split()
+        for line in place.execute(["sh", "-c", _STATE]).stdout.decode(errors="replace").splitlines()
+    ]
     told = [words for words in lines if len(words) == 3]
     governors = {words[2] for words in told if words[1] == "scaling_governor"}
-    clocks = {int(words[0]): int(words[2]) / 1000 for words in told if words[1] == "scaling_cur_freq"}
+    clocks = {
+        int(words[0]): int(words[2]) / 1000
+        for words in told
+        if words[1] == "scaling_cur_freq" and words[2].isdigit()
+    }
     heats = [int(words[2]) / 1000 for words in told if words[1] == "temp" and words[2].isdigit()]
     return DeviceState(
         governor=", ".join(sorted(governors)) or None,

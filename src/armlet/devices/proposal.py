@@ -18,13 +18,14 @@ _COST_MODELS: Mapping[str, str] = MappingProxyType({
 _QEMU_CPUS = (
     "cortex-a35",
     "cortex-a53",
-    "cortex-a55",
     "cortex-a57",
     "cortex-a72",
     "cortex-a76",
     "neoverse-n1",
 )
 """What QEMU emulates by name; any other core with what it has, `max`."""
+_ARM32_CORES = ("cortex-a7", "cortex-a8", "cortex-a9", "cortex-a15")
+"""Cores of Armv7-A. Newer ones run 32-bit code, too, but code made for them may use what the emulated A7 lacks."""
 _USED = ("neon", "dotprod", "fp16", "i8mm")
 """Extensions that kernels use, in the order of a target file."""
 
@@ -49,13 +50,15 @@ def propose_target(facts: DeviceFacts, name: str) -> str:
         )
     core = max(facts.cores, key=lambda c: (c.max_mhz or 0.0, -c.number), default=None)
     known = core.name if core and re.fullmatch(r"(cortex|neoverse)-\w+", core.name) else "generic"
+    if arm32 and known not in _ARM32_CORES:
+        known = "generic"
     same = [c for c in facts.cores if core and (c.name, c.max_mhz) == (core.name, core.max_mhz)]
     lines = [
         f"# Proposed from what the device says of itself ({facts.system}). Look through it: clock and core are those",
         "# of its fastest cores, and no constant for estimates was fitted on it.",
         f"name: {slug}",
         f'description: "{_plain(facts.model or facts.machine)}, {known}"',
-        f"triple: {'arm-linux-gnueabihf' if arm32 else 'aarch64-linux-gnu'}",
+        f"triple: {'armv7a-linux-gnueabihf' if arm32 else 'aarch64-linux-gnu'}",
         "core:",
         f"  llvm_cpu: {known}",
         *([f"  cost_model: {_COST_MODELS[known]}"] if known in _COST_MODELS and not arm32 else []),

@@ -23,18 +23,22 @@ FORM = "ssh://[user@]host[:port][?folder=DIR&config=FILE]"
 _CONNECTION_LOST = (
     255  # what ssh exits with where it, and not the remote command, failed (ssh(1), EXIT STATUS)
 )
-_TIMED_OUT = 124  # what timeout(1) exits with where it ended the command
+_TIMED_OUT = (
+    124,
+    128 + 15,
+)  # of timeout(1) where it ended the command: coreutils and toybox; BusyBox, by SIGTERM
 _GRACE_S = 5.0  # for the answer of a board that ended a program in time
 _TRIES = 3
 _ADVICE = (
+    ("identification has changed", "another board, or set up anew: compare fingerprints, then ssh-keygen -R {host}"),
     ("host key verification failed", "connect once by hand, compare the fingerprint, and accept the key: ssh {login}"),
     ("permission denied", "log in by a key that needs no password here: ssh-copy-id {login}"),
     ("could not resolve", "check the name of the host"),
     ("connection refused", "start an ssh server there, or check the port"),
     ("timed out", "check that the board is on, and on this network"),
 )  # fmt: skip
-"""What to do, by what ssh says; the first two are not worth another try."""
-_FINAL = tuple(said for said, _ in _ADVICE[:3])
+"""What to do, by what ssh says; the first four are not worth another try."""
+_FINAL = tuple(said for said, _ in _ADVICE[:4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,11 @@ class SshAddress:
         """As a person would write it: `-p 2222 pi@board`."""
         at = f"{self.user}@{self.host}" if self.user else self.host
         return f"-p {self.port} {at}" if self.port else at
+
+    @property
+    def known_as(self) -> str:
+        """Its name in the file of known hosts, quoted for a shell."""
+        return shlex.quote(f"[{self.host}]:{self.port}") if self.port else self.host
 
 
 def parse_ssh(url: str) -> SshAddress:
@@ -76,7 +85,12 @@ def parse_ssh(url: str) -> SshAddress:
     if not PurePosixPath(folder).is_absolute():
         raise UsageError(f"{url}: folder={folder}: give an absolute path")
     user = unquote(parts.username) if parts.username else None
-    return SshAddress(parts.hostname, user, port, folder, options.get("config", [None])[0])
+    at = parts.netloc.lower().rindex(
+        parts.hostname
+    )  # urlsplit makes it lower case, which no alias of ssh's may be
+    return SshAddress(
+        parts.netloc[at : at + len(parts.hostname)], user, port, folder, options.get("config", [None])[0]
+    )
 
 
 class SshBoard(Board):
@@ -124,7 +138,7 @@ class SshBoard(Board):
                 break
             time.sleep(attempt)
         advice = next((todo for words, todo in _ADVICE if words in said), "")
-        hint = f" ({advice.format(login=self.address.login)})" if advice else ""
+        hint = f" ({advice.format(login=self.address.login, host=self.address.known_as)})" if advice else ""
         reason = done.stderr.strip().replace("\r", "").splitlines()[-1:] or ["ssh says nothing"]
         raise DeviceFailed(f"{self.name}: no connection: {reason[0]}{hint}")
 
@@ -179,7 +193,7 @@ class _SshPlace(Workplace):
             f"cd {shlex.quote(self._folder)} && if command -v timeout > /dev/null; then timeout {limit} {command};"
             f" else {command}; fi"
         )
-        if done.code == _TIMED_OUT:
+        if done.code in _TIMED_OUT:
             raise DeviceFailed(f"{self._board.name}: {arguments[0]} ran longer than {limit} s")
         return done
 

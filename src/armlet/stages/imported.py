@@ -178,10 +178,10 @@ def measure_imported(
     if host_folder is not None:
         host = artifact_json.load(Compiled, host_folder)
         expected = HostProgram.load(host_folder, host).run_batch(samples)
-        match = _worst([compare(f, e, host, board) for f, e in zip(found, expected, strict=True)])
+        match = worst([compare(f, e, host, board) for f, e in zip(found, expected, strict=True)])
     progress.start(f"run {n} samples with ONNX Runtime")
     answers = zip(found, _onnx_runtime(model, samples), imported.outputs, strict=True)
-    reference = _worst([_compared(f, e, info, board) for f, e, info in answers])
+    reference = worst([_compared(f, e, info, board) for f, e, info in answers])
     runner, one = board_folder / "bin" / "run", tuple(x[:1] for x in samples)
     counts, latency = cost_of_a_call(runner, one, target, emulator, progress, board.threads)
     variant = variant_of(runner, target, emulator)
@@ -234,7 +234,7 @@ def _compared(found: np.ndarray, expected: np.ndarray, info: TensorInfo, compile
     return Match(len(found), int(identical.sum()), difference, tolerance, reason)
 
 
-def _worst(matches: list[Match]) -> Match:
+def worst(matches: list[Match]) -> Match:
     """Return the match of the output that comes nearest to its tolerance, with the fewest identical samples of any."""
     from dataclasses import replace
 
