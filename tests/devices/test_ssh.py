@@ -194,7 +194,7 @@ def test_every_output_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return lambda samples: [np.maximum(samples[0], 0), 1 - samples[0]]
 
     monkeypatch.setattr("armlet.program.open_route", second_differs)
-    with pytest.raises(VerificationFailed, match="answers on the device differ .* by up to 1, more than"):
+    with pytest.raises(VerificationFailed, match=r"answers on the device differ .* by up to 1, more than"):
         library.bench(bundle, **SHORT)
 
 
@@ -269,6 +269,20 @@ def test_a_board_that_may_be_another_is_not_trusted(board: FakeBoard) -> None:
             SshBoard(board.url).open()
     finally:
         known.write_text(kept)
+
+
+@requires_server
+def test_what_people_have_ssh_do_does_not_disturb(board: FakeBoard) -> None:
+    config = board.folder / "config"
+    kept = config.read_text()
+    try:
+        config.write_text(
+            kept + "  RemoteCommand uptime\n  ExitOnForwardFailure yes\n  LocalForward 1 nowhere:1\n"
+        )
+        with SshBoard(board.url).open() as place:
+            assert place.execute(["echo", "hi"]).stdout == b"hi\n"
+    finally:
+        config.write_text(kept)
 
 
 @requires_server

@@ -148,6 +148,8 @@ class SshBoard(Board):
         options = [
             "BatchMode=yes", "StrictHostKeyChecking=yes", f"ConnectTimeout={connect_s}",
             "ServerAliveInterval=5", "ServerAliveCountMax=4",
+            # What the configuration has for people: a board gets no agent, no tunnels and no command but armlet's.
+            "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none",
         ]  # fmt: skip
         command = ["ssh", "-T", *(word for option in options for word in ("-o", option))]
         if address.config:
