@@ -40,6 +40,7 @@ _FEWEST_READINGS = 20  # of one process
 _SHORTEST_READING_NS = 20_000.0  # reading the clock is then below half a percent of it
 _MOST_CALLS = 100_000  # in one reading; only a program that does nothing would need more
 _FEWEST_WARM_UPS = 6
+_ENOUGH_PROCESSES = 6  # with fewer, intervals that should hold 95 % of medians hold as few as half
 _SETTLED = 0.02  # largest difference between the medians of three processes in a row after warm-up
 _TRUSTED = 0.05  # what replications of a measurement may differ by
 _NS_PER_MS = 1e6
@@ -288,6 +289,10 @@ def _doubts(readings: Readings) -> list[str]:
     """Return the reasons not to trust a measurement."""
     processes = readings.processes
     found = [] if readings.settled else ["the times were not steady after the warm-up"]
+    if len(processes) < _ENOUGH_PROCESSES:
+        found.append(
+            f"{len(processes)} processes are too few for the interval: take {_ENOUGH_PROCESSES} or more"
+        )
     noise = _noise(readings)
     if noise > _TRUSTED:
         found.append(f"every other process and the rest are {100 * noise:.1f} % apart")
