@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _RESAMPLES = 1000
+_TOGETHER = 50  # draws that are in memory at the same time
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -41,7 +42,8 @@ def bootstrap_medians(programs: Sequence[Sequence[Sequence[float]]], seed: int =
     the same turns are drawn for all programs, so that what a turn did to all of them stays paired.
 
     Args:
-        programs: for each program the readings of each of its processes; as many processes for all.
+        programs: for each program the readings of each of its processes: as many processes for all programs, and as
+            many readings for all processes of one.
         seed: of the draws.
 
     Returns:
@@ -52,14 +54,16 @@ def bootstrap_medians(programs: Sequence[Sequence[Sequence[float]]], seed: int =
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    n_turns = len(programs[0])
-    found = np.empty((len(programs), _RESAMPLES))
-    arrays = [[np.asarray(process, np.float64) for process in program] for program in programs]
-    for draw in range(_RESAMPLES):
-        turns = generator.integers(0, n_turns, n_turns)
-        for index, processes in enumerate(arrays):
-            drawn = [generator.choice(processes[turn], len(processes[turn])) for turn in turns]
-            found[index, draw] = np.median(np.concatenate(drawn))
+    arrays = [np.asarray(processes, np.float64) for processes in programs]
+    n_turns = len(arrays[0])
+    found = np.empty((len(arrays), _RESAMPLES))
+    for first in range(0, _RESAMPLES, _TOGETHER):
+        turns = generator.integers(0, n_turns, (_TOGETHER, n_turns))
+        for index, readings in enumerate(arrays):
+            n = readings.shape[1]
+            drawn = generator.integers(0, n, (_TOGETHER, n_turns, n))
+            values = readings[turns[:, :, None], drawn].reshape(_TOGETHER, -1)
+            found[index, first : first + _TOGETHER] = np.median(values, axis=1)
     return found
 
 
