@@ -320,7 +320,7 @@ def _write_reproducer(request: Request, trace: str) -> Path:
     words = [
         "armlet", "compile", str(folder / request.file.name), "--target", str(folder / "target.yaml"),
         "--name", request.name, "--optimize", request.optimize, "--precision", request.precision,
-        "--output", str(folder / "result.armlet"),
+        "--threads", str(request.threads), "--output", str(folder / "result.armlet"),
     ]  # fmt: skip
     for name, shape in request.shapes.items():
         words += ["--shape", f"{name}={','.join(map(str, shape))}"]

@@ -482,7 +482,7 @@ def test_a_failure_leaves_the_file_its_samples_and_the_command_that_repeats_it(a
     np.savez(tmp_path / "some.npz", image=np.ones((2, *SHAPE[1:]), np.float32))
     done = armlet(
         "compile", tmp_path / "net.onnx", "-t", BOARD, "--shape", "image=1,3,12,12", "--inputs", tmp_path / "some.npz",
-        "-o", tmp_path / "net.armlet",
+        "-o", tmp_path / "net.armlet", "--threads", "2",
     )  # fmt: skip
     assert done.returncode == 4
     refusal, _, place = done.stderr.partition("\nreproducer: ")
@@ -492,6 +492,7 @@ def test_a_failure_leaves_the_file_its_samples_and_the_command_that_repeats_it(a
         "net.onnx", "inputs.npz", "target.yaml", "step.json", "traceback.txt",
     }  # fmt: skip
     command = json.loads((folder / "step.json").read_bytes())["command"]
+    assert "--threads 2" in command
     told = armlet("reproduce", folder)
     assert (told.returncode, command in told.stderr) == (2, True)
 
