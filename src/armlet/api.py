@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from armlet.ablate import ablate_plan
@@ -11,7 +10,6 @@ from armlet.analyze import analyze_plan
 from armlet.artifacts import Ablation, Analysis, BenchmarkRun, Protocol, TileTable, Verdict
 from armlet.benchmark import bench_bundles
 from armlet.bundle import Bundle
-from armlet.errors import UsageError
 from armlet.flow import RunResult, run_plan, run_steps
 from armlet.handout import (
     Handout,
@@ -24,7 +22,7 @@ from armlet.handout import (
 from armlet.onnx_file import Inputs, compile_file, request
 from armlet.plan import Plan, make_plan
 from armlet.progress import Progress, Silent
-from armlet.regression import regressions
+from armlet.regression import beside_baseline
 from armlet.spec.budget import Budgets
 from armlet.spec.load import load_recipe, load_target, override_budgets, with_processes
 from armlet.spec.recipe import Optimize, Precision, Recipe, Threads
@@ -33,7 +31,6 @@ from armlet.spec.tiles import with_tiles
 from armlet.store import Store
 from armlet.tune import default_file as default_table
 from armlet.tune import source_of, tune_kernels
-from armlet.units import parse_fraction
 
 
 def plan(
@@ -308,13 +305,7 @@ def check(
     """
     opened = Bundle.open(bundle)
     verdict = opened.check(budgets)
-    if baseline is None:
-        return verdict
-    try:
-        share = parse_fraction(tolerance)
-    except ValueError as error:
-        raise UsageError(f"tolerance: {error}") from None
-    return replace(verdict, checks=(*verdict.checks, *regressions(opened, Bundle.open(baseline), share)))
+    return verdict if baseline is None else beside_baseline(verdict, opened, baseline, tolerance)
 
 
 def bench(  # noqa: PLR0913 - the keywords are what can be told

@@ -20,6 +20,7 @@ from armlet.bench.protocol import (
     INPUTS,
     PROGRAM,
     Runner,
+    carry,
     compare_turns,
     cpu_name,
     latency_of,
@@ -211,8 +212,7 @@ def _carry_and_compare(bundle: Bundle, place: Workplace) -> tuple[Match | None, 
     from armlet.stages.imported import worst
 
     compiled, samples = bundle.manifest.compiled, _samples(bundle)
-    place.put(PROGRAM, (bundle.folder / "bin" / "run").read_bytes(), executable=True)
-    place.put(INPUTS, pack(samples))
+    carry(place, bundle.folder / "bin" / "run", pack(samples))
     n = len(samples[0])
     done = place.execute([f"./{PROGRAM}", INPUTS, _OUTPUTS, str(n)])
     if done.code:

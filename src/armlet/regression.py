@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import math
 from dataclasses import replace
+from pathlib import Path
 
-from armlet.artifacts import Check, Evaluated, Latency, Outcome
+from armlet.artifacts import Check, Evaluated, Latency, Outcome, Verdict
 from armlet.bundle import Bundle, Manifest
 from armlet.errors import UsageError
 from armlet.scores import METRICS, loss_of_score
-from armlet.units import format_bytes, format_ms, format_percent
+from armlet.units import format_bytes, format_ms, format_percent, parse_fraction
 
 _REPLICATES = 0.05  # by which timings of one program may differ from run to run
 _CHANCE = 0.05  # share of builds without any change in accuracy that may fail
@@ -44,6 +45,27 @@ def regressions(bundle: Bundle, baseline: Bundle, tolerance: float) -> tuple[Che
         _bytes("size", new.size_bytes, old.size_bytes, tolerance),
         _bytes("memory", new.memory_bytes, old.memory_bytes, tolerance),
     )
+
+
+def beside_baseline(
+    verdict: Verdict, bundle: Bundle, baseline: str | Path, tolerance: str | float
+) -> Verdict:
+    """Return a bundle's verdict with the checks against an older bundle.
+
+    Args:
+        verdict: of the bundle.
+        bundle: the new one.
+        baseline: folder of the old one.
+        tolerance: as `regressions` takes it, or as text such as "2 %".
+
+    Raises:
+        UsageError: the baseline is no bundle or can't be compared, or the tolerance is no share.
+    """
+    try:
+        share = parse_fraction(tolerance)
+    except ValueError as error:
+        raise UsageError(f"tolerance: {error}") from None
+    return replace(verdict, checks=(*verdict.checks, *regressions(bundle, Bundle.open(baseline), share)))
 
 
 def pack_right(right: bytes) -> str:

@@ -65,12 +65,17 @@ def measure_host(
         ProgramFailed: the program crashed, ran too long, or printed no times.
     """
     with LocalBoard(timeout_s).open() as place:
-        place.put(PROGRAM, program.read_bytes(), executable=True)
-        place.put(INPUTS, pack(sample))
+        carry(place, program, pack(sample))
         cpus = tuple(sorted(os.sched_getaffinity(0))[-threads:])  # interrupts tend to go to the first ones
         (readings,) = time_in_turns([Runner(place, cpus, str(program))], protocol)
         timing = summarize(readings, cpus, threads)
     return latency_of(timing, cpu_name(), is_host=True)
+
+
+def carry(place: Workplace, program: Path, samples: bytes) -> None:
+    """Put a runner program and the bytes of its samples into a workplace, where a `Runner` finds them."""
+    place.put(PROGRAM, program.read_bytes(), executable=True)
+    place.put(INPUTS, samples)
 
 
 def latency_of(timing: Timing, device: str, *, is_host: bool) -> Latency:
@@ -115,8 +120,7 @@ def compare_host(
         runners = []
         for program in programs:
             place = stack.enter_context(LocalBoard(timeout_s).open())
-            place.put(PROGRAM, program.read_bytes(), executable=True)
-            place.put(INPUTS, bytes(4))
+            carry(place, program, bytes(4))
             runners.append(Runner(place, cpus, str(program)))
         found = time_in_turns(runners, protocol)
     medians = [[percentile(turn, 0.5) for turn in readings.processes] for readings in found]
@@ -247,6 +251,8 @@ def compare_turns(names: Sequence[str], found: Sequence[Readings]) -> tuple[Comp
         names: of the programs.
         found: what `time_in_turns` returned for them.
     """
+    if len(found) == 1:
+        return ()
     draws = bootstrap_medians([readings.processes for readings in found])
     comparisons = []
     for name, readings, drawn in zip(names[1:], found[1:], draws[1:], strict=True):

@@ -46,7 +46,7 @@ def bench(  # noqa: PLR0913 - one parameter for each flag
     """
     from armlet import artifact_json
     from armlet.api import bench as measure
-    from armlet.cli.console import print_json, run_display, stdout
+    from armlet.cli.console import json_text, print_json, run_display, stdout
     from armlet.errors import UsageError
     from armlet.report.bench import benchmark_table
 
@@ -66,9 +66,7 @@ def bench(  # noqa: PLR0913 - one parameter for each flag
         )
     data = {"passes": found.passes, **artifact_json.to_data(found)}
     if output:
-        import json as json_module
-
-        output.write_text(json_module.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        output.write_text(json_text(data) + "\n", encoding="utf-8")
     if json:
         print_json(data)
     else:

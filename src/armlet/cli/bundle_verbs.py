@@ -42,9 +42,10 @@ def check(  # noqa: PLR0913 - one parameter for each flag
     json: options.Json = False,
 ) -> int:
     """Verify every file of a bundle and repeat its verdict; flags replace its budgets. Exit 1 if one fails."""
-    from armlet import api, artifact_json
+    from armlet import artifact_json
     from armlet.bundle import Bundle
     from armlet.cli.console import print_json, stdout
+    from armlet.regression import beside_baseline
     from armlet.report.junit import write_junit
     from armlet.report.tables import verdict_table
     from armlet.spec.load import override_budgets
@@ -59,8 +60,9 @@ def check(  # noqa: PLR0913 - one parameter for each flag
         size=size,
         memory=memory,
     )
-    budgets = override_budgets(opened.manifest.budgets, given)
-    verdict = api.check(bundle, budgets, baseline=baseline, tolerance=tolerance)
+    verdict = opened.check(override_budgets(opened.manifest.budgets, given))
+    if baseline:
+        verdict = beside_baseline(verdict, opened, baseline, tolerance)
     if junit:
         write_junit(verdict, opened.manifest.name, junit)
     if json:

@@ -49,13 +49,18 @@ def stdout() -> Console:
     return console
 
 
-def print_json(data: object) -> None:
-    """Print data as indented JSON on standard output."""
+def json_text(data: object) -> str:
+    """Return data as indented JSON."""
     import json
 
+    return json.dumps(data, indent=2, allow_nan=False)
+
+
+def print_json(data: object) -> None:
+    """Print data as indented JSON on standard output."""
     import typer
 
-    typer.echo(json.dumps(data, indent=2, allow_nan=False))
+    typer.echo(json_text(data))
 
 
 def run_display(quiet: bool = False) -> RunDisplay:

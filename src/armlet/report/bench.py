@@ -9,10 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from armlet.artifacts import Benchmark, BenchmarkRun, DeviceFacts, DeviceState
-from armlet.report.words import margin_text
+from armlet.report.tables import checks_table
 from armlet.units import format_bytes, format_count, format_ms, format_percent
-
-_STYLES = {"pass": "green", "fail": "bold red", "not measured": "yellow", "no budget": "dim"}
 
 
 def device_lines(facts: DeviceFacts) -> list[str]:
@@ -59,7 +57,7 @@ def benchmark_table(run: BenchmarkRun) -> Group:
                 overflow="fold",
             )
         )
-    return Group(*parts, *([_checks(run)] if any(c.budget for c in run.checks) else []))
+    return Group(*parts, *([checks_table(run.checks)] if any(c.budget for c in run.checks) else []))
 
 
 def _name(benchmark: Benchmark, run: BenchmarkRun) -> str:
@@ -126,16 +124,4 @@ def _counts(run: BenchmarkRun) -> Table:
                 misses,
                 estimate,
             )
-    return table
-
-
-def _checks(run: BenchmarkRun) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("check", "budget", "measured", "margin", "verdict"):
-        table.add_column(column)
-    for check in run.checks:
-        table.add_row(
-            check.what, check.budget or "–", check.measured, margin_text(check.margin),
-            Text(check.outcome, style=_STYLES[check.outcome]),
-        )  # fmt: skip
     return table

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from armlet.artifacts import Compiled, Cost, Latency, Measured, PassRecord, Score, Verdict
+from armlet.artifacts import Check, Compiled, Cost, Latency, Measured, PassRecord, Score, Verdict
 from armlet.report.kernels import kernel_rows, shared_kernels
 from armlet.report.words import cost_change, headline, margin_text, verdict_sentence
 from armlet.scores import METRICS
@@ -20,10 +20,18 @@ _STYLES = {"pass": "green", "fail": "bold red", "not measured": "yellow", "no bu
 
 def verdict_table(verdict: Verdict, bundle_path: Path | None = None) -> Group:
     """Return one line for each check; below them, whether all hold, and where the bundle lies."""
+    lines = [Text(verdict_sentence(verdict), style=_STYLES[headline(verdict)])]
+    if bundle_path:
+        lines.append(Text(f"bundle: {bundle_path}", overflow="fold"))
+    return Group(checks_table(verdict.checks), *lines)
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """Return one line for each check."""
     table = Table(box=None, pad_edge=False)
     for column in ("check", "budget", "measured", "margin", "verdict"):
         table.add_column(column)
-    for check in verdict.checks:
+    for check in checks:
         outcome = Text(check.outcome, style=_STYLES[check.outcome])
         table.add_row(
             Text(check.what),
@@ -32,10 +40,7 @@ def verdict_table(verdict: Verdict, bundle_path: Path | None = None) -> Group:
             margin_text(check.margin),
             outcome,
         )
-    lines = [Text(verdict_sentence(verdict), style=_STYLES[headline(verdict)])]
-    if bundle_path:
-        lines.append(Text(f"bundle: {bundle_path}", overflow="fold"))
-    return Group(table, *lines)
+    return table
 
 
 def layers_table(compiled: Compiled, measured: Measured) -> Group:
