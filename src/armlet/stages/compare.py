@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from armlet import artifact_json
 from armlet.artifacts import Compiled, Match
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
     from armlet.data.splits import Samples
 
+    class Runnable(Protocol):
+        """A program that takes many samples."""
+
+        def run_batch(self, batches: tuple[np.ndarray, ...], /) -> tuple[np.ndarray, ...]:
+            """Run samples [N, ...] of each input; return [N, ...] of each output."""
+
+
+_AT_A_TIME = 100
 FLOAT_TOLERANCE = 1e-4
 """Largest difference allowed between float32 programs, relative to the largest output."""
 HALF_TOLERANCE = 1e-2
@@ -25,15 +33,20 @@ HALF_REASON = "values and sums are rounded to float16"
 
 def run_on_host(folder: Path, samples: Samples, progress: Progress) -> np.ndarray:
     """Run every sample through the host program of the `Compiled` in `folder`; returns its first output."""
-    import numpy as np
-
     from armlet.devices.host import HostProgram
 
     program = HostProgram.load(folder, artifact_json.load(Compiled, folder))
-    progress.start("run the compiled program on this machine", len(samples))
+    return run_in_parts(program, samples, progress, "run the compiled program on this machine")
+
+
+def run_in_parts(program: Runnable, samples: Samples, progress: Progress, what: str) -> np.ndarray:
+    """Run every sample, so many at a time that the progress can be seen; returns the first output."""
+    import numpy as np
+
+    progress.start(what, len(samples))
     outputs = []
-    for start in range(0, len(samples), 500):
-        part = samples.take(slice(start, start + 500))
+    for start in range(0, len(samples), _AT_A_TIME):
+        part = samples.take(slice(start, start + _AT_A_TIME))
         outputs.append(program.run_batch(part.inputs)[0])
         progress.advance(len(part))
     return np.concatenate(outputs)

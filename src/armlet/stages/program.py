@@ -23,7 +23,7 @@ from armlet.artifacts import (
 )
 from armlet.exhibits import EXHIBITS_FILE, Exhibits
 from armlet.regression import pack_right
-from armlet.stages.compare import compare, run_on_host
+from armlet.stages.compare import compare, run_in_parts, run_on_host
 from armlet.stages.context import OUTPUTS_FILE, StageContext
 from armlet.stages.device import cost_of_a_call, emulator_of, open_on_gpu, program_cost, variant_of
 
@@ -100,20 +100,13 @@ def measure(context: StageContext) -> Measured:
 
 def _measure_on_gpu(context: StageContext) -> Measured:
     """Score the program on the whole test split through this machine's OpenCL, and compare it with the host program."""
-    import numpy as np
-
     host, board = (artifact_json.load(Compiled, folder) for folder in (context.inputs[1], context.inputs[0]))
     program, device = open_on_gpu(context.inputs[0], board)
     if program is None:
         return Measured(context.target.name, device, None, None, None)
     splits = context.splits()
-    context.progress.start(f"run the program on {device}", len(splits.test))
-    outputs = []
-    for start in range(0, len(splits.test), 100):
-        part = splits.test.take(slice(start, start + 100))
-        outputs.append(program.run_batch(part.inputs)[0])
-        context.progress.advance(len(part))
-    found, some = np.concatenate(outputs), splits.test.take(slice(N_MATCHED))
+    found = run_in_parts(program, splits.test, context.progress, f"run the program on {device}")
+    some = splits.test.take(slice(N_MATCHED))
     match = compare(found[:N_MATCHED], run_on_host(context.inputs[1], some, context.progress), host, board)
     score = context.scorer(splits.task).score(found, splits.test, "test")
     return Measured(context.target.name, device, match, None, None, score=score)
